@@ -1,0 +1,36 @@
+"""What stands on top of the backbone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from astjax.models import vit
+from astjax.types import Array
+
+
+class ClassifierHead(nn.Module):
+  """Layer norm (epsilon 1e-5) and a linear layer: [B, D] -> logits [B, C].
+
+  A second norm on top of the backbone's own, with torch's epsilon, as in the
+  original (its paper mentions only the linear layer).
+  """
+
+  num_classes: int
+  layer_norm_eps: float = 1e-5
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    init = vit.torch_uniform(x.shape[-1])
+    x = vit.layer_norm(self.layer_norm_eps, self.dtype, "norm")(x)
+    x = nn.Dense(
+      self.num_classes,
+      kernel_init=init,
+      bias_init=init,
+      dtype=self.dtype,
+      name="linear",
+    )(x)
+    return x.astype(jnp.float32)

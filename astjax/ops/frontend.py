@@ -1,0 +1,198 @@
+"""From int16 waveforms to standardised log-mels: the ops that run on either side.
+
+Each function returns an op `(example, key, backend) -> example` on one example
+of any backend; `device_ops` maps them over a batch under JAX, `data/host_ops`
+runs them inside tf.data. In a config string they read as a recipe:
+
+  to_float|center|fbank|pad_frames|freq_mask(48)|time_mask(192)|standardize(m, s)
+
+AST paper section 2.1 and 3.1; the order is the original's: padding and masks are
+written as 0.0 before standardising.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from astjax.errors import UserError
+from astjax.ops import backends, patches
+from astjax.ops import fbank as fbank_ops
+from astjax.types import Array, Example
+
+Op = Callable[[Example, Array, backends.Backend], Example]
+
+INT16_SCALE = 32_768.0
+
+__all__ = (
+  "center",
+  "fbank",
+  "freq_mask",
+  "pad_frames",
+  "patchify",
+  "standardize",
+  "time_mask",
+  "to_float",
+)
+
+
+def to_float(audio: str = "audio") -> Op:
+  """int16 [..., S] -> float32 in [-1, 1)."""
+
+  def op(example, key, backend):
+    x = backend.float32(example[audio])
+    return example | {audio: x * (1.0 / INT16_SCALE)}
+
+  return op
+
+
+def center(audio: str = "audio", num_samples: str = "num_samples") -> Op:
+  """Subtracts the mean of the real samples; padding stays zero.
+
+  The mean is rounded to a multiple of 2^-15, so that int16 samples stay exactly
+  representable; the filter banks remove the mean of every frame anyway.
+  """
+
+  def op(example, key, backend):
+    x = example[audio]  # [..., S]
+    count = example[num_samples]
+    real = backend.arange(backend.shape(x)[-1]) < count
+    total = backend.sum_last(backend.where(real, x, 0.0))
+    mean = total / backend.maximum(backend.float32(count), 1.0)
+    mean = backend.round(mean * INT16_SCALE) * (1.0 / INT16_SCALE)
+    return example | {audio: backend.where(real, x - mean, 0.0)}
+
+  return op
+
+
+def fbank(
+  sample_rate: int = 16_000,
+  num_mel_bins: int = 128,
+  frame_length_ms: float = 25.0,
+  frame_shift_ms: float = 10.0,
+  low_freq: float = 20.0,
+  high_freq: float = 0.0,
+  preemphasis: float = 0.97,
+  audio: str = "audio",
+  out: str = "fbank",
+) -> Op:
+  """Waveform [..., S] -> log-mel filter banks [..., T, F]; drops the waveform."""
+  spec = fbank_ops.FbankSpec(
+    sample_rate=sample_rate,
+    num_mel_bins=num_mel_bins,
+    frame_length_ms=frame_length_ms,
+    frame_shift_ms=frame_shift_ms,
+    low_freq=low_freq,
+    high_freq=high_freq,
+    preemphasis=preemphasis,
+  )
+
+  def op(example, key, backend):
+    rest = {k: v for k, v in example.items() if k != audio}
+    if "int" in str(example[audio].dtype):
+      raise UserError("fbank reads a float waveform: put to_float before it")
+    return rest | {out: fbank_ops.fbank(example[audio], spec, backend=backend)}
+
+  return op
+
+
+def pad_frames(
+  sample_rate: int = 16_000,
+  frame_length_ms: float = 25.0,
+  frame_shift_ms: float = 10.0,
+  fbank: str = "fbank",
+  num_samples: str = "num_samples",
+) -> Op:
+  """Writes 0.0 into every frame that is not made of real samples alone.
+
+  The original pads the log-mels, not the waveform, and before standardising:
+  with AudioSet's statistics a padded cell becomes +0.467.
+  """
+  spec = fbank_ops.FbankSpec(
+    sample_rate=sample_rate,
+    frame_length_ms=frame_length_ms,
+    frame_shift_ms=frame_shift_ms,
+  )
+
+  def op(example, key, backend):
+    x = example[fbank]  # [..., T, F]
+    frame = backend.arange(backend.shape(x)[-2])
+    real = frame < spec.num_frames(
+      example[num_samples], maximum=backend.maximum
+    )
+    return example | {fbank: backend.where(real[:, None], x, 0.0)}
+
+  return op
+
+
+def _mask(example, key, backend, *, name, width, axis):
+  x = example[name]  # [..., T, F]
+  length = backend.shape(x)[axis]
+  if width > length:
+    raise UserError(
+      f"a mask of up to {width} does not fit an axis of {length} cells"
+    )
+  u, v = backend.uniform(key, 2)
+  span = u * float(width)
+  start = backend.floor(v * (float(length) - span))
+  cell = backend.float32(backend.arange(length))
+  inside = (cell >= start) & (cell < start + backend.floor(span))
+  if axis == -2:
+    inside = inside[:, None]
+  return example | {name: backend.where(inside, 0.0, x)}
+
+
+def freq_mask(max_width: int, fbank: str = "fbank") -> Op:
+  """Zeroes one run of 0 ... max_width - 1 mel bins (SpecAugment)."""
+
+  def op(example, key, backend):
+    return _mask(
+      example, key, backend, name=fbank, width=max_width, axis=-1
+    )
+
+  return op
+
+
+def time_mask(max_width: int, fbank: str = "fbank") -> Op:
+  """Zeroes one run of 0 ... max_width - 1 frames (SpecAugment)."""
+
+  def op(example, key, backend):
+    return _mask(
+      example, key, backend, name=fbank, width=max_width, axis=-2
+    )
+
+  return op
+
+
+def standardize(mean: float, std: float, fbank: str = "fbank") -> Op:
+  """(x - mean) / (2 * std): mean 0 and standard deviation 0.5 on the corpus."""
+  if std <= 0:
+    raise UserError(f"standardize needs std > 0, got {std}")
+
+  def op(example, key, backend):
+    return example | {fbank: (example[fbank] - mean) * (0.5 / std)}
+
+  return op
+
+
+def patchify(
+  patch_size: tuple[int, int] = (16, 16),
+  stride: tuple[int, int] = (10, 10),
+  fbank: str = "fbank",
+  out: str = "patches",
+) -> Op:
+  """Log-mels [..., T, F] -> literal log-mel patches [..., F', T', ph * pw].
+
+  The model reads either; it must be given the same patch size and stride.
+  """
+
+  def op(example, key, backend):
+    rest = {k: v for k, v in example.items() if k != fbank}
+    cut = patches.patchify(
+      example[fbank],
+      patch_size=tuple(patch_size),
+      stride=tuple(stride),
+      backend=backend,
+    )
+    return rest | {out: cut}
+
+  return op

@@ -1,0 +1,71 @@
+"""Spectrogram <-> patches, in the original's order.
+
+Frequency is vertical: patch number `f * T' + t`, f = 0 the lowest mel bins, and
+inside a patch `df * pw + dt`. AST and SSAST, `PatchEmbed` and `Unfold`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from astjax.errors import UserError
+from astjax.ops import backends
+
+
+def grid_shape(
+  num_frames: int,
+  num_mel_bins: int,
+  patch_size: tuple[int, int],
+  stride: tuple[int, int],
+) -> tuple[int, int]:
+  """(F', T') for a [T, F] spectrogram; sizes are (frequency, time).
+
+  Raises:
+    UserError: a patch does not fit into the spectrogram, or a size is < 1.
+  """
+  if min(*patch_size, *stride) < 1:
+    raise UserError(
+      f"patch_size and stride must be positive, got {patch_size}, {stride}"
+    )
+  if num_mel_bins < patch_size[0] or num_frames < patch_size[1]:
+    raise UserError(
+      f"a patch of {patch_size[0]} mel bins x {patch_size[1]} frames does not "
+      f"fit into {num_mel_bins} mel bins x {num_frames} frames"
+    )
+  return (
+    (num_mel_bins - patch_size[0]) // stride[0] + 1,
+    (num_frames - patch_size[1]) // stride[1] + 1,
+  )
+
+
+def patchify(
+  fbank,
+  *,
+  patch_size: tuple[int, int],
+  stride: tuple[int, int],
+  backend: backends.Backend = backends.NUMPY,
+):
+  """Cuts [..., T, F] into [..., F', T', ph * pw], overlapping or not."""
+  *batch, num_frames, num_mel_bins = backend.shape(fbank)
+  rows, cols = grid_shape(num_frames, num_mel_bins, patch_size, stride)
+  (ph, pw), (sh, sw) = patch_size, stride
+  index_f = np.arange(rows)[:, None] * sh + np.arange(ph)  # [F', ph]
+  index_t = np.arange(cols)[:, None] * sw + np.arange(pw)  # [T', pw]
+  x = backend.swap_axes(fbank, -1, -2)  # [..., F, T]
+  x = backend.take(x, index_t, -1)  # [..., F, T', pw]
+  x = backend.take(x, index_f, -3)  # [..., F', ph, T', pw]
+  x = backend.swap_axes(x, -3, -2)  # [..., F', T', ph, pw]
+  return backend.reshape(x, (*batch, rows, cols, ph * pw))
+
+
+def unpatchify(patches, *, patch_size: tuple[int, int]):
+  """Puts non-overlapping [..., F', T', ph * pw] patches back: [..., T, F].
+
+  The inverse of `patchify` with `stride == patch_size` on a spectrogram whose
+  sides are multiples of the patch. Works on NumPy and JAX arrays.
+  """
+  *batch, rows, cols, _ = patches.shape
+  ph, pw = patch_size
+  x = patches.reshape(*batch, rows, cols, ph, pw)
+  x = x.swapaxes(-3, -2)  # [..., F', ph, T', pw]
+  return x.reshape(*batch, rows * ph, cols * pw).swapaxes(-1, -2)

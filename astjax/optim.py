@@ -1,0 +1,217 @@
+"""Optimisers and schedules, all of them optax.
+
+Parameters are addressed by their path, e.g. "backbone/encoder/block_3/mlp/fc1/
+kernel"; a list of (regular expression, value) pairs gives the first value whose
+expression is found in the path.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from astjax import errors
+from astjax.types import Params
+
+Schedule = Callable[[Any], Any]
+
+
+def path_of(key_path: Any) -> str:
+  """A jax key path as "a/b/c"."""
+  return "/".join(str(getattr(k, "key", k)) for k in key_path)
+
+
+def by_path(params: Params, pairs: Sequence, default: Any) -> Params:
+  """A tree of values: of the first pair whose expression is in the path."""
+
+  def value(key_path, leaf):
+    path = path_of(key_path)
+    return next((v for p, v in pairs if re.search(p, path)), default)
+
+  return jax.tree_util.tree_map_with_path(value, params)
+
+
+def check_expressions(params: Params, expressions: Sequence[str]) -> None:
+  """Raises a UserError for one that is none, or fits no parameter."""
+  leaves, _ = jax.tree_util.tree_flatten_with_path(params)
+  names = [path_of(path) for path, _ in leaves]
+  for expression in expressions:
+    try:
+      fits = any(re.search(expression, name) for name in names)
+    except (re.error, TypeError) as e:
+      raise errors.UserError(
+        f"config.optim: {expression!r} is not a regular expression: {e}"
+      ) from None
+    if not fits:
+      raise errors.UserError(
+        f"config.optim: {expression!r} fits no parameter; they are named like "
+        f"{', '.join(names[:: max(len(names) // 4, 1)])}"
+      )
+
+
+def multistep(
+  steps_per_epoch: float, *, start: int, every: int, factor: float, stop: int
+) -> Schedule:
+  """Times `factor` after epoch `start` and each `every` epochs, up to `stop`.
+
+  The original's MultiStepLR over range(start, stop, every): the rate of epoch n
+  (from 1) is factor^k, k the milestones <= n - 1.
+  """
+  milestones = range(start, stop, every)
+  boundaries = {math.ceil(m * steps_per_epoch): factor for m in milestones}
+  return optax.piecewise_constant_schedule(1.0, boundaries)
+
+
+def stepped_warmup(steps: int, hold: int = 50) -> Schedule:
+  """0, then up by hold / steps every `hold` steps, 1 from `steps` on.
+
+  As the original does it: the first `hold` steps have a rate of zero (while
+  Adam's moments already gather).
+  """
+
+  def schedule(step):
+    return jnp.minimum(jnp.floor(step / hold) * hold / steps, 1.0)
+
+  return schedule
+
+
+def make_schedule(
+  *,
+  lr: float,
+  steps_per_epoch: float,
+  total_steps: int,
+  schedule: Literal["constant", "multistep", "cosine"] = "constant",
+  warmup: Literal["none", "stepped", "linear"] = "none",
+  warmup_steps: int = 1000,
+  decay_start: int = 2,
+  decay_every: int = 1,
+  decay_factor: float = 0.5,
+  decay_stop: int = 1000,
+  final_lr: float = 0.0,
+) -> Schedule:
+  """Learning rate as a function of the step, from 0.
+
+  Args:
+    lr: the peak.
+    steps_per_epoch: may be a fraction.
+    total_steps: length of the run.
+    schedule: "multistep" multiplies by `decay_factor` at epochs `decay_start`,
+      + `decay_every`, ... below `decay_stop`; "cosine" falls from the end of
+      the warm-up to `final_lr`.
+    warmup: "stepped" is the original's, in plateaus of 50 steps from zero.
+    warmup_steps: length of the warm-up; 0 is none.
+    decay_start: epochs.
+    decay_every: epochs.
+    decay_factor: multiplier.
+    decay_stop: epochs.
+    final_lr: of the cosine.
+  """
+  if lr <= 0:
+    raise errors.UserError(f"config.optim.lr must be positive, got {lr}")
+  warmup_steps = 0 if warmup == "none" else warmup_steps
+  if decay_start < 0 or decay_every < 1:
+    raise errors.UserError(
+      f"config.optim: decay_start must be >= 0 and decay_every >= 1, got "
+      f"{decay_start} and {decay_every}"
+    )
+  if schedule == "multistep":
+    decay = multistep(
+      steps_per_epoch,
+      start=decay_start,
+      every=decay_every,
+      factor=decay_factor,
+      stop=decay_stop,
+    )
+  elif schedule == "cosine":
+    cosine = optax.cosine_decay_schedule(
+      1.0, max(total_steps - warmup_steps, 1), alpha=final_lr / lr
+    )
+    decay = lambda step: cosine(jnp.maximum(step - warmup_steps, 0))  # noqa: E731
+  else:
+    decay = optax.constant_schedule(1.0)
+  if not warmup_steps:
+    return lambda step: lr * decay(step)
+  if warmup == "stepped":
+    rise = stepped_warmup(warmup_steps)
+  else:
+    rise = optax.linear_schedule(0.0, 1.0, warmup_steps)
+  return lambda step: lr * rise(step) * decay(step)
+
+
+def make_optimizer(
+  params: Params,
+  schedule: Schedule,
+  *,
+  name: Literal["adam", "adamw"] = "adam",
+  b1: float = 0.95,
+  b2: float = 0.999,
+  eps: float = 1e-8,
+  weight_decay: float = 5e-7,
+  no_decay: tuple[str, ...] = (),
+  clip_norm: float = 0.0,
+  lr_multipliers: tuple = (),
+  freeze: tuple[str, ...] = (),
+) -> optax.GradientTransformation:
+  """One optax chain.
+
+  Args:
+    params: the tree it will be used on (arrays or shapes).
+    schedule: learning rate by step.
+    name: "adam" is the original's: the decay is added to the gradient before
+      the moments (coupled L2). "adamw" decays the weights apart from them.
+    b1: of Adam; the original's is 0.95.
+    b2: of Adam.
+    eps: of Adam.
+    weight_decay: strength; every parameter that learns is decayed.
+    no_decay: expressions of parameters that are not decayed.
+    clip_norm: global norm to which gradients are clipped; 0 is off.
+    lr_multipliers: ((expression, factor), ...).
+    freeze: expressions of parameters that do not move (no decay, no moments).
+
+  Raises:
+    UserError: an expression that fits no parameter.
+  """
+  for pair in lr_multipliers:
+    if not (isinstance(pair, (tuple, list)) and len(pair) == 2):
+      raise errors.UserError(
+        "config.optim.lr_multipliers takes (expression, factor) pairs, got "
+        f"{pair!r}"
+      )
+  check_expressions(
+    params, (*no_decay, *freeze, *(pattern for pattern, _ in lr_multipliers))
+  )
+  # Masks are functions of the tree they meet: inside `partition` the other
+  # group's leaves are cut out of it.
+  decay = optax.add_decayed_weights(
+    weight_decay,
+    mask=lambda tree: by_path(tree, [(p, False) for p in no_decay], True),
+  )
+  adam = optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
+  chain = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
+  chain += [decay, adam] if name == "adam" else [adam, decay]
+  if lr_multipliers:
+    chain.append(_scale_by_path(lr_multipliers))
+  chain.append(optax.scale_by_learning_rate(schedule))
+  tx = optax.chain(*chain)
+  if not freeze:
+    return tx
+  groups = [(p, "frozen") for p in freeze]
+  return optax.partition(
+    {"learns": tx, "frozen": optax.set_to_zero()},
+    lambda tree: by_path(tree, groups, "learns"),
+  )
+
+
+def _scale_by_path(pairs: Sequence) -> optax.GradientTransformation:
+  def scale(updates, params):
+    return jax.tree.map(
+      lambda u, factor: u * factor, updates, by_path(updates, pairs, 1.0)
+    )
+
+  return optax.stateless(scale)

@@ -1,0 +1,92 @@
+"""Recipes in a string: "a|b(1)|c(x=2)" -> ops, looked up in a module.
+
+The string is Python syntax read with `ast`: names or calls with literal
+arguments, joined by `|`. Nothing in it is executed.
+"""
+
+from __future__ import annotations
+
+import ast
+import zlib
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from astjax import errors
+
+
+class NamedOp(NamedTuple):
+  """An op, and the number that keeps its random draws apart from others'."""
+
+  name: str
+  fold: int
+  op: Any
+
+
+def parse(
+  recipe: str, module: ModuleType, where: str, **context: Any
+) -> tuple[NamedOp, ...]:
+  """Builds the ops of a recipe.
+
+  Args:
+    recipe: e.g. "to_float|fbank(num_mel_bins=64)"; empty gives no ops.
+    module: its `__all__` lists the ops by name.
+    where: how errors call this string, e.g. "config.input.on_device".
+    **context: values for parameters of the same name that a recipe cannot
+      write, such as the data source.
+
+  Returns:
+    The ops in order. `fold` depends on the op's name and on how often the name
+    stood before, not on its place, so that moving an op from the host to the
+    device does not change what it draws.
+
+  Raises:
+    UserError: not a recipe, an unknown op, or a wrong argument.
+  """
+  ops, seen = [], {}
+  for name, args, kwargs in _calls(recipe, where):
+    if name not in module.__all__:
+      raise errors.UserError(
+        f"unknown op {name!r} in {where}.{errors.nearest(name, module.__all__)}"
+      )
+    make = getattr(module, name)
+    hidden = {
+      k: v for k, v in context.items() if k in make.__annotations__
+    }
+    if clash := hidden.keys() & kwargs.keys():
+      raise errors.UserError(
+        f"{where}: {name} takes no argument {sorted(clash)[0]!r}"
+      )
+    op = errors.call(make, f"{where}: {name}", *args, **kwargs, **hidden)
+    seen[name] = seen.get(name, 0) + 1
+    fold = zlib.crc32(f"{name}#{seen[name]}".encode()) & 0x7FFFFFFF
+    ops.append(NamedOp(name, fold, op))
+  return tuple(ops)
+
+
+def _calls(recipe: str, where: str):
+  """Yields (name, positional, keyword arguments)."""
+  if not recipe.strip():
+    return
+  try:
+    node = ast.parse(recipe.strip(), mode="eval").body
+    for part in _split(node):
+      call = part if isinstance(part, ast.Call) else None
+      name = call.func if call else part
+      if not isinstance(name, ast.Name):
+        raise ValueError(f"{ast.unparse(part)!r} is not an op")
+      args = [ast.literal_eval(a) for a in call.args] if call else []
+      kwargs = {
+        k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg
+      } if call else {}
+      yield name.id, args, kwargs
+  except (SyntaxError, ValueError) as e:
+    reason = str(e).split("\n")[0].split(" (<")[0]
+    raise errors.UserError(
+      f"{where} is not a recipe like 'a|b(1)|c(x=2)': {reason}: {recipe!r}"
+    ) from None
+
+
+def _split(node):
+  if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+    return [*_split(node.left), *_split(node.right)]
+  return [node]

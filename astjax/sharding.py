@@ -1,0 +1,65 @@
+"""Where values live on the devices: one place, one data axis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from astjax.errors import UserError
+from astjax.types import Batch
+
+DATA_AXIS = "data"
+
+
+def make_mesh(devices: list | None = None) -> Mesh:
+  """All devices along one data axis, grouped by process."""
+  devices = jax.devices() if devices is None else devices
+  # Explicit axes, the default of newer JAX, refuse to reshape sharded batches.
+  return jax.make_mesh(
+    (len(devices),),
+    (DATA_AXIS,),
+    axis_types=(jax.sharding.AxisType.Auto,),
+    devices=devices,
+  )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """The whole value on every device: parameters, optimiser state."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def by_row(mesh: Mesh) -> NamedSharding:
+  """The leading axis split over the devices: batches."""
+  return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+
+
+def check_batch_size(batch_size: int, mesh: Mesh, where: str) -> None:
+  """Raises a UserError if rows cannot be split evenly over the devices."""
+  if batch_size < 1 or batch_size % mesh.size:
+    raise UserError(
+      f"{where}={batch_size} does not divide evenly over {mesh.size} devices; "
+      f"use a positive multiple of {mesh.size}"
+    )
+
+
+def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> Batch:
+  """This process's rows -> arrays of the whole batch over all processes."""
+  sharding = by_row(mesh)
+  return {
+    name: jax.make_array_from_process_local_data(sharding, rows)
+    for name, rows in batch.items()
+  }
+
+
+def per_device(fn: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+  """Runs `fn` on each device's own rows, without any collective.
+
+  Under plain `jit` the Fourier transform of a sharded batch compiles to three
+  all-gathers; inside `shard_map` to none.
+  """
+  rows = PartitionSpec(DATA_AXIS)
+  return jax.shard_map(fn, mesh=mesh, in_specs=rows, out_specs=rows)

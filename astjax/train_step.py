@@ -1,0 +1,121 @@
+"""One step of training and of evaluation, for any task, on any mesh."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from astjax import device_ops, pp, sharding
+from astjax.tasks.base import Task
+from astjax.types import Array, Batch, Metrics, Params, TaskState
+
+# One key per use: the corruption and the model draw from different folds.
+_CORRUPT, _MODEL = 1, 2
+
+
+@flax.struct.dataclass
+class TrainState:
+  """What one step turns into the next. No random key inside: see `train_key`."""
+
+  step: Array
+  params: Params
+  opt_state: Any
+  task_state: TaskState
+
+
+def train_key(seed: int) -> Array:
+  """The run's key; step s uses `fold_in(train_key(seed), s)`."""
+  return jax.random.key(seed, impl="threefry2x32")
+
+
+def init_state(
+  task: Task, params: Params, tx: optax.GradientTransformation
+) -> TrainState:
+  """The state before the first step (traceable)."""
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    opt_state=tx.init(params),
+    task_state=task.init_state(params),
+  )
+
+
+def make_train_step(
+  task: Task,
+  tx: optax.GradientTransformation,
+  ops: tuple[pp.NamedOp, ...],
+  mesh: Mesh,
+) -> Callable[[TrainState, Batch, Array, Array], tuple[TrainState, Metrics]]:
+  """A jitted `(state, batch, step, key) -> (state, metrics)`.
+
+  `step` is the number of the step that this batch belongs to. A step with a
+  non-finite loss or gradient leaves the state as it was, its step counter too,
+  and so does every step that does not follow the state: the state that is left
+  is the last good one, however late the host notices.
+  """
+
+  def train_step(state, batch, step, key):
+    key = jax.random.fold_in(key, step)
+    keys = device_ops.row_keys(key, batch["id"].shape[0])
+    run_ops = sharding.per_device(
+      lambda batch, keys: device_ops.apply(ops, batch, keys), mesh
+    )
+    batch = run_ops(batch, keys)
+    batch = task.corrupt(batch, jax.random.fold_in(key, _CORRUPT), step)
+
+    def loss_fn(params):
+      rng = jax.random.fold_in(key, _MODEL)
+      return task.loss(params, state.task_state, batch, rng, step)
+
+    (loss, out), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    new = TrainState(
+      step=state.step + 1,
+      params=params,
+      opt_state=opt_state,
+      task_state=task.after_update(params, out.task_state, step),
+    )
+    grad_norm = optax.tree.norm(grads)
+    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    follows = finite & (state.step == step)
+    state = jax.tree.map(lambda n, o: jnp.where(follows, n, o), new, state)
+    return state, out.metrics | {"grad_norm": grad_norm, "finite": finite}
+
+  whole, rows = sharding.replicated(mesh), sharding.by_row(mesh)
+  return jax.jit(
+    train_step,
+    in_shardings=(whole, rows, whole, whole),
+    out_shardings=(whole, whole),
+    donate_argnums=(0,),
+  )
+
+
+def make_eval_step(
+  task: Task, ops: tuple[pp.NamedOp, ...], mesh: Mesh
+) -> Callable[[Params, TaskState, Batch, Array], dict[str, Array]]:
+  """A jitted `(params, task_state, batch, step) -> per-example outputs`.
+
+  The outputs carry `label`, `valid` and `id` along and are replicated, so that
+  every process sees all rows.
+  """
+
+  def eval_step(params, task_state, batch, step):
+    keys = jax.vmap(lambda i: jax.random.fold_in(train_key(0), i))(batch["id"])
+    run_ops = sharding.per_device(
+      lambda batch, keys: device_ops.apply(ops, batch, keys), mesh
+    )
+    outputs = task.evaluate(params, task_state, run_ops(batch, keys), step)
+    kept = {k: batch[k] for k in ("label", "valid", "id") if k in batch}
+    return outputs | kept
+
+  whole, rows = sharding.replicated(mesh), sharding.by_row(mesh)
+  return jax.jit(
+    eval_step, in_shardings=(whole, whole, rows, whole), out_shardings=whole
+  )
