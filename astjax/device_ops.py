@@ -31,13 +31,11 @@ def apply(ops: tuple[pp.NamedOp, ...], batch: Batch, keys: Array) -> Batch:
     batch: arrays with a leading axis B.
     keys: [B] random keys, one per row of the global batch.
   """
-  for _, fold, op in ops:
 
-    def row(example, key, op=op, fold=fold):
-      return op(example, jax.random.fold_in(key, fold), backends.JAX)
+  def row(example, key):
+    return pp.apply(ops, example, key, backends.JAX)
 
-    batch = jax.vmap(row)(batch, keys)
-  return batch
+  return jax.vmap(row)(batch, keys)
 
 
 def row_keys(key: Array, count: int) -> Array:

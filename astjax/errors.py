@@ -29,8 +29,10 @@ def lookup(table: Mapping[str, Any], name: str, what: str) -> Any:
   return table[name]
 
 
-def call(fn: Callable, where: str, /, *args: Any, **kwargs: Any) -> Any:
-  """`fn(*args, **kwargs)` after checking names, number and types.
+def call(
+  fn: Callable, where: str, given: Mapping[str, Any], /, *args: Any, **own: Any
+) -> Any:
+  """`fn(*args, **given, **own)` after checking what the user gave.
 
   The signature is the schema: an unknown, missing or wrongly typed argument
   raises a UserError that says `where` it stood.
@@ -38,43 +40,54 @@ def call(fn: Callable, where: str, /, *args: Any, **kwargs: Any) -> Any:
   Args:
     fn: any function or class with annotated parameters.
     where: how the user calls this place, e.g. "config.optim".
-    *args: positional arguments.
-    **kwargs: keyword arguments.
+    given: the user's keyword arguments.
+    *args: further arguments, which the user cannot give.
+    **own: the same by keyword.
   """
-  return fn(*args, **check(fn, where, *args, **kwargs))
+  return call_positional(fn, where, (), given, *args, **own)
 
 
-def check(
-  fn: Callable, where: str, /, *args: Any, **kwargs: Any
-) -> dict[str, Any]:
-  """The keyword arguments for `fn`, checked as in `call` but not called."""
-  signature = inspect.signature(fn)
-  known = signature.parameters
-  open_ended = any(p.kind == p.VAR_KEYWORD for p in known.values())
-  for name in kwargs:
-    if name not in known and not open_ended:
+def call_positional(
+  fn: Callable,
+  where: str,
+  positional: Iterable[Any],
+  given: Mapping[str, Any],
+  /,
+  *args: Any,
+  **own: Any,
+) -> Any:
+  """As `call`, with arguments that the user gave by position."""
+  parameters = inspect.signature(fn).parameters
+  positional = tuple(positional)
+  known = [
+    name
+    for i, (name, p) in enumerate(parameters.items())
+    if i >= len(args) and name not in own and p.kind != p.VAR_POSITIONAL
+  ]
+  for name in given:
+    if name not in known:
       raise UserError(
         f"unknown argument {name!r} in {where}.{nearest(name, known)}"
       )
   try:
-    bound = signature.bind(*args, **kwargs)
+    bound = inspect.signature(fn).bind(*args, *positional, **given, **own)
   except TypeError as e:
-    expected = ", ".join(
-      n if p.default is p.empty else f"{n}={p.default!r}"
-      for n, p in known.items()
+    takes = ", ".join(
+      name if parameters[name].default is inspect.Parameter.empty else
+      f"{name}={parameters[name].default!r}"
+      for name in known
     )
-    raise UserError(f"{where}: {e}; it takes ({expected})") from None
+    raise UserError(f"{where}: {e}; it takes ({takes})") from None
   hints = typing.get_type_hints(fn.__init__ if inspect.isclass(fn) else fn)
-  for name, value in bound.arguments.items():
-    kind = known.get(name)
-    if kind is None or kind.kind in (kind.VAR_KEYWORD, kind.VAR_POSITIONAL):
-      continue
-    if name in hints and not _fits(value, hints[name]):
-      raise UserError(
-        f"{where}: {name}={value!r} is {_typename(value)}, expected "
-        f"{_hint_name(hints[name])}"
-      )
-  return kwargs
+  for name in known:
+    if name in bound.arguments and name in hints:
+      value = bound.arguments[name]
+      if not _fits(value, hints[name]):
+        raise UserError(
+          f"{where}: {name}={value!r} is {type(value).__name__}, expected "
+          f"{_hint_name(hints[name])}"
+        )
+  return fn(*bound.args, **bound.kwargs)
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -108,9 +121,9 @@ def _fits(value: Any, hint: Any) -> bool:
   return True
 
 
-def _typename(value: Any) -> str:
-  return type(value).__name__
-
-
 def _hint_name(hint: Any) -> str:
-  return hint.__name__ if isinstance(hint, type) else str(hint)
+  if typing.get_origin(hint) is typing.Literal:
+    return "one of " + ", ".join(repr(v) for v in typing.get_args(hint))
+  if isinstance(hint, type) and typing.get_origin(hint) is None:
+    return hint.__name__
+  return str(hint).replace("typing.", "").replace("collections.abc.", "")

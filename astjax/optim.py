@@ -86,7 +86,7 @@ def make_schedule(
   lr: float,
   steps_per_epoch: float,
   total_steps: int,
-  schedule: Literal["constant", "multistep", "cosine"] = "constant",
+  decay: Literal["constant", "multistep", "cosine"] = "constant",
   warmup: Literal["none", "stepped", "linear"] = "none",
   warmup_steps: int = 1000,
   decay_start: int = 2,
@@ -101,7 +101,7 @@ def make_schedule(
     lr: the peak.
     steps_per_epoch: may be a fraction.
     total_steps: length of the run.
-    schedule: "multistep" multiplies by `decay_factor` at epochs `decay_start`,
+    decay: "multistep" multiplies by `decay_factor` at epochs `decay_start`,
       + `decay_every`, ... below `decay_stop`; "cosine" falls from the end of
       the warm-up to `final_lr`.
     warmup: "stepped" is the original's, in plateaus of 50 steps from zero.
@@ -113,35 +113,35 @@ def make_schedule(
     final_lr: of the cosine.
   """
   if lr <= 0:
-    raise errors.UserError(f"config.optim.lr must be positive, got {lr}")
+    raise errors.UserError(f"config.schedule.lr must be positive, got {lr}")
   warmup_steps = 0 if warmup == "none" else warmup_steps
   if decay_start < 0 or decay_every < 1:
     raise errors.UserError(
-      f"config.optim: decay_start must be >= 0 and decay_every >= 1, got "
+      f"config.schedule: decay_start must be >= 0 and decay_every >= 1, got "
       f"{decay_start} and {decay_every}"
     )
-  if schedule == "multistep":
-    decay = multistep(
+  if decay == "multistep":
+    fall = multistep(
       steps_per_epoch,
       start=decay_start,
       every=decay_every,
       factor=decay_factor,
       stop=decay_stop,
     )
-  elif schedule == "cosine":
+  elif decay == "cosine":
     cosine = optax.cosine_decay_schedule(
       1.0, max(total_steps - warmup_steps, 1), alpha=final_lr / lr
     )
-    decay = lambda step: cosine(jnp.maximum(step - warmup_steps, 0))  # noqa: E731
+    fall = lambda step: cosine(jnp.maximum(step - warmup_steps, 0))  # noqa: E731
   else:
-    decay = optax.constant_schedule(1.0)
+    fall = optax.constant_schedule(1.0)
   if not warmup_steps:
-    return lambda step: lr * decay(step)
+    return lambda step: lr * fall(step)
   if warmup == "stepped":
     rise = stepped_warmup(warmup_steps)
   else:
     rise = optax.linear_schedule(0.0, 1.0, warmup_steps)
-  return lambda step: lr * rise(step) * decay(step)
+  return lambda step: lr * rise(step) * fall(step)
 
 
 def make_optimizer(

@@ -49,18 +49,25 @@ def parse(
         f"unknown op {name!r} in {where}.{errors.nearest(name, module.__all__)}"
       )
     make = getattr(module, name)
-    hidden = {
-      k: v for k, v in context.items() if k in make.__annotations__
-    }
-    if clash := hidden.keys() & kwargs.keys():
-      raise errors.UserError(
-        f"{where}: {name} takes no argument {sorted(clash)[0]!r}"
-      )
-    op = errors.call(make, f"{where}: {name}", *args, **kwargs, **hidden)
+    own = {k: v for k, v in context.items() if k in make.__annotations__}
+    op = errors.call_positional(make, f"{where}: {name}", args, kwargs, **own)
     seen[name] = seen.get(name, 0) + 1
     fold = zlib.crc32(f"{name}#{seen[name]}".encode()) & 0x7FFFFFFF
     ops.append(NamedOp(name, fold, op))
   return tuple(ops)
+
+
+def apply(ops: tuple[NamedOp, ...], example, key, backend):
+  """Runs the ops on one example, each with its own fold of the key."""
+  for name, fold, op in ops:
+    try:
+      example = op(example, backend.fold_in(key, fold), backend)
+    except KeyError as e:
+      raise errors.UserError(
+        f"the op {name} needs {e.args[0]!r}, which no op before it has made; "
+        f"there are {', '.join(sorted(example))}"
+      ) from None
+  return example
 
 
 def _calls(recipe: str, where: str):

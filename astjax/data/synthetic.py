@@ -17,7 +17,6 @@ import scipy.signal
 
 from astjax.errors import UserError
 
-
 Rng = np.random.Generator
 _TINY = np.float32(1e-12)
 
@@ -66,8 +65,8 @@ class Synthetic:
       raise UserError(f"sample_rate={sample_rate}, expected at least 4000 Hz")
     if not math.isfinite(seconds) or round(seconds * sample_rate) < 1:
       raise UserError(
-        f"seconds={seconds}, expected a finite length above 0 that holds at "
-        f"least one sample at {sample_rate} Hz"
+        f"seconds={seconds}, expected more than 0, finite, and long enough for "
+        f"one sample at {sample_rate} Hz"
       )
     if seed < 0:
       raise UserError(f"seed={seed}, expected 0 or more")
@@ -94,8 +93,8 @@ class Synthetic:
     """The clip, mono float32 [S] within [-1, 1], and its sample rate."""
     rng = self._rng(index)
     labels = _draw_labels(rng)
-    makers = [EVENTS[self.class_names[label]] for label in labels]
-    return _mix(rng, makers, self._size, self._sample_rate), self._sample_rate
+    events = [EVENTS[self.class_names[label]] for label in labels]
+    return _mix(rng, events, self._size, self._sample_rate), self._sample_rate
 
   def _check(self, index: int) -> None:
     if not 0 <= index < self._num_examples:
@@ -137,8 +136,8 @@ def _mix(rng: Rng, events: list[Event], size: int, rate: int) -> np.ndarray:
 
 def make_event(rng: Rng, event: Event, limit: int, rate: int) -> np.ndarray:
   """One event of peak 1, faded at both ends, of at most `limit` samples."""
-  size = round(rng.uniform(event.shortest, event.longest) * rate)
-  size = min(size, limit)
+  seconds = rng.uniform(event.shortest, event.longest)
+  size = min(round(seconds * rate), limit)
   sound = event.make(rng, size, rate).astype(np.float32)
   ramp = min(round(rng.uniform(0.005, 0.05) * rate), size // 4)
   fade = np.linspace(0, 1, ramp, dtype=np.float32)
@@ -176,14 +175,13 @@ def _falling_sweep(rng: Rng, size: int, rate: int) -> np.ndarray:
 
 def _tremolo(rng: Rng, size: int, rate: int) -> np.ndarray:
   carrier = _sing(rng, _pitch(rng, 250, 2000, rate), size, rate, 3)
-  depth = rng.uniform(0.85, 1)
-  return carrier * (1 - depth * (0.5 + 0.5 * _wobble(rng, 3, 7, size, rate)))
+  swell = _sing(rng, rng.uniform(3, 7), size, rate, 1)
+  return carrier * (1 - rng.uniform(0.85, 1) * (0.5 + 0.5 * swell))
 
 
 def _vibrato(rng: Rng, size: int, rate: int) -> np.ndarray:
-  depth = rng.uniform(0.04, 0.12)
-  bend = 1 + depth * _wobble(rng, 3, 8, size, rate)
-  return _sing(rng, _pitch(rng, 300, 1600, rate) * bend, size, rate, 3)
+  bend = rng.uniform(0.04, 0.12) * _sing(rng, rng.uniform(3, 8), size, rate, 1)
+  return _sing(rng, _pitch(rng, 300, 1600, rate) * (1 + bend), size, rate, 3)
 
 
 def _noise_burst(rng: Rng, size: int, rate: int) -> np.ndarray:
@@ -197,7 +195,7 @@ def _click_train(rng: Rng, size: int, rate: int) -> np.ndarray:
   click = rng.standard_normal(length) * np.exp(-5 * np.arange(length) / length)
   period = rate / rng.uniform(6, 18)
   train = np.zeros(size + length)
-  for start in np.arange(period / 2, size, period).astype(int):
+  for start in np.arange(min(period, size) / 2, size, period).astype(int):
     train[start : start + length] += click
   return train[:size]
 
@@ -220,13 +218,6 @@ def _sing(
   cycles = np.cumsum(np.broadcast_to(hertz / rate, size)) + rng.random()
   phase = (2 * np.pi * (cycles % 1)).astype(np.float32)
   return sum(np.sin(k * phase) / k for k in range(1, count + 1))
-
-
-def _wobble(
-  rng: Rng, low: float, high: float, size: int, rate: int
-) -> np.ndarray:
-  """A slow sine of random rate and phase."""
-  return _sing(rng, rng.uniform(low, high), size, rate, 1)
 
 
 def _noise(

@@ -90,3 +90,13 @@ class TfBackend:
 
 
 TF = TfBackend()
+
+
+def python_call(fn, inputs, *outputs: tf.TensorSpec):
+  """Calls a NumPy function from a graph; gives tensors of the known shapes."""
+  results = tf.numpy_function(fn, inputs, [o.dtype for o in outputs])
+  tensors = [
+    tf.ensure_shape(r, o.shape)
+    for r, o in zip(results, outputs, strict=True)
+  ]
+  return tensors if len(tensors) > 1 else tensors[0]

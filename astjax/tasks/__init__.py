@@ -1,5 +1,24 @@
 """The tasks by name: one paper, one file."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from astjax import errors
 from astjax.tasks import supervised
+from astjax.tasks.base import Task
 
 TASKS = {"supervised": supervised.make}
+
+
+def build(name: str, given: Mapping[str, Any], **own: Any) -> Task:
+  """The task of this name.
+
+  Args:
+    name: a key of `TASKS`.
+    given: the user's `config.task_kw`, checked against the task's `make`.
+    **own: model, num_classes, steps_per_epoch and total_steps.
+  """
+  make = errors.lookup(TASKS, name, "config.task")
+  return errors.call(make, "config.task_kw", given, **own)

@@ -7,10 +7,8 @@ device ops.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-from astjax import errors
 from astjax.types import Array, Batch, Metrics, Params, TaskState
 
 
@@ -68,24 +66,3 @@ class Task(Protocol):
   ) -> tuple[dict[str, float], dict[str, Any]]:
     """Host side: all examples' outputs -> (metrics, per-class columns)."""
 
-
-def build(
-  name: str,
-  table: dict[str, Callable],
-  *,
-  num_classes: int,
-  steps_per_epoch: float,
-  total_steps: int,
-  where: str = "config.task_kw",
-  **kw: Any,
-) -> Task:
-  """The task of this name, with schedules given their length."""
-  make = errors.lookup(table, name, "config.task")
-  return errors.call(
-    make,
-    where,
-    num_classes=num_classes,
-    steps_per_epoch=steps_per_epoch,
-    total_steps=total_steps,
-    **kw,
-  )

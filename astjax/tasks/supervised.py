@@ -115,7 +115,7 @@ def make(
     head_layer_norm_eps: 1e-5 in the original, 1e-12 in Hugging Face's AST.
   """
   del steps_per_epoch, total_steps
-  backbone = errors.call(ast.make_backbone, "config.model", **model)
+  backbone = errors.call(ast.make_backbone, "config.model", model)
   if pooling == "prefix" and not backbone.prefix:
     raise errors.UserError(
       "pooling='prefix' needs prefix tokens; config.model.prefix is empty"

@@ -1,0 +1,207 @@
+"""Checkpoints of a training run: complete or absent, and checked leaf by leaf.
+
+The only module that knows orbax. A checkpoint is `<workdir>/checkpoints/<step>`
+with two items: `state` (the arrays) and `meta` (JSON: the run record, and for
+every leaf its shape, type and SHA-256). Orbax writes beside the final place and
+renames, so a killed save leaves no half checkpoint; it restores a flipped bit
+without a word, though, hence the digests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from astjax.errors import UserError
+from astjax.metric_log import warn
+from astjax.train_step import TrainState
+
+
+class Checkpoints:
+  """The checkpoints of one work directory.
+
+  Args:
+    workdir: where the run lives; `checkpoints/` is made below it.
+    keep: how many of the newest to keep; the best by metric is kept besides.
+  """
+
+  def __init__(self, workdir: pathlib.Path, *, keep: int = 3):
+    self.folder = pathlib.Path(workdir).absolute() / "checkpoints"
+    self._damaged = self.folder.parent / "damaged_checkpoints"
+    policy = preservation_policy.AnyPreservationPolicy(
+      [
+        preservation_policy.LatestN(keep),
+        preservation_policy.BestN(
+          get_metric_fn=lambda metrics: metrics["goodness"],
+          n=1,
+          keep_checkpoints_without_metrics=False,
+        ),
+      ]
+    )
+    self._manager = ocp.CheckpointManager(
+      self.folder,
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=policy,
+        cleanup_tmp_directories=True,
+        enable_async_checkpointing=True,
+      ),
+      item_names=("state", "meta"),
+    )
+
+  def steps(self) -> list[int]:
+    """Steps of the complete checkpoints, ascending."""
+    return sorted(self._manager.all_steps())
+
+  def save(
+    self, state: TrainState, record: dict[str, Any], goodness: float | None
+  ) -> None:
+    """Saves in the background; at most one save runs at a time.
+
+    Args:
+      state: its `step` names the checkpoint.
+      record: what the host remembers, plain JSON.
+      goodness: how good this state is (higher is better), None if unknown.
+    """
+    step = int(state.step)
+    if step in self._manager.all_steps():
+      return
+    meta = {"record": record, "leaves": describe(state)}
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardSave(_as_dict(state)),
+        meta=ocp.args.JsonSave(meta),
+      ),
+      metrics=None if goodness is None else {"goodness": goodness},
+    )
+
+  def restore(
+    self, template: TrainState, *, step: int | None = None
+  ) -> tuple[TrainState, dict[str, Any]] | None:
+    """The newest intact checkpoint, or that of one step.
+
+    Args:
+      template: a state of the right shapes and shardings.
+      step: None takes the newest one. A damaged one is set aside, with a
+        warning, and the one before it is tried.
+
+    Returns:
+      (state, record), or None if there is no checkpoint.
+
+    Raises:
+      UserError: a checkpoint of another model, or none is intact.
+    """
+    steps = self.steps() if step is None else [step]
+    for candidate in reversed(steps):
+      try:
+        return self._restore(candidate, template)
+      except UserError:
+        raise
+      except Exception as e:
+        reason = str(e).strip().split("\n")[0][:200] or type(e).__name__
+        warn(f"checkpoint {candidate} is damaged and passed over: {reason}")
+        self._set_aside(candidate)
+    if steps:
+      raise UserError(
+        f"none of the checkpoints in {self.folder} is intact (steps "
+        f"{', '.join(map(str, steps))}; moved to {self._damaged.name}); start "
+        "again in a new --workdir"
+      )
+    return None
+
+  def _restore(self, step, template):
+    meta = self._manager.restore(
+      step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
+    )["meta"]
+    _check_same_model(meta["leaves"], template, self.folder / str(step))
+    abstract = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+      _as_dict(template),
+    )
+    tree = self._manager.restore(
+      step,
+      args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)),
+    )["state"]
+    state = TrainState(**tree)
+    now = describe(state)
+    changed = [k for k, v in meta["leaves"].items() if now[k] != v]
+    if changed:
+      raise ValueError(
+        f"the digest of {changed[0]} does not match ({len(changed)} of "
+        f"{len(now)} leaves differ)"
+      )
+    return state, meta["record"]
+
+  def _set_aside(self, step):
+    if jax.process_index() == 0:
+      self._damaged.mkdir(exist_ok=True)
+      target = self._damaged / str(step)
+      shutil.rmtree(target, ignore_errors=True)
+      with contextlib.suppress(FileNotFoundError):
+        shutil.move(self.folder / str(step), target)
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices(f"set_aside_{step}")
+    self._manager.reload()
+
+  def wait(self) -> None:
+    """Until the last save is complete on disk."""
+    self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Finishes the last save and lets go of the threads."""
+    self._manager.close()
+
+
+def _as_dict(state: TrainState) -> dict[str, Any]:
+  return {
+    "step": state.step,
+    "params": state.params,
+    "opt_state": state.opt_state,
+    "task_state": state.task_state,
+  }
+
+
+def describe(state: TrainState) -> dict[str, list]:
+  """{path: [shape, dtype, SHA-256]} of every leaf."""
+  leaves, _ = jax.tree_util.tree_flatten_with_path(_as_dict(state))
+  out = {}
+  for path, leaf in leaves:
+    array = np.asarray(leaf)
+    digest = hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    out[name] = [list(array.shape), str(array.dtype), digest]
+  return out
+
+
+def _check_same_model(saved: dict[str, list], template, where) -> None:
+  leaves, _ = jax.tree_util.tree_flatten_with_path(_as_dict(template))
+  want = {
+    jax.tree_util.keystr(path, simple=True, separator="/"): [
+      list(leaf.shape),
+      str(leaf.dtype),
+    ]
+    for path, leaf in leaves
+  }
+  have = {name: leaf[:2] for name, leaf in saved.items()}
+  problems = [f"- {k}" for k in want if k not in have]
+  problems += [f"+ {k}" for k in have if k not in want]
+  problems += [
+    f"{k} is {have[k][0]} there, {want[k][0]} here"
+    for k in want
+    if k in have and have[k] != want[k]
+  ]
+  if problems:
+    more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
+    raise UserError(
+      f"the checkpoint {where} is of another model or optimiser: "
+      f"{'; '.join(problems[:4])}{more}"
+    )

@@ -1,0 +1,204 @@
+"""The ops of `config.input.on_host`: one example at a time, inside tf.data.
+
+Audio comes in through `decode`; the ops of `ops/frontend.py` stand here too, so
+that the log-mel front-end may run on either side. Randomness comes only from
+the example's key, a function of (seed, position).
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Literal
+
+import numpy as np
+import tensorflow as tf
+
+from astjax import pp
+from astjax.data import audio_file
+from astjax.data.reader import Reader
+from astjax.data.tf_backend import TF, python_call
+from astjax.errors import UserError
+from astjax.ops import frontend
+from astjax.ops.fbank import FbankSpec
+from astjax.ops.frontend import *  # noqa: F403
+from astjax.ops.frontend import INT16_SCALE, Op
+from astjax.types import Example
+
+__all__ = (
+  *frontend.__all__,
+  "decode",
+  "fit",
+  "keep",
+  "multi_hot",
+  "quantise",
+  "resample",
+)
+
+
+WAVEFORM = tf.TensorSpec([None], tf.float32)
+
+
+def parse(recipe: str, reader: Reader, where: str) -> tuple[pp.NamedOp, ...]:
+  """The ops of a recipe over the recordings of `reader`."""
+  return pp.parse(recipe, sys.modules[__name__], where, reader=reader)
+
+
+def decode(channel: Literal["mean", "first"] = "mean", *, reader: Reader) -> Op:
+  """Reads the recording `index`: adds audio, sample_rate, num_samples and id.
+
+  Several channels are averaged, or the first is taken (as the original does).
+  In training an unreadable recording is replaced by the next readable one; in
+  evaluation its row becomes invalid and holds silence.
+  """
+
+  def read(index, replace):
+    ok = True
+    if replace:
+      audio, rate, index = reader.read_or_next(int(index))
+    elif (found := reader.read(int(index))) is not None:
+      audio, rate = found
+    else:
+      audio, rate, ok = np.zeros(1, np.float32), 0, False
+    mono = audio_file.to_mono(audio, channel)
+    return mono, np.int32(rate), np.int32(index), np.bool_(ok)
+
+  def op(example, key, backend):
+    audio, rate, index, ok = python_call(
+      read,
+      [example["index"], example["replace"]],
+      WAVEFORM,
+      tf.TensorSpec([], tf.int32),
+      tf.TensorSpec([], tf.int32),
+      tf.TensorSpec([], tf.bool),
+    )
+    return example | {
+      "audio": audio,
+      "sample_rate": rate,
+      "num_samples": tf.size(audio),
+      "id": index,
+      "valid": example["valid"] & ok,
+    }
+
+  return op
+
+
+def resample(sample_rate: int) -> Op:
+  """To this rate in Hz, whatever the recording's (soxr, high quality)."""
+  if sample_rate < 1:
+    raise UserError(f"resample needs a positive rate in Hz, got {sample_rate}")
+
+  def convert(audio, rate):
+    # A rate of zero stands for an unreadable recording.
+    return audio_file.resample(audio, int(rate) or sample_rate, sample_rate)
+
+  def op(example, key, backend):
+    audio = python_call(
+      convert, [example["audio"], example["sample_rate"]], WAVEFORM
+    )
+    return example | {
+      "audio": audio,
+      "sample_rate": tf.constant(sample_rate),
+      "num_samples": tf.size(audio),
+    }
+
+  return op
+
+
+def fit(
+  num_frames: int,
+  sample_rate: int = 16_000,
+  frame_length_ms: float = 25.0,
+  frame_shift_ms: float = 10.0,
+) -> Op:
+  """Cuts or zero-pads the waveform to the samples of `num_frames` frames.
+
+  The first frames are kept, as in the original: 1,024 frames at 16 kHz are
+  164,080 samples.
+  """
+  if num_frames < 1:
+    raise UserError(f"fit needs at least one frame, got {num_frames}")
+  spec = FbankSpec(
+    sample_rate=sample_rate,
+    frame_length_ms=frame_length_ms,
+    frame_shift_ms=frame_shift_ms,
+  )
+  length = spec.num_samples(num_frames)
+
+  def check(rate):
+    if rate not in (0, sample_rate):
+      raise UserError(
+        f"fit(sample_rate={sample_rate}) met a recording of {rate} Hz: put "
+        f"resample({sample_rate}) before it, or give its rate"
+      )
+    return rate
+
+  def op(example, key, backend):
+    rate = python_call(
+      check, [example["sample_rate"]], tf.TensorSpec([], tf.int32)
+    )
+    with tf.control_dependencies([rate]):
+      audio = example["audio"][:length]
+    count = tf.size(audio)
+    audio = tf.pad(audio, [[0, length - count]])
+    return example | {
+      "audio": tf.ensure_shape(audio, [length]),
+      "num_samples": count,
+    }
+
+  return op
+
+
+def quantise(audio: str = "audio") -> Op:
+  """float32 -> int16, rounded and clipped; 16-bit samples come through exactly.
+
+  The last waveform op on the host: whatever side computes the filter banks
+  reads these integers.
+  """
+
+  def op(example, key, backend):
+    x = tf.round(example[audio] * INT16_SCALE)
+    x = tf.clip_by_value(x, -INT16_SCALE, INT16_SCALE - 1.0)
+    return example | {audio: tf.cast(x, tf.int16)}
+
+  return op
+
+
+def multi_hot(num_classes: int = 0, *, reader: Reader) -> Op:
+  """Adds `label`, float32 [C], of the recording that was read.
+
+  `num_classes` is only a check; 0 takes the number of the source.
+  """
+  names = reader.source.class_names
+  if num_classes not in (0, len(names)):
+    raise UserError(
+      f"multi_hot({num_classes}) does not fit the source, which has "
+      f"{len(names)} classes"
+    )
+
+  def encode(index):
+    label = np.zeros(len(names), np.float32)
+    label[list(reader.source.labels(int(index)))] = 1.0
+    return label
+
+  def op(example, key, backend):
+    label = python_call(
+      encode, [example["id"]], tf.TensorSpec([len(names)], tf.float32)
+    )
+    return example | {"label": label}
+
+  return op
+
+
+def keep(*names: str) -> Op:
+  """Drops every entry but these (id and valid always stay)."""
+
+  def op(example, key, backend):
+    missing = [n for n in names if n not in example]
+    if missing:
+      raise UserError(
+        f"keep({missing[0]!r}): there is no such entry; there are "
+        f"{', '.join(sorted(example))}"
+      )
+    return {n: example[n] for n in {*names, "id", "valid"}}
+
+  return op

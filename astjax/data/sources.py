@@ -1,0 +1,387 @@
+"""Sources: what there is to learn from, as numbered examples.
+
+A source knows its class names, the labels of each example, and how to read one;
+it knows nothing of TensorFlow, batches or order.
+"""
+
+from __future__ import annotations
+
+import collections
+import csv as csv_lib
+import hashlib
+import os
+import pathlib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from astjax import errors
+from astjax.data import audio_file
+from astjax.data.synthetic import Synthetic
+from astjax.errors import UserError
+
+
+class Source(Protocol):
+  """Numbered, labelled recordings."""
+
+  class_names: tuple[str, ...]
+
+  def __len__(self) -> int:
+    """Number of examples."""
+
+  def name(self, index: int) -> str:
+    """For messages and reports."""
+
+  def labels(self, index: int) -> tuple[int, ...]:
+    """Class numbers of an example, without reading it."""
+
+  def read(self, index: int) -> tuple[np.ndarray, int]:
+    """(float32 [S] or [S, channels], rate); raises `UnreadableAudio`."""
+
+
+class Row(NamedTuple):
+  """One recording as a list names it."""
+
+  path: str
+  labels: tuple[str, ...]
+  split: str = ""
+  fold: str = ""
+
+
+class Recordings:
+  """Files below a folder.
+
+  Attributes:
+    root: the folder that paths are relative to.
+    class_names: of all splits, so that train and test agree.
+  """
+
+  def __init__(
+    self,
+    root: pathlib.Path,
+    rows: Sequence[Row],
+    class_names: Sequence[str],
+    aliases: Mapping[str, int],
+  ):
+    self.root = root
+    self.class_names = tuple(class_names)
+    self._paths = [row.path for row in rows]
+    self._labels = [
+      tuple(sorted({_class_of(n, aliases, row.path) for n in row.labels}))
+      for row in rows
+    ]
+
+  def __len__(self) -> int:
+    return len(self._paths)
+
+  def name(self, index: int) -> str:
+    return self._paths[index]
+
+  def labels(self, index: int) -> tuple[int, ...]:
+    return self._labels[index]
+
+  def read(self, index: int) -> tuple[np.ndarray, int]:
+    return audio_file.read(self.root / self._paths[index])
+
+
+def _class_of(name, aliases, path):
+  if name not in aliases:
+    raise UserError(
+      f"label {name!r} of {path} is not in the label list."
+      f"{errors.nearest(name, aliases)[:300]}"
+    )
+  return aliases[name]
+
+
+def fingerprint(source: Source) -> str:
+  """A digest of names, labels and classes: which data a run has seen."""
+  digest = hashlib.sha256("\n".join(source.class_names).encode())
+  for i in range(len(source)):
+    digest.update(f"{source.name(i)} {source.labels(i)}\n".encode())
+  return digest.hexdigest()[:16]
+
+
+def filenames(
+  *,
+  data_dir: str,
+  split: str = "",
+  folds: tuple[str, ...] = (),
+  pattern: str,
+  splits: Mapping[str, str] | None = None,
+  label_list: str = "",
+) -> Recordings:
+  r"""Labels from file names.
+
+  Args:
+    data_dir: searched with all its sub-folders.
+    split: keep only this split; empty keeps all.
+    folds: keep only these folds; empty keeps all.
+    pattern: regular expression searched in the path below `data_dir` (with /),
+      with a group `label` and optionally `split` and `fold`, for example
+      r"(?P<label>\d)_(?P<fold>[a-z]+)_\d+\.wav$".
+    splits: split name -> expression searched in the path, instead of a group.
+    label_list: see `read_label_list`; empty takes the labels that occur.
+  """
+  compiled = _compile(pattern, "source_kw.pattern")
+  if "label" not in compiled.groupindex:
+    raise UserError(
+      f"source_kw.pattern {pattern!r} has no group (?P<label>...)"
+    )
+  rules = {
+    name: _compile(rule, f"source_kw.splits.{name}")
+    for name, rule in (splits or {}).items()
+  }
+  root = _existing_dir(data_dir)
+  paths = list(_sound_files(root))
+  if not paths:
+    raise UserError(
+      f"no recordings below {root}: expected files ending in "
+      f"{', '.join(audio_file.SUFFIXES)}"
+    )
+  rows = []
+  for path in paths:
+    if not (match := compiled.search(path)):
+      continue
+    groups = match.groupdict()
+    found = groups.get("split") or next(
+      (name for name, rule in rules.items() if rule.search(path)), ""
+    )
+    label = (groups["label"] or "",)
+    rows.append(Row(path, label, found, groups.get("fold") or ""))
+  if not rows:
+    raise UserError(
+      f"source_kw.pattern {pattern!r} fits none of the {len(paths)} recordings "
+      f"below {root}, such as {paths[0]!r}"
+    )
+  return _select(root, rows, split, folds, label_list)
+
+
+def folder(
+  *,
+  data_dir: str,
+  split: str = "",
+  folds: tuple[str, ...] = (),
+  pattern: str = r"^(?P<label>[^/]+)/",
+  splits: Mapping[str, str] | None = None,
+  label_list: str = "",
+) -> Recordings:
+  """One folder per class; arguments as of `filenames`.
+
+  With a folder per split above the classes, use the pattern
+  r"^(?P<split>[^/]+)/(?P<label>[^/]+)/".
+  """
+  return filenames(
+    data_dir=data_dir,
+    split=split,
+    folds=folds,
+    pattern=pattern,
+    splits=splits,
+    label_list=label_list,
+  )
+
+
+def csv(
+  *,
+  data_dir: str,
+  csv: str,
+  split: str = "",
+  folds: tuple[str, ...] = (),
+  label_list: str = "",
+  label_separator: str = ",",
+) -> Recordings:
+  """A table with a header: `path`, `labels` and optionally `split`, `fold`.
+
+  Args:
+    data_dir: paths in the table, and `csv` and `label_list`, are relative to it
+      (or absolute).
+    csv: the file.
+    split: keep only this split; empty keeps all.
+    folds: keep only these folds; empty keeps all.
+    label_list: see `read_label_list`; empty takes the labels that occur.
+    label_separator: between the labels of one recording; empty if each has one.
+  """
+  root = _existing_dir(data_dir)
+  path = root / csv
+  rows = []
+  for number, line in _table(path, "source_kw.csv"):
+    try:
+      text = line["labels"] if "labels" in line else line["label"]
+      where = line["path"]
+    except KeyError as e:
+      raise UserError(
+        f"{path} has no column {e.args[0]!r} (columns: {', '.join(line)}); "
+        "expected path, labels and optionally split, fold"
+      ) from None
+    names = text.split(label_separator) if label_separator else [text]
+    names = tuple(n.strip() for n in names if n.strip())
+    if not where or not names:
+      raise UserError(f"{path}, line {number}: no path or no label")
+    rows.append(
+      Row(where, names, line.get("split") or "", line.get("fold") or "")
+    )
+  if not rows:
+    raise UserError(f"{path} lists no recordings")
+  label_file = str(root / label_list) if label_list else ""
+  return _select(root, rows, split, folds, label_file)
+
+
+def synthetic(
+  *,
+  data_dir: str = "",
+  split: str = "train",
+  folds: tuple[str, ...] = (),
+  num_examples: int = 2000,
+  seconds: float = 2.0,
+  sample_rate: int = 16_000,
+  seed: int = 0,
+) -> Synthetic:
+  """Built-in sound events; `data_dir` and `folds` are not used."""
+  del data_dir, folds
+  return Synthetic(
+    num_examples=num_examples,
+    seconds=seconds,
+    sample_rate=sample_rate,
+    split=split,
+    seed=seed,
+  )
+
+
+SOURCES: dict[str, Callable[..., Source]] = {
+  "filenames": filenames,
+  "folder": folder,
+  "csv": csv,
+  "synthetic": synthetic,
+}
+
+
+def build(
+  name: str, where: str, given: Mapping[str, Any], **own: Any
+) -> Source:
+  """The source of this name.
+
+  Args:
+    name: a key of `SOURCES`.
+    where: section of the config, for errors.
+    given: the user's `source_kw`, checked against the source's signature.
+    **own: data_dir, split and folds.
+  """
+  make = errors.lookup(SOURCES, name, f"{where}.source")
+  return errors.call(make, f"{where}.source_kw", given, **own)
+
+
+def read_label_list(path: str) -> tuple[list[str], dict[str, int]]:
+  """A list of classes: (names, {any way to write a label: number}).
+
+  Either a table with the columns `index`, `mid`, `display_name` (AudioSet's
+  format; a label may be either), or plain text with one name per line.
+  """
+  with open(_existing_file(path, "label_list"), newline="") as f:
+    first = f.readline()
+    f.seek(0)
+    if "display_name" not in first:
+      names = [line.strip() for line in f if line.strip()]
+      return _unique(names, path), {n: i for i, n in enumerate(names)}
+  names, aliases = [], {}
+  for number, line in _table(pathlib.Path(path), "label_list"):
+    if line.get("index") != str(len(names)):
+      raise UserError(
+        f"{path}, line {number}: expected index {len(names)}, found "
+        f"{line.get('index')!r}"
+      )
+    for label in (line.get("mid"), line["display_name"]):
+      if label:
+        aliases[label] = len(names)
+    names.append(line["display_name"])
+  return _unique(names, path), aliases
+
+
+def _unique(names, path):
+  if not names:
+    raise UserError(f"{path} lists no classes")
+  twice = [n for n, c in collections.Counter(names).items() if c > 1]
+  if twice:
+    raise UserError(f"{path} lists {twice[0]!r} twice")
+  return names
+
+
+def _select(root, rows, split, folds, label_list):
+  if label_list:
+    names, aliases = read_label_list(label_list)
+  else:
+    names = sorted({n for row in rows for n in row.labels}, key=_natural)
+    aliases = {n: i for i, n in enumerate(names)}
+  kept = _keep(rows, "split", (split,) if split else ())
+  kept = _keep(kept, "fold", tuple(str(f) for f in folds))
+  return Recordings(root, kept, names, aliases)
+
+
+def _keep(rows, field, wanted):
+  if not wanted:
+    return rows
+  counts = collections.Counter(getattr(row, field) for row in rows)
+  for value in wanted:
+    if not counts[value]:
+      known = ", ".join(f"{k or '(none)'} ({n})" for k, n in counts.items())
+      raise UserError(
+        f"no recording of {field} {value!r} in the data; {field}s: {known}"
+      )
+  return [row for row in rows if getattr(row, field) in wanted]
+
+
+def _natural(name: str):
+  """Sorts "10" after "9"."""
+  return [
+    (0, int(part), "") if part.isdigit() else (1, 0, part)
+    for part in re.split(r"(\d+)", name)
+  ]
+
+
+def _compile(pattern: str, where: str) -> re.Pattern:
+  try:
+    return re.compile(pattern)
+  except re.error as e:
+    raise UserError(
+      f"{where}={pattern!r} is not a regular expression: {e}"
+    ) from None
+
+
+def _existing_dir(path: str) -> pathlib.Path:
+  if not path:
+    raise UserError(
+      "no data directory: give one with --config.input.data_dir=FOLDER"
+    )
+  root = pathlib.Path(path).expanduser()
+  if not root.is_dir():
+    what = "is not a folder" if root.exists() else "does not exist"
+    raise UserError(f"the data directory {str(root)!r} {what}")
+  return root
+
+
+def _existing_file(path: str, what: str) -> pathlib.Path:
+  file = pathlib.Path(path).expanduser()
+  if not file.is_file():
+    raise UserError(f"{what} {str(file)!r} does not exist")
+  return file
+
+
+def _sound_files(root: pathlib.Path) -> Iterable[str]:
+  """Paths below `root`, relative, with /, in a fixed order."""
+  for folder_path, folders, files in os.walk(root, followlinks=True):
+    folders.sort()
+    for file in sorted(files):
+      if file.lower().endswith(audio_file.SUFFIXES) and file[0] != ".":
+        path = pathlib.Path(folder_path, file)
+        yield path.relative_to(root).as_posix()
+
+
+def _table(path: pathlib.Path, what: str):
+  """Yields (line number, row) of a CSV file with a header."""
+  with open(_existing_file(str(path), what), newline="") as f:
+    try:
+      reader = csv_lib.DictReader(f, skipinitialspace=True)
+      for row in reader:
+        yield reader.line_num, row
+    except (csv_lib.Error, UnicodeDecodeError) as e:
+      raise UserError(f"{path} is not a CSV file: {e}") from None

@@ -1,0 +1,59 @@
+"""Runs a split through the eval step, drops the padding, reduces to numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from astjax import sharding
+from astjax.errors import UserError
+from astjax.tasks.base import Task
+from astjax.train_step import TrainState
+
+
+def outputs(
+  eval_step: Callable,
+  state: TrainState,
+  batches: Iterable[dict[str, np.ndarray]],
+  mesh: Mesh,
+  *,
+  progress: Callable[[int], None] = lambda done: None,
+) -> dict[str, np.ndarray]:
+  """Per-example outputs over a split, in its order, without padding rows.
+
+  Args:
+    eval_step: from `train_step.make_eval_step`.
+    state: parameters and task state to evaluate.
+    batches: this process's rows of each batch.
+    mesh: the devices.
+    progress: called with the number of batches done.
+
+  Returns:
+    {name: [n, ...]}, the same on every process.
+
+  Raises:
+    UserError: no valid row at all.
+  """
+  parts: list[dict[str, np.ndarray]] = []
+  for batch in batches:
+    out = eval_step(
+      state.params, state.task_state, sharding.to_global(batch, mesh), state.step
+    )
+    out = {k: np.asarray(v) for k, v in out.items()}
+    valid = out.pop("valid")
+    parts.append({k: v[valid] for k, v in out.items()})
+    progress(len(parts))
+  if not any(len(p["id"]) for p in parts):
+    raise UserError("none of the recordings of this split can be read")
+  return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+
+
+def reduce(
+  task: Task, out: dict[str, np.ndarray]
+) -> tuple[dict[str, float], dict[str, Any]]:
+  """(metrics with `num_examples`, per-class columns)."""
+  metrics, per_class = task.summarise(out)
+  return metrics | {"num_examples": len(out["id"])}, per_class

@@ -1,0 +1,152 @@
+"""`python -m astjax.main --config=configs/ast_audioset.py --workdir=runs/a`.
+
+Flags in, one call out. Any value of the config can be set on the command line:
+--config.input.batch_size=8. The same command resumes a run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+# No C++ start-up messages of TensorFlow; its errors still come through.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from astjax.errors import UserError, nearest
+
+_CONFIG = config_flags.DEFINE_config_file(
+  "config",
+  None,
+  "A config file, as path.py or path.py:argument.",
+  # Keys that a file leaves at their default can be set too; unknown ones are
+  # found by `run_config`, which can name the nearest.
+  lock_config=False,
+  accept_new_attributes=True,
+)
+_WORKDIR = flags.DEFINE_string(
+  "workdir", "", "Folder for everything the run writes."
+)
+_COORDINATOR = flags.DEFINE_string(
+  "coordinator", "", "host:port of process 0, to train on several processes."
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+  "num_processes", 1, "How many processes train together."
+)
+_PROCESS_ID = flags.DEFINE_integer(
+  "process_id", 0, "Which of them this one is, from 0."
+)
+
+_FLAGS = ("config", "workdir", "coordinator", "num_processes", "process_id")
+
+
+def run() -> None:
+  """Entry point: the user's mistakes end in one line and a non-zero exit."""
+  app.run(_main, flags_parser=_parse)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+  """Parses flags; where absl would answer with a page, one line comes."""
+  try:
+    rest = flags.FLAGS(list(argv))
+    if "--config" not in " ".join(argv):
+      raise UserError(
+        "no config: give one with --config=FILE.py, such as configs/demo.py"
+      )
+    if _CONFIG.value is None:
+      raise UserError("the config file's get_config() returned nothing")
+    _CONFIG.value.to_dict()  # a missing file shows only when it is used
+    if rest[1:]:
+      raise UserError(f"unexpected argument {rest[1]!r}; flags begin with --")
+  except flags.UnrecognizedFlagError as e:
+    hint = nearest(e.flagname, _FLAGS)
+    if e.flagname.startswith("config."):
+      hint = " It needs --config=FILE.py before it."
+    _fail(f"unknown flag --{e.flagname}.{hint}", code=2)
+  except SyntaxError as e:
+    _fail(f"the config is not Python: {e.filename}, line {e.lineno}: {e.msg}", 2)
+  except Exception as e:
+    _fail(_explain(e), code=2)
+  return rest
+
+
+def _explain(error: Exception) -> str:
+  """The one line that matters of an error met while reading flags."""
+  text = str(error).strip()
+  if isinstance(error, AttributeError) and "get_config" in text:
+    return "the config file has no function get_config"
+  if isinstance(error, OSError):
+    given = re.search(r"--?config[= ](\S+)", " ".join(sys.argv))
+    path = given.group(1).split(":")[0] if given else ""
+    what = "is a folder" if os.path.isdir(path) else "does not exist"
+    return f"the config file {path!r} {what}; expected a path like configs/x.py"
+  # ml_collections wraps a get_config() that raises in its whole traceback.
+  if "Error whilst parsing config file" in text:
+    return f"the config: {text.splitlines()[-1]}"
+  if isinstance(error, (UserError, flags.Error)):
+    return text
+  return f"the config: {type(error).__name__}: {text}"
+
+
+def _main(argv: Sequence[str]) -> None:
+  del argv
+  logging.set_verbosity(logging.WARNING)
+  try:
+    _train()
+  except UserError as e:
+    _fail(e)
+  except OSError as e:
+    where = f" ({e.filename})" if e.filename else ""
+    _fail(f"{e.strerror or e}{where}")
+
+
+def _train() -> None:
+  if not _WORKDIR.value:
+    raise UserError("no work directory: give one with --workdir=FOLDER")
+  if _NUM_PROCESSES.value > 1:
+    import jax
+
+    if not _COORDINATOR.value:
+      raise UserError("--num_processes needs --coordinator=HOST:PORT")
+    if not 0 <= _PROCESS_ID.value < _NUM_PROCESSES.value:
+      raise UserError(
+        f"--process_id={_PROCESS_ID.value} is not in 0 ... "
+        f"{_NUM_PROCESSES.value - 1}"
+      )
+    jax.distributed.initialize(
+      _COORDINATOR.value,
+      num_processes=_NUM_PROCESSES.value,
+      process_id=_PROCESS_ID.value,
+    )
+  try:
+    from astjax.data import pipeline
+  except ModuleNotFoundError as e:
+    if e.name != "tensorflow":
+      raise
+    raise UserError(
+      "training from files needs TensorFlow: pip install 'astjax[data]' (or "
+      "'astjax[data-cpu]' on a machine without a GPU)"
+    ) from None
+  pipeline.hide_accelerators()
+  from astjax import train
+
+  try:
+    train.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+  except train.Stopped as e:
+    _fail(e, code=128 + e.signum)
+
+
+def _fail(error: Exception | str, code: int = 1) -> NoReturn:
+  text = " ".join(str(error).split())
+  print(f"astjax: error: {text}", file=sys.stderr, flush=True)
+  sys.exit(code)
+
+
+if __name__ == "__main__":
+  run()

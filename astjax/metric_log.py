@@ -1,0 +1,207 @@
+"""Where a run's numbers go: JSON lines, TensorBoard and the console.
+
+Only process 0 writes. The console shows a progress bar on a terminal and plain
+lines elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import rich.console
+import rich.progress
+import rich.table
+
+
+def warn(text: str) -> None:
+  """One line on standard error."""
+  print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+  """3725 -> "1:02:05"."""
+  if not math.isfinite(seconds):
+    return "?"
+  minutes, seconds = divmod(max(0, round(seconds)), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f"{hours}:{minutes:02}:{seconds:02}"
+
+
+class Console:
+  """Messages and progress of one long job.
+
+  Args:
+    active: False on all processes but the first: prints nothing.
+  """
+
+  def __init__(self, active: bool = True):
+    self._active = active
+    self._rich = rich.console.Console(highlight=False, soft_wrap=True)
+    self._bar: rich.progress.Progress | None = None
+    self._task = None
+
+  def say(self, text: str) -> None:
+    """A line."""
+    if self._active:
+      self._rich.print(text, markup=False)
+
+  def block(self, title: str, rows: Mapping[str, Any]) -> None:
+    """A titled list of facts."""
+    width = max(len(k) for k in rows)
+    self.say(title)
+    for name, value in rows.items():
+      self.say(f"  {name:<{width}}  {value}")
+
+  def table(self, title: str, columns: list[str], rows: Iterable) -> None:
+    """A table."""
+    if not self._active:
+      return
+    table = rich.table.Table(title=title, title_justify="left")
+    for i, column in enumerate(columns):
+      table.add_column(column, justify="right" if i else "left")
+    for row in rows:
+      table.add_row(*(_text(v) for v in row))
+    self._rich.print(table)
+
+  def start_bar(self, total: int, done: int) -> None:
+    """A bar, if this is a terminal."""
+    if not (self._active and self._rich.is_terminal):
+      return
+    self._bar = rich.progress.Progress(
+      rich.progress.TextColumn("{task.description}"),
+      rich.progress.BarColumn(),
+      rich.progress.MofNCompleteColumn(),
+      rich.progress.TimeElapsedColumn(),
+      rich.progress.TextColumn("ETA"),
+      rich.progress.TimeRemainingColumn(),
+      console=self._rich,
+    )
+    self._bar.start()
+    self._task = self._bar.add_task("training", total=total, completed=done)
+
+  def advance(self, step: int, description: str = "training") -> None:
+    """Moves the bar."""
+    if self._bar is not None:
+      self._bar.update(self._task, completed=step, description=description)
+
+  def ticker(
+    self, name: str, total: int, seconds: float = 20.0
+  ) -> Callable[[int], None]:
+    """A function of the number done: says where a long pass stands."""
+    started = last = time.monotonic()
+
+    def progress(done: int) -> None:
+      nonlocal last
+      now = time.monotonic()
+      if now - last >= seconds and done < total:
+        last = now
+        left = (now - started) * (total - done) / done
+        self.say(f"{name}: {done}/{total} batches  ETA {duration(left)}")
+
+    return progress
+
+  def stop_bar(self) -> None:
+    """Removes the bar."""
+    if self._bar is not None:
+      self._bar.stop()
+      self._bar = None
+
+
+class MetricLog:
+  """`metrics.jsonl` and TensorBoard events in the work directory.
+
+  Args:
+    workdir: the run's folder.
+    first_step: lines of later steps, left by a run that was killed, are
+      dropped: those steps come again.
+    active: False on all processes but the first: writes nothing.
+    tensorboard: also write event files below `tensorboard/`.
+  """
+
+  def __init__(
+    self,
+    workdir: pathlib.Path,
+    *,
+    first_step: int = 0,
+    active: bool = True,
+    tensorboard: bool = True,
+  ):
+    self.history: list[dict[str, Any]] = []
+    self._active = active
+    self._path = pathlib.Path(workdir) / "metrics.jsonl"
+    self._events = None
+    if self._path.exists():
+      self.history = [
+        line for line in read(self._path) if line["step"] <= first_step
+      ]
+    if not active:
+      return
+    text = "".join(json.dumps(line) + "\n" for line in self.history)
+    _replace(self._path, text)
+    self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
+    if tensorboard:
+      import tensorboardX
+
+      self._events = tensorboardX.SummaryWriter(
+        str(self._path.parent / "tensorboard"),
+        purge_step=first_step + 1 if first_step else None,
+      )
+
+  def write(self, step: int, values: Mapping[str, float]) -> None:
+    """One JSON object on a line: {"step": ..., "time": ..., key: value}."""
+    line = {"step": step, "time": round(time.time(), 3)}
+    line |= {k: _number(v) for k, v in values.items()}
+    self.history.append(line)
+    if not self._active:
+      return
+    self._file.write(json.dumps(line) + "\n")
+    self._file.flush()
+    if self._events is not None:
+      for name, value in values.items():
+        self._events.add_scalar(name, value, step)
+      self._events.flush()
+
+  def close(self) -> None:
+    """Lets go of the files."""
+    if self._active:
+      self._file.close()
+      if self._events is not None:
+        self._events.close()
+
+
+def read(path: str | os.PathLike) -> list[dict[str, Any]]:
+  """The lines of a `metrics.jsonl`; a torn last line is left out."""
+  lines = []
+  for text in pathlib.Path(path).read_text(encoding="utf-8").splitlines():
+    try:
+      line = json.loads(text)
+    except json.JSONDecodeError:
+      continue
+    if isinstance(line, dict) and "step" in line:
+      lines.append(line)
+  return lines
+
+
+def _replace(path: pathlib.Path, text: str) -> None:
+  temporary = path.with_suffix(".tmp")
+  temporary.write_text(text, encoding="utf-8")
+  os.replace(temporary, path)
+
+
+def _number(value: Any) -> float | int | None:
+  """JSON knows no NaN: it becomes null."""
+  if isinstance(value, int):
+    return value
+  value = float(value)
+  return value if math.isfinite(value) else None
+
+
+def _text(value: Any) -> str:
+  return f"{value:.4f}" if isinstance(value, float) else str(value)

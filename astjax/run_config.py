@@ -1,0 +1,243 @@
+"""The sections of a config: names, types and defaults, checked in one place.
+
+A config file gives an `ml_collections.ConfigDict`; here it ends. Below,
+everything takes plain keyword arguments. Sections whose keys belong to a
+function (`model`, `task_kw`, `optim`, `schedule`, `input.source_kw`) are checked
+against that function's signature when it is called.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from astjax import errors
+from astjax.errors import UserError
+
+Section = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InputConfig:
+  """`config.input`.
+
+  Attributes:
+    source: a name in `data.sources.SOURCES`.
+    source_kw: its further arguments.
+    data_dir: folder of the recordings.
+    split: which split; empty takes all.
+    folds: which folds; empty takes all.
+    batch_size: B, over all devices and processes.
+    on_host: recipe of host ops.
+    on_device: recipe of device ops.
+  """
+
+  source: str
+  batch_size: int
+  on_host: str
+  on_device: str
+  source_kw: Section = dataclasses.field(default_factory=dict)
+  data_dir: str = ""
+  split: str = ""
+  folds: tuple[str | int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+  """`config.evals.<name>`: what is not given is as in `config.input`.
+
+  Attributes:
+    on_device: recipe without augmentation; always given.
+    every_epochs: how often; 0 with every_steps 0 means at the end only.
+    every_steps: the same in steps.
+  """
+
+  on_device: str
+  source: str | None = None
+  source_kw: Section | None = None
+  data_dir: str | None = None
+  split: str | None = None
+  folds: tuple[str | int, ...] | None = None
+  batch_size: int | None = None
+  on_host: str | None = None
+  every_epochs: float = 0.0
+  every_steps: int = 0
+
+  def input(self, training: InputConfig) -> InputConfig:
+    """The complete input of this evaluation."""
+    own = {
+      f.name: getattr(self, f.name)
+      for f in dataclasses.fields(InputConfig)
+      if getattr(self, f.name) is not None
+    }
+    return dataclasses.replace(training, **own)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LogConfig:
+  """`config.log`: a line every so many steps; TensorBoard events or not."""
+
+  every_steps: int = 50
+  tensorboard: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+  """`config.checkpoint`: how often, and how many of the newest to keep."""
+
+  every_epochs: float = 1.0
+  every_steps: int = 0
+  keep: int = 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+  """A whole config.
+
+  Attributes:
+    seed: of initialisation, order and every draw.
+    epochs: length of the run; 0 uses `steps`.
+    steps: length of the run in steps; 0 uses `epochs`.
+    task: a name in `tasks.TASKS`; `task_kw` its arguments, `model` the model's.
+    schedule: arguments of `optim.make_schedule`.
+    optim: arguments of `optim.make_optimizer`.
+    evals: {name: EvalConfig}.
+    best: metric that decides on the best checkpoint, such as "val/mAP".
+    best_is_lowest: True for losses.
+  """
+
+  task: str
+  model: Section
+  input: InputConfig
+  schedule: Section
+  seed: int = 0
+  epochs: float = 0.0
+  steps: int = 0
+  task_kw: Section = dataclasses.field(default_factory=dict)
+  optim: Section = dataclasses.field(default_factory=dict)
+  evals: Mapping[str, EvalConfig] = dataclasses.field(default_factory=dict)
+  best: str = ""
+  best_is_lowest: bool = False
+  log: LogConfig = dataclasses.field(default_factory=LogConfig)
+  checkpoint: CheckpointConfig = dataclasses.field(
+    default_factory=CheckpointConfig
+  )
+
+
+def parse(config: Mapping[str, Any]) -> RunConfig:
+  """Checks a config and turns it into dataclasses.
+
+  Raises:
+    UserError: an unknown, missing or wrongly typed key, with the nearest known
+      one, or values that make no sense.
+  """
+  plain = to_plain(config)
+  sections = {
+    "input": InputConfig,
+    "log": LogConfig,
+    "checkpoint": CheckpointConfig,
+  }
+  for name, section in sections.items():
+    if name in plain:
+      plain[name] = _section(section, plain[name], f"config.{name}")
+  if isinstance(plain.get("evals"), dict):
+    plain["evals"] = {
+      name: _section(EvalConfig, value, f"config.evals.{name}")
+      for name, value in plain["evals"].items()
+    }
+  run = errors.call(RunConfig, "config", plain)
+  _check(run)
+  return run
+
+
+def _section(section, value, where):
+  if not isinstance(value, dict):
+    raise UserError(f"{where}={value!r} is not a section with keys")
+  return errors.call(section, where, value)
+
+
+def _check(run: RunConfig) -> None:
+  if run.seed < 0 or run.seed >= 2**32:
+    raise UserError(f"config.seed={run.seed} is not in 0 ... 2^32 - 1")
+  if (run.epochs > 0) == (run.steps > 0) or min(run.epochs, run.steps) < 0:
+    raise UserError(
+      "give the length of the run once, as config.epochs or config.steps (the "
+      f"other 0); got epochs={run.epochs}, steps={run.steps}"
+    )
+  if run.log.every_steps < 1:
+    raise UserError(
+      f"config.log.every_steps={run.log.every_steps} must be at least 1"
+    )
+  if run.checkpoint.keep < 1:
+    raise UserError(
+      f"config.checkpoint.keep={run.checkpoint.keep} must be at least 1"
+    )
+  if run.best and run.best.split("/")[0] not in run.evals:
+    raise UserError(
+      f"config.best={run.best!r} is not of an evaluation."
+      f"{errors.nearest(run.best, [f'{e}/...' for e in run.evals])}"
+    )
+
+
+def interval(
+  every_epochs: float, every_steps: int, steps_per_epoch: float
+) -> int:
+  """Steps between events; 0 means never."""
+  if every_steps:
+    return every_steps
+  return max(1, math.ceil(every_epochs * steps_per_epoch)) * (every_epochs > 0)
+
+
+def to_plain(value: Any) -> Any:
+  """ConfigDicts and tuples of them -> dicts and tuples."""
+  if hasattr(value, "to_dict"):
+    value = value.to_dict()
+  if isinstance(value, Mapping):
+    return {k: to_plain(v) for k, v in value.items()}
+  if isinstance(value, (list, tuple)):
+    return tuple(to_plain(v) for v in value)
+  return value
+
+
+# A run may be continued with other values of these: they change what is seen
+# of a training, not the training.
+_FREE = ("log", "checkpoint", "evals", "best", "best_is_lowest")
+
+
+def differences(
+  old: Mapping[str, Any], new: Mapping[str, Any]
+) -> tuple[list[str], list[str]]:
+  """What changed between two plain configs: (of the training, of the rest).
+
+  `input.data_dir` may change (the data is compared by its fingerprint), and the
+  length of the run may, unless the learning rate's schedule depends on it.
+  """
+  old, new = _flat(old), _flat(new)
+  free = list(_FREE) + ["input.data_dir"]
+  if new.get("schedule.decay") != "cosine":
+    free += ["epochs", "steps"]
+  of_training, of_rest = [], []
+  for key in sorted(old.keys() | new.keys()):
+    if old.get(key) == new.get(key):
+      continue
+    line = f"config.{key} was {old.get(key)!r}, is {new.get(key)!r}"
+    is_free = key in free or key.split(".")[0] in free
+    (of_rest if is_free else of_training).append(line)
+  return of_training, of_rest
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  out = {}
+  for key, value in tree.items():
+    if isinstance(value, Mapping):
+      out |= _flat(value, f"{prefix}{key}.")
+    else:
+      is_list = isinstance(value, (list, tuple))
+      out[prefix + key] = _listed(value) if is_list else value
+  return out
+
+
+def _listed(value):
+  return [_listed(v) if isinstance(v, (list, tuple)) else v for v in value]

@@ -1,0 +1,585 @@
+"""The one loop that drives any task: build, start or resume, step, log, eval, save.
+
+Reads top to bottom as the story of a training job. The restore order is: fresh
+parameters, then the task's state, then the newest intact checkpoint of the work
+directory, if there is one.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import math
+import os
+import pathlib
+import signal
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from astjax import (
+  device_ops,
+  evaluate,
+  metric_log,
+  optim,
+  pp,
+  run_config,
+  sharding,
+  tasks,
+  train_step,
+  workdir,
+)
+from astjax.checkpoint import Checkpoints
+from astjax.data import host_ops, pipeline, sources
+from astjax.data.reader import Reader
+from astjax.errors import UserError, call
+from astjax.run_config import InputConfig, RunConfig
+from astjax.run_record import RunRecord
+from astjax.tasks.base import Task
+from astjax.train_step import TrainState
+
+
+class Stopped(Exception):
+  """A signal asked the run to end; it was saved and can be resumed."""
+
+  def __init__(self, signum: int, step: int):
+    self.signum = signum
+    name = signal.Signals(signum).name
+    super().__init__(
+      f"{name}: saved at step {step}; the same command resumes"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+  """One stream of data, ready to run."""
+
+  name: str
+  config: InputConfig
+  reader: Reader
+  host_ops: tuple[pp.NamedOp, ...]
+  device_ops: tuple[pp.NamedOp, ...]
+  every: int = 0
+
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    """Of the source."""
+    return self.reader.source.class_names
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """A config turned into things that run."""
+
+  config: RunConfig
+  mesh: Mesh
+  task: Task
+  train: Split
+  evals: Mapping[str, Split]
+  steps_per_epoch: float
+  total_steps: int
+
+  def fresh_params(self) -> Any:
+    """Fresh parameters, a function of the seed (traceable)."""
+    return self.task.init_params(
+      train_step.train_key(self.config.seed), _one_row(self.train)
+    )
+
+  def schedule(self) -> optim.Schedule:
+    """Learning rate by step."""
+    return call(
+      optim.make_schedule,
+      "config.schedule",
+      self.config.schedule,
+      steps_per_epoch=self.steps_per_epoch,
+      total_steps=self.total_steps,
+    )
+
+  def optimizer(self, params: Any) -> optax.GradientTransformation:
+    """The optimiser for a tree of this shape."""
+    schedule = self.schedule()
+    return call(
+      optim.make_optimizer,
+      "config.optim",
+      self.config.optim,
+      params,
+      schedule,
+    )
+
+
+def build(config: Mapping[str, Any], *, mesh: Mesh | None = None) -> Job:
+  """Everything that can go wrong before the first step goes wrong here.
+
+  Args:
+    config: a ConfigDict or dict; see `run_config.RunConfig`.
+    mesh: the devices; all of them by default.
+
+  Raises:
+    UserError: anything in the config that does not work out.
+  """
+  run = run_config.parse(config)
+  mesh = sharding.make_mesh() if mesh is None else mesh
+  train = _split("train", run.input, "config.input", mesh)
+  steps_per_epoch = len(train.reader.source) / run.input.batch_size
+  total_steps = run.steps or math.ceil(run.epochs * steps_per_epoch)
+  evals = {}
+  for name, given in run.evals.items():
+    where = f"config.evals.{name}"
+    split = _split(name, given.input(run.input), where, mesh)
+    every = run_config.interval(
+      given.every_epochs, given.every_steps, steps_per_epoch
+    )
+    if split.class_names != train.class_names:
+      raise UserError(
+        f"{where} has the classes {split.class_names}, the training data "
+        f"{train.class_names}; give both the same label_list"
+      )
+    evals[name] = dataclasses.replace(split, every=every)
+  task = tasks.build(
+    run.task,
+    run.task_kw,
+    model=run.model,
+    num_classes=len(train.class_names),
+    steps_per_epoch=steps_per_epoch,
+    total_steps=total_steps,
+  )
+  job = Job(run, mesh, task, train, evals, steps_per_epoch, total_steps)
+  params = jax.eval_shape(job.fresh_params)  # shapes fit, before any work
+  job.optimizer(params)
+  for split in evals.values():
+    outputs = lambda p: task.evaluate(p, task.init_state(p), _one_row(split), 0)  # noqa: B023, E731
+    jax.eval_shape(outputs, params)
+  return job
+
+
+def _split(name: str, config: InputConfig, where: str, mesh: Mesh) -> Split:
+  sharding.check_batch_size(config.batch_size, mesh, f"{where}.batch_size")
+  source = sources.build(
+    config.source,
+    where,
+    config.source_kw,
+    data_dir=config.data_dir,
+    split=config.split,
+    folds=tuple(str(f) for f in config.folds),
+  )
+  reader = Reader(source)
+  split = Split(
+    name,
+    config,
+    reader,
+    host_ops.parse(config.on_host, reader, f"{where}.on_host"),
+    device_ops.parse(config.on_device, f"{where}.on_device"),
+  )
+  with _located(f"{where}.on_host"):
+    pipeline.row_shapes(split.host_ops)
+  with _located(f"{where}.on_device"):
+    jax.eval_shape(lambda: _one_row(split))
+  reader.check()
+  return split
+
+
+@contextlib.contextmanager
+def _located(where: str):
+  try:
+    yield
+  except UserError as e:
+    raise UserError(f"{where}: {e}") from None
+
+
+def _one_row(split: Split) -> dict[str, Any]:
+  """A batch of one row of zeros, as it is after the device ops."""
+  batch = {
+    name: jnp.zeros((1, *shape), dtype)
+    for name, (shape, dtype) in pipeline.row_shapes(split.host_ops).items()
+  }
+  keys = device_ops.row_keys(train_step.train_key(0), 1)
+  return device_ops.apply(split.device_ops, batch, keys)
+
+
+def train_and_evaluate(
+  config: Mapping[str, Any],
+  workdir_path: str | os.PathLike,
+  *,
+  mesh: Mesh | None = None,
+  stop_at: int | None = None,
+) -> list[dict[str, Any]]:
+  """Trains, evaluates and saves; the same call resumes.
+
+  Args:
+    config: see `run_config.RunConfig`.
+    workdir_path: everything the run writes goes here.
+    mesh: the devices; all of them by default.
+    stop_at: save and return at this step, as if asked to by a signal.
+
+  Returns:
+    The history: the objects of `metrics.jsonl`.
+
+  Raises:
+    UserError: a mistake in what was given, or a loss that is not finite.
+    Stopped: SIGTERM or SIGINT; the state is saved.
+  """
+  folder = workdir.prepare(workdir_path)
+  job = build(config, mesh=mesh)
+  plain = run_config.to_plain(config)
+  source = job.train.reader.source
+  data = {
+    "fingerprint": sources.fingerprint(source),
+    "num_examples": len(source),
+  }
+  notices = workdir.check_config(folder, plain, data)
+  is_main = jax.process_index() == 0
+  console = metric_log.Console(is_main)
+  for notice in notices:
+    console.say(f"note: {notice}")
+
+  run = job.config
+  record = RunRecord(run.best, run.best_is_lowest)
+  checkpoints = Checkpoints(folder, keep=run.checkpoint.keep)
+  tx, state = _start(job)
+  restored = checkpoints.restore(state)
+  if restored is not None:
+    state, saved = restored
+    record.restore(saved)
+  if is_main:
+    workdir.write_config(folder, plain, data)
+    num_params = workdir.write_parameters(folder, state.params)
+  first_step = int(state.step)
+  log = metric_log.MetricLog(
+    folder,
+    first_step=first_step,
+    active=is_main,
+    tensorboard=run.log.tensorboard,
+  )
+  if is_main:
+    _say_what_runs(console, job, folder, num_params, first_step)
+
+  loop = _Loop(job, tx, state, record, checkpoints, log, console, folder)
+  try:
+    loop.run(stop_at)
+  finally:
+    console.stop_bar()
+    checkpoints.close()
+    log.close()
+  return log.history
+
+
+def _start(job: Job) -> tuple[optax.GradientTransformation, TrainState]:
+  """Fresh state on the mesh; parameters and task state in one jit, so that no
+  buffer is held twice."""
+  tx = job.optimizer(jax.eval_shape(job.fresh_params))
+  init = jax.jit(
+    lambda: train_step.init_state(job.task, job.fresh_params(), tx),
+    out_shardings=sharding.replicated(job.mesh),
+  )
+  return tx, init()
+
+
+def _say_what_runs(console, job, folder, num_params, first_step):
+  train, run = job.train, job.config
+  devices = job.mesh.devices.flat
+  splits = {"train": train, **job.evals}
+  console.block(
+    f"astjax: {run.task}",
+    {
+      "devices": f"{job.mesh.size} x {devices[0].device_kind}, "
+      f"{jax.process_count()} process(es)",
+      "mesh": ", ".join(f"{k}={v}" for k, v in job.mesh.shape.items()),
+      "precision": f"{run.model.get('dtype', 'float32')} compute, float32 "
+      "parameters",
+      "parameters": f"{num_params:,}",
+      "data": ", ".join(
+        f"{n} {len(s.reader.source):,}" for n, s in splits.items()
+      )
+      + f" recordings, {len(train.class_names)} classes",
+      "steps": f"{job.total_steps:,} of {run.input.batch_size} examples "
+      f"({job.total_steps / job.steps_per_epoch:.4g} epochs)",
+      "start": f"resumed at step {first_step}" if first_step else "fresh",
+      "workdir": folder,
+    },
+  )
+
+
+class _Loop:
+  """The steps of one run, and what happens between them."""
+
+  def __init__(
+    self, job, tx, state, record, checkpoints, log, console, folder
+  ):
+    self.job = job
+    self.state: TrainState = state
+    self.record: RunRecord = record
+    self.checkpoints: Checkpoints = checkpoints
+    self.log: metric_log.MetricLog = log
+    self.console: metric_log.Console = console
+    self.folder: pathlib.Path = folder
+    self.step = int(state.step)
+    self.schedule = job.schedule()
+    self.train_step = train_step.make_train_step(
+      job.task, tx, job.train.device_ops, job.mesh
+    )
+    self.eval_steps = {
+      name: train_step.make_eval_step(job.task, s.device_ops, job.mesh)
+      for name, s in job.evals.items()
+    }
+    self.results: dict[str, float] = {}
+    self.num_unreadable = 0
+    self.signal: int | None = None
+
+  def run(self, stop_at: int | None) -> None:
+    """From the current step to the end."""
+    job, run = self.job, self.job.config
+    total = job.total_steps
+    if self.step >= total:
+      self.console.say(f"already at step {self.step} of {total}: evaluating")
+      self._evaluate(job.evals)
+      self._say_results()
+      return
+    save_every = run_config.interval(
+      run.checkpoint.every_epochs,
+      run.checkpoint.every_steps,
+      job.steps_per_epoch,
+    )
+    batches = pipeline.train_batches(
+      job.train.reader,
+      job.train.host_ops,
+      batch_size=run.input.batch_size,
+      seed=run.seed,
+      first_step=self.step,
+      last_step=total,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+    )
+    key = train_step.train_key(run.seed)
+    window = _Window(self.step)
+    self.console.start_bar(total, self.step)
+    with contextlib.closing(batches), self._signals():
+      while self.step < total:
+        started = time.perf_counter()
+        batch = next(batches)
+        window.waited += time.perf_counter() - started
+        self.state, metrics = self.train_step(
+          self.state, sharding.to_global(batch, job.mesh), self.step, key
+        )
+        window.pending.append((self.step, batch["id"], metrics))
+        self.step += 1
+        is_last = self.step == total
+        # The check trails by two steps, so that the devices never wait for it.
+        self._check(window, leave=2)
+
+        if self.step % run.log.every_steps == 0 or is_last:
+          self._check(window)
+          self._log(window)
+          window = _Window(self.step)
+        due = {
+          name: split
+          for name, split in job.evals.items()
+          if is_last or (split.every and self.step % split.every == 0)
+        }
+        improved = False
+        if due:
+          self._check(window)
+          improved = self._evaluate(due)
+        stop = self._asked_to_stop() or self.step == stop_at
+        is_due = save_every and self.step % save_every == 0
+        if is_due or improved or is_last or stop:
+          self._check(window)
+          self._save()
+        if stop and not is_last:
+          self.checkpoints.wait()
+          self.console.say(f"stopped and saved at step {self.step} of {total}")
+          if self.signal is not None:
+            raise Stopped(self.signal, self.step)
+          return
+    self.checkpoints.wait()
+    self._say_results()
+
+  def _check(self, window: _Window, *, leave: int = 0) -> None:
+    """Looks at finished steps; a non-finite one ends the run."""
+    while len(window.pending) > leave:
+      step, ids, metrics = window.pending.popleft()
+      metrics = {k: float(v) for k, v in metrics.items()}
+      if not metrics.pop("finite"):
+        self._give_up(step, ids, metrics)
+      window.add(metrics)
+      self.console.advance(step + 1)
+
+  def _give_up(self, step, ids, metrics):
+    self._save()
+    self.checkpoints.wait()
+    source = self.job.train.reader.source
+    names = ", ".join(source.name(int(i)) for i in ids[:3])
+    raise UserError(
+      f"step {step}: loss {metrics['loss']:.4g}, gradient norm "
+      f"{metrics['grad_norm']:.4g}: not finite. Batch ids "
+      f"{[int(i) for i in ids]} ({names}, ...). The last good state is saved as "
+      f"step {int(self.state.step)} in {self.checkpoints.folder}"
+    )
+
+  def _log(self, window: _Window) -> None:
+    run = self.job.config
+    values = {f"train/{k}": v for k, v in window.means().items()}
+    values["train/lr"] = float(self.schedule(self.step - 1))
+    values["train/epoch"] = self.step / self.job.steps_per_epoch
+    values |= window.speed(self.step, run.input.batch_size)
+    self.log.write(self.step, values)
+    total = self.job.total_steps
+    left = (total - self.step) * window.seconds / (self.step - window.first)
+    self.console.say(
+      f"step {self.step}/{total} ({100 * self.step / total:.0f}%)"
+      f"  loss {values['train/loss']:.4f}  lr {values['train/lr']:.3g}"
+      f"  {values['perf/examples_per_s']:.1f} examples/s"
+      f"  data wait {100 * values['perf/data_wait']:.0f}%"
+      f"  ETA {metric_log.duration(left)}"
+    )
+    self._report_unreadable()
+
+  def _evaluate(self, splits: Mapping[str, Split]) -> bool:
+    """Runs these evaluations, logs them; whether there is a new best."""
+    results = {}
+    for name, split in splits.items():
+      size = split.config.batch_size
+      batches = pipeline.eval_batches(
+        split.reader,
+        split.host_ops,
+        batch_size=size,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+      )
+      progress = self.console.ticker(
+        name, pipeline.num_eval_batches(split.reader, size)
+      )
+      with contextlib.closing(batches), _located(f"evaluation {name}"):
+        out = evaluate.outputs(
+          self.eval_steps[name],
+          self.state,
+          batches,
+          self.job.mesh,
+          progress=progress,
+        )
+      metrics, per_class = evaluate.reduce(self.job.task, out)
+      results |= {f"{name}/{k}": v for k, v in metrics.items()}
+      if per_class and jax.process_index() == 0:
+        workdir.write_per_class(
+          self.folder, name, split.class_names, per_class
+        )
+      shown = "  ".join(
+        f"{k} {v:.4f}" for k, v in metrics.items() if isinstance(v, float)
+      )
+      self.console.say(f"step {self.step}  {name}: {shown}")
+    self.results |= results
+    self.log.write(self.step, results)
+    before = self.record.best
+    self.record.update(self.step, results)
+    self._report_unreadable()
+    return self.record.best != before
+
+  def _save(self) -> None:
+    is_now = self.record.best_step == int(self.state.step)
+    goodness = None
+    if is_now and self.record.best is not None:
+      goodness = self.record.goodness({self.record.metric: self.record.best})
+    self.checkpoints.save(self.state, self.record.to_json(), goodness)
+
+  def _report_unreadable(self) -> None:
+    splits = {"train": self.job.train, **self.job.evals}
+    reports = {name: s.reader.report() for name, s in splits.items()}
+    count = sum(len(rows) for rows in reports.values())
+    if count == self.num_unreadable:
+      return
+    self.num_unreadable = count
+    if jax.process_index() == 0:
+      workdir.write_unreadable(self.folder, reports)
+      self.log.write(
+        self.step,
+        {f"{name}/unreadable": len(rows) for name, rows in reports.items()},
+      )
+    name, reason = next(rows[-1] for rows in reports.values() if rows)
+    metric_log.warn(
+      f"{count} recording(s) could not be read so far, such as {name}: {reason}; "
+      "replaced in training, left out of evaluations, listed in unreadable.txt"
+    )
+
+  def _say_results(self) -> None:
+    if self.results:
+      rows = [(k, v) for k, v in self.results.items()]
+      self.console.table(
+        f"results at step {self.step}", ["metric", "value"], rows
+      )
+    if self.record.best is not None:
+      self.console.say(
+        f"best {self.record.metric} {self.record.best:.4f} at step "
+        f"{self.record.best_step}"
+      )
+
+  @contextlib.contextmanager
+  def _signals(self):
+    """SIGTERM and SIGINT end the run after the step in flight, saved."""
+
+    def note(signum, frame):
+      self.signal = signum
+
+    try:
+      old = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
+    except ValueError:  # not the main thread: leave signals to the caller
+      yield
+      return
+    try:
+      yield
+    finally:
+      for signum, handler in old.items():
+        signal.signal(signum, handler)
+
+  def _asked_to_stop(self) -> bool:
+    """Whether any process was signalled; the same answer on all of them."""
+    if jax.process_count() == 1:
+      return self.signal is not None
+    if self.step % self.job.config.log.every_steps:
+      return False
+    signals = multihost_utils.process_allgather(np.int32(self.signal or 0))
+    self.signal = int(signals.max()) or None
+    return self.signal is not None
+
+
+class _Window:
+  """Sums over the steps between two log lines."""
+
+  def __init__(self, first: int):
+    self.first = first
+    self.started = time.perf_counter()
+    self.waited = 0.0
+    self.pending: collections.deque = collections.deque()
+    self._sums: dict[str, float] = collections.defaultdict(float)
+    self._count = 0
+
+  def add(self, metrics: dict[str, float]) -> None:
+    """One step's metrics."""
+    self._count += 1
+    for name, value in metrics.items():
+      self._sums[name] += value
+
+  def means(self) -> dict[str, float]:
+    """Over the steps so far."""
+    return {k: v / self._count for k, v in self._sums.items()}
+
+  @property
+  def seconds(self) -> float:
+    """Since the window began."""
+    return time.perf_counter() - self.started
+
+  def speed(self, step: int, batch_size: int) -> dict[str, float]:
+    """Examples per second, milliseconds per step, share of waiting for data."""
+    steps = step - self.first
+    return {
+      "perf/examples_per_s": steps * batch_size / self.seconds,
+      "perf/step_ms": 1e3 * self.seconds / steps,
+      "perf/data_wait": self.waited / self.seconds,
+    }
+

@@ -1,0 +1,176 @@
+"""The folder of a run: what stands in it beside checkpoints and metrics.
+
+config.json, versions.json, parameters.txt, unreadable.txt, <eval>_classes.csv.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from astjax import run_config
+from astjax.errors import UserError
+from astjax.types import Params
+
+_PACKAGES = (
+  "jax",
+  "jaxlib",
+  "flax",
+  "optax",
+  "orbax-checkpoint",
+  "numpy",
+  "tensorflow",
+  "tensorflow-cpu",
+  "soundfile",
+  "soxr",
+)
+
+
+def prepare(path: str | os.PathLike) -> pathlib.Path:
+  """Makes the folder, or says in one line why it cannot be used."""
+  if not str(path):
+    raise UserError("no work directory: give one with --workdir=FOLDER")
+  workdir = pathlib.Path(path).expanduser().absolute()
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=workdir):
+      pass
+  except (FileExistsError, NotADirectoryError):
+    raise UserError(
+      f"the work directory {workdir} is, or lies below, a file; expected a "
+      "folder"
+    ) from None
+  except OSError as e:
+    raise UserError(
+      f"cannot write to the work directory {workdir}: {e.strerror}"
+    ) from None
+  return workdir
+
+
+def check_config(
+  workdir: pathlib.Path, config: Mapping[str, Any], data: Mapping[str, Any]
+) -> list[str]:
+  """Compares with the config that this folder belongs to.
+
+  Args:
+    workdir: the folder.
+    config: the plain config of this run.
+    data: fingerprint and size of the training data.
+
+  Returns:
+    Notices of changed log, evaluation and checkpoint settings.
+
+  Raises:
+    UserError: the folder belongs to another training.
+  """
+  path = workdir / "config.json"
+  if not path.exists():
+    if (workdir / "checkpoints").exists():
+      raise UserError(
+        f"{workdir} has checkpoints but no config.json, so it is not known "
+        "what they are of; use a new --workdir"
+      )
+    return []
+  try:
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    old_config, old_data = saved["config"], saved["data"]
+  except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
+    raise UserError(
+      f"{path} is damaged, so it is not known what the run in {workdir} is; "
+      "use a new --workdir"
+    ) from None
+  of_training, of_rest = run_config.differences(old_config, config)
+  if of_training:
+    more = f" (and {len(of_training) - 3} more)" if len(of_training) > 3 else ""
+    raise UserError(
+      f"the work directory {workdir} belongs to another training: "
+      f"{'; '.join(of_training[:3])}{more}; use a new --workdir"
+    )
+  if old_data != data:
+    raise UserError(
+      f"the training data is not that of the run in {workdir}: "
+      f"{old_data} then, {dict(data)} now; use a new --workdir"
+    )
+  return of_rest
+
+
+def write_config(
+  workdir: pathlib.Path, config: Mapping[str, Any], data: Mapping[str, Any]
+) -> None:
+  """config.json and versions.json."""
+  versions = {"python": platform.python_version()}
+  for name in _PACKAGES:
+    try:
+      versions[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      continue
+  versions |= {
+    "platform": platform.platform(),
+    "devices": sorted({d.device_kind for d in jax.devices()}),
+    "num_devices": jax.device_count(),
+    "num_processes": jax.process_count(),
+  }
+  _write_json(workdir / "config.json", {"config": config, "data": data})
+  _write_json(workdir / "versions.json", versions)
+
+
+def write_parameters(workdir: pathlib.Path, params: Params) -> int:
+  """parameters.txt, a table of names and shapes; returns their number."""
+  leaves, _ = jax.tree_util.tree_flatten_with_path(params)
+  rows = [
+    (
+      jax.tree_util.keystr(p, simple=True, separator="/"),
+      str(tuple(x.shape)),
+      f"{x.size:,}",
+    )
+    for p, x in leaves
+  ]
+  total = sum(x.size for _, x in leaves)
+  rows.append(("total", "", f"{total:,}"))
+  widths = [max(len(row[i]) for row in rows) for i in range(3)]
+  lines = [
+    f"{n:<{widths[0]}}  {s:<{widths[1]}}  {c:>{widths[2]}}" for n, s, c in rows
+  ]
+  (workdir / "parameters.txt").write_text("\n".join(lines) + "\n")
+  return total
+
+
+def write_unreadable(
+  workdir: pathlib.Path, reports: Mapping[str, Sequence[tuple[str, str]]]
+) -> None:
+  """unreadable.txt: one line per recording, with the split and the reason."""
+  lines = [
+    f"{split}\t{name}\t{reason}\n"
+    for split, rows in reports.items()
+    for name, reason in rows
+  ]
+  (workdir / "unreadable.txt").write_text("".join(lines), encoding="utf-8")
+
+
+def write_per_class(
+  workdir: pathlib.Path,
+  name: str,
+  class_names: Sequence[str],
+  columns: Mapping[str, Sequence[Any]],
+) -> None:
+  """<name>_classes.csv: one line per class."""
+  path = workdir / f"{name}_classes.csv"
+  with open(path, "w", newline="", encoding="utf-8") as f:
+    writer = csv.writer(f)
+    writer.writerow(["class", *columns])
+    writer.writerows(zip(class_names, *columns.values(), strict=True))
+
+
+def _write_json(path: pathlib.Path, value: Any) -> None:
+  temporary = path.with_suffix(".tmp")
+  temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+  os.replace(temporary, path)

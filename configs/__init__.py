@@ -1,0 +1,1 @@
+"""Recipes: `python -m astjax.main --config=configs/<name>.py`."""
