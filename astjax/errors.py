@@ -73,8 +73,9 @@ def call_positional(
     bound = inspect.signature(fn).bind(*args, *positional, **given, **own)
   except TypeError as e:
     takes = ", ".join(
-      name if parameters[name].default is inspect.Parameter.empty else
-      f"{name}={parameters[name].default!r}"
+      name
+      if parameters[name].default is inspect.Parameter.empty
+      else f"{name}={parameters[name].default!r}"
       for name in known
     )
     raise UserError(f"{where}: {e}; it takes ({takes})") from None

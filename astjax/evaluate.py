@@ -40,7 +40,10 @@ def outputs(
   parts: list[dict[str, np.ndarray]] = []
   for batch in batches:
     out = eval_step(
-      state.params, state.task_state, sharding.to_global(batch, mesh), state.step
+      state.params,
+      state.task_state,
+      sharding.to_global(batch, mesh),
+      state.step,
     )
     out = {k: np.asarray(v) for k, v in out.items()}
     valid = out.pop("valid")

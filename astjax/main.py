@@ -70,7 +70,9 @@ def _parse(argv: Sequence[str]) -> list[str]:
       hint = " It needs --config=FILE.py before it."
     _fail(f"unknown flag --{e.flagname}.{hint}", code=2)
   except SyntaxError as e:
-    _fail(f"the config is not Python: {e.filename}, line {e.lineno}: {e.msg}", 2)
+    _fail(
+      f"the config is not Python: {e.filename}, line {e.lineno}: {e.msg}", 2
+    )
   except Exception as e:
     _fail(_explain(e), code=2)
   return rest

@@ -82,9 +82,11 @@ def _calls(recipe: str, where: str):
       if not isinstance(name, ast.Name):
         raise ValueError(f"{ast.unparse(part)!r} is not an op")
       args = [ast.literal_eval(a) for a in call.args] if call else []
-      kwargs = {
-        k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg
-      } if call else {}
+      kwargs = (
+        {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg}
+        if call
+        else {}
+      )
       yield name.id, args, kwargs
   except (SyntaxError, ValueError) as e:
     reason = str(e).split("\n")[0].split(" (<")[0]

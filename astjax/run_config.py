@@ -2,8 +2,8 @@
 
 A config file gives an `ml_collections.ConfigDict`; here it ends. Below,
 everything takes plain keyword arguments. Sections whose keys belong to a
-function (`model`, `task_kw`, `optim`, `schedule`, `input.source_kw`) are checked
-against that function's signature when it is called.
+function (`model`, `task_kw`, `optim`, `schedule`, `input.source_kw`) are
+checked against that function's signature when it is called.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ def differences(
   length of the run may, unless the learning rate's schedule depends on it.
   """
   old, new = _flat(old), _flat(new)
-  free = list(_FREE) + ["input.data_dir"]
+  free = [*_FREE, "input.data_dir"]
   if new.get("schedule.decay") != "cosine":
     free += ["epochs", "steps"]
   of_training, of_rest = [], []

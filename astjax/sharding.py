@@ -47,7 +47,7 @@ def check_batch_size(batch_size: int, mesh: Mesh, where: str) -> None:
 
 
 def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> Batch:
-  """This process's rows -> arrays of the whole batch over all processes."""
+  """Rows of one process -> arrays of the whole batch over all processes."""
   sharding = by_row(mesh)
   return {
     name: jax.make_array_from_process_local_data(sharding, rows)

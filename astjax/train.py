@@ -1,4 +1,4 @@
-"""The one loop that drives any task: build, start or resume, step, log, eval, save.
+"""The one loop for any task: start or resume, step, log, evaluate, save.
 
 Reads top to bottom as the story of a training job. The restore order is: fresh
 parameters, then the task's state, then the newest intact checkpoint of the work
@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import dataclasses
-import math
 import os
 import pathlib
 import signal
@@ -19,31 +17,24 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from astjax import (
-  device_ops,
   evaluate,
   metric_log,
-  optim,
-  pp,
   run_config,
   sharding,
-  tasks,
   train_step,
   workdir,
 )
 from astjax.checkpoint import Checkpoints
-from astjax.data import host_ops, pipeline, sources
-from astjax.data.reader import Reader
-from astjax.errors import UserError, call
-from astjax.run_config import InputConfig, RunConfig
+from astjax.data import pipeline, sources
+from astjax.errors import UserError
+from astjax.job import Job, Split, build, located
 from astjax.run_record import RunRecord
-from astjax.tasks.base import Task
 from astjax.train_step import TrainState
 
 
@@ -53,155 +44,7 @@ class Stopped(Exception):
   def __init__(self, signum: int, step: int):
     self.signum = signum
     name = signal.Signals(signum).name
-    super().__init__(
-      f"{name}: saved at step {step}; the same command resumes"
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-  """One stream of data, ready to run."""
-
-  name: str
-  config: InputConfig
-  reader: Reader
-  host_ops: tuple[pp.NamedOp, ...]
-  device_ops: tuple[pp.NamedOp, ...]
-  every: int = 0
-
-  @property
-  def class_names(self) -> tuple[str, ...]:
-    """Of the source."""
-    return self.reader.source.class_names
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-  """A config turned into things that run."""
-
-  config: RunConfig
-  mesh: Mesh
-  task: Task
-  train: Split
-  evals: Mapping[str, Split]
-  steps_per_epoch: float
-  total_steps: int
-
-  def fresh_params(self) -> Any:
-    """Fresh parameters, a function of the seed (traceable)."""
-    return self.task.init_params(
-      train_step.train_key(self.config.seed), _one_row(self.train)
-    )
-
-  def schedule(self) -> optim.Schedule:
-    """Learning rate by step."""
-    return call(
-      optim.make_schedule,
-      "config.schedule",
-      self.config.schedule,
-      steps_per_epoch=self.steps_per_epoch,
-      total_steps=self.total_steps,
-    )
-
-  def optimizer(self, params: Any) -> optax.GradientTransformation:
-    """The optimiser for a tree of this shape."""
-    schedule = self.schedule()
-    return call(
-      optim.make_optimizer,
-      "config.optim",
-      self.config.optim,
-      params,
-      schedule,
-    )
-
-
-def build(config: Mapping[str, Any], *, mesh: Mesh | None = None) -> Job:
-  """Everything that can go wrong before the first step goes wrong here.
-
-  Args:
-    config: a ConfigDict or dict; see `run_config.RunConfig`.
-    mesh: the devices; all of them by default.
-
-  Raises:
-    UserError: anything in the config that does not work out.
-  """
-  run = run_config.parse(config)
-  mesh = sharding.make_mesh() if mesh is None else mesh
-  train = _split("train", run.input, "config.input", mesh)
-  steps_per_epoch = len(train.reader.source) / run.input.batch_size
-  total_steps = run.steps or math.ceil(run.epochs * steps_per_epoch)
-  evals = {}
-  for name, given in run.evals.items():
-    where = f"config.evals.{name}"
-    split = _split(name, given.input(run.input), where, mesh)
-    every = run_config.interval(
-      given.every_epochs, given.every_steps, steps_per_epoch
-    )
-    if split.class_names != train.class_names:
-      raise UserError(
-        f"{where} has the classes {split.class_names}, the training data "
-        f"{train.class_names}; give both the same label_list"
-      )
-    evals[name] = dataclasses.replace(split, every=every)
-  task = tasks.build(
-    run.task,
-    run.task_kw,
-    model=run.model,
-    num_classes=len(train.class_names),
-    steps_per_epoch=steps_per_epoch,
-    total_steps=total_steps,
-  )
-  job = Job(run, mesh, task, train, evals, steps_per_epoch, total_steps)
-  params = jax.eval_shape(job.fresh_params)  # shapes fit, before any work
-  job.optimizer(params)
-  for split in evals.values():
-    outputs = lambda p: task.evaluate(p, task.init_state(p), _one_row(split), 0)  # noqa: B023, E731
-    jax.eval_shape(outputs, params)
-  return job
-
-
-def _split(name: str, config: InputConfig, where: str, mesh: Mesh) -> Split:
-  sharding.check_batch_size(config.batch_size, mesh, f"{where}.batch_size")
-  source = sources.build(
-    config.source,
-    where,
-    config.source_kw,
-    data_dir=config.data_dir,
-    split=config.split,
-    folds=tuple(str(f) for f in config.folds),
-  )
-  reader = Reader(source)
-  split = Split(
-    name,
-    config,
-    reader,
-    host_ops.parse(config.on_host, reader, f"{where}.on_host"),
-    device_ops.parse(config.on_device, f"{where}.on_device"),
-  )
-  with _located(f"{where}.on_host"):
-    pipeline.row_shapes(split.host_ops)
-  with _located(f"{where}.on_device"):
-    jax.eval_shape(lambda: _one_row(split))
-  reader.check()
-  return split
-
-
-@contextlib.contextmanager
-def _located(where: str):
-  try:
-    yield
-  except UserError as e:
-    raise UserError(f"{where}: {e}") from None
-
-
-def _one_row(split: Split) -> dict[str, Any]:
-  """A batch of one row of zeros, as it is after the device ops."""
-  batch = {
-    name: jnp.zeros((1, *shape), dtype)
-    for name, (shape, dtype) in pipeline.row_shapes(split.host_ops).items()
-  }
-  keys = device_ops.row_keys(train_step.train_key(0), 1)
-  return device_ops.apply(split.device_ops, batch, keys)
+    super().__init__(f"{name}: saved at step {step}; the same command resumes")
 
 
 def train_and_evaluate(
@@ -272,8 +115,7 @@ def train_and_evaluate(
 
 
 def _start(job: Job) -> tuple[optax.GradientTransformation, TrainState]:
-  """Fresh state on the mesh; parameters and task state in one jit, so that no
-  buffer is held twice."""
+  """Fresh state on the mesh, in one jit, so that no buffer is held twice."""
   tx = job.optimizer(jax.eval_shape(job.fresh_params))
   init = jax.jit(
     lambda: train_step.init_state(job.task, job.fresh_params(), tx),
@@ -310,9 +152,7 @@ def _say_what_runs(console, job, folder, num_params, first_step):
 class _Loop:
   """The steps of one run, and what happens between them."""
 
-  def __init__(
-    self, job, tx, state, record, checkpoints, log, console, folder
-  ):
+  def __init__(self, job, tx, state, record, checkpoints, log, console, folder):
     self.job = job
     self.state: TrainState = state
     self.record: RunRecord = record
@@ -419,8 +259,8 @@ class _Loop:
     raise UserError(
       f"step {step}: loss {metrics['loss']:.4g}, gradient norm "
       f"{metrics['grad_norm']:.4g}: not finite. Batch ids "
-      f"{[int(i) for i in ids]} ({names}, ...). The last good state is saved as "
-      f"step {int(self.state.step)} in {self.checkpoints.folder}"
+      f"{[int(i) for i in ids]} ({names}, ...). The last good state is saved "
+      f"as step {int(self.state.step)} in {self.checkpoints.folder}"
     )
 
   def _log(self, window: _Window) -> None:
@@ -456,7 +296,7 @@ class _Loop:
       progress = self.console.ticker(
         name, pipeline.num_eval_batches(split.reader, size)
       )
-      with contextlib.closing(batches), _located(f"evaluation {name}"):
+      with contextlib.closing(batches), located(f"evaluation {name}"):
         out = evaluate.outputs(
           self.eval_steps[name],
           self.state,
@@ -467,9 +307,7 @@ class _Loop:
       metrics, per_class = evaluate.reduce(self.job.task, out)
       results |= {f"{name}/{k}": v for k, v in metrics.items()}
       if per_class and jax.process_index() == 0:
-        workdir.write_per_class(
-          self.folder, name, split.class_names, per_class
-        )
+        workdir.write_per_class(self.folder, name, split.class_names, per_class)
       shown = "  ".join(
         f"{k} {v:.4f}" for k, v in metrics.items() if isinstance(v, float)
       )
@@ -503,8 +341,9 @@ class _Loop:
       )
     name, reason = next(rows[-1] for rows in reports.values() if rows)
     metric_log.warn(
-      f"{count} recording(s) could not be read so far, such as {name}: {reason}; "
-      "replaced in training, left out of evaluations, listed in unreadable.txt"
+      f"{count} recording(s) could not be read so far, such as {name}: "
+      f"{reason}; replaced in training, left out of evaluations, listed in "
+      "unreadable.txt"
     )
 
   def _say_results(self) -> None:
@@ -582,4 +421,3 @@ class _Window:
       "perf/step_ms": 1e3 * self.seconds / steps,
       "perf/data_wait": self.waited / self.seconds,
     }
-

@@ -21,7 +21,7 @@ _CORRUPT, _MODEL = 1, 2
 
 @flax.struct.dataclass
 class TrainState:
-  """What one step turns into the next. No random key inside: see `train_key`."""
+  """What one step turns into the next. Holds no random key: `train_key`."""
 
   step: Array
   params: Params

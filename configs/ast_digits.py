@@ -60,7 +60,7 @@ def get_config(arg: str = "") -> ConfigDict:
     f"to_float|center|fbank(sample_rate={RATE}, num_mel_bins={MELS})"
     f"|pad_frames(sample_rate={RATE})"
   )
-  standardize = "standardize(-7.2, 4.1)"
+  standardize = "standardize(-6.726, 3.863)"
   c.input.on_device = f"{front_end}|freq_mask(16)|time_mask(16)|{standardize}"
 
   c.evals = ConfigDict()

@@ -48,7 +48,7 @@ def get_config(arg: str = "") -> ConfigDict:
   )
   c.input.on_device = (
     f"to_float|center|fbank(num_mel_bins={MELS})|pad_frames"
-    "|freq_mask(8)|time_mask(20)|standardize(-6.0, 4.0)"
+    "|freq_mask(8)|time_mask(20)|standardize(-3.559, 3.5)"
   )
 
   c.evals = ConfigDict()
@@ -58,7 +58,7 @@ def get_config(arg: str = "") -> ConfigDict:
       "source_kw": {"num_examples": 500, "seconds": 2.0, "sample_rate": RATE},
       "on_device": (
         f"to_float|center|fbank(num_mel_bins={MELS})|pad_frames"
-        "|standardize(-6.0, 4.0)"
+        "|standardize(-3.559, 3.5)"
       ),
       "every_epochs": 1.0,
     }

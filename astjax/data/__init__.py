@@ -1,0 +1,1 @@
+"""Audio in, batches out: the only package that imports TensorFlow."""

@@ -16,13 +16,12 @@ import tensorflow as tf
 from astjax import pp
 from astjax.data import audio_file
 from astjax.data.reader import Reader
-from astjax.data.tf_backend import TF, python_call
+from astjax.data.tf_backend import python_call
 from astjax.errors import UserError
 from astjax.ops import frontend
 from astjax.ops.fbank import FbankSpec
 from astjax.ops.frontend import *  # noqa: F403
 from astjax.ops.frontend import INT16_SCALE, Op
-from astjax.types import Example
 
 __all__ = (
   *frontend.__all__,

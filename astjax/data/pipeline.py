@@ -44,7 +44,7 @@ def train_batches(
   process_index: int = 0,
   process_count: int = 1,
 ) -> Iterator[dict[str, np.ndarray]]:
-  """This process's rows of the batches of steps first_step ... last_step - 1.
+  """Rows of one process, of the steps first_step ... last_step - 1.
 
   Args:
     reader: the recordings.
@@ -83,7 +83,7 @@ def eval_batches(
   process_index: int = 0,
   process_count: int = 1,
 ) -> Iterator[dict[str, np.ndarray]]:
-  """This process's rows of one pass over the source, in its order."""
+  """Rows of one process, of one pass over the source in its order."""
   rows = order.process_rows(batch_size, process_index, process_count)
   num_examples = len(reader.source)
   key = random_key(0)

@@ -1,4 +1,4 @@
-"""TensorFlow's version of the front-end's primitives (see `ops/backends.py`)."""
+"""TensorFlow's primitives for the front-end (see `ops/backends.py`)."""
 
 from __future__ import annotations
 
@@ -96,7 +96,6 @@ def python_call(fn, inputs, *outputs: tf.TensorSpec):
   """Calls a NumPy function from a graph; gives tensors of the known shapes."""
   results = tf.numpy_function(fn, inputs, [o.dtype for o in outputs])
   tensors = [
-    tf.ensure_shape(r, o.shape)
-    for r, o in zip(results, outputs, strict=True)
+    tf.ensure_shape(r, o.shape) for r, o in zip(results, outputs, strict=True)
   ]
   return tensors if len(tensors) > 1 else tensors[0]

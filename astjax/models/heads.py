@@ -24,6 +24,7 @@ class ClassifierHead(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
+    """Logits, float32."""
     init = vit.torch_uniform(x.shape[-1])
     x = vit.layer_norm(self.layer_norm_eps, self.dtype, "norm")(x)
     x = nn.Dense(

@@ -52,6 +52,7 @@ class PatchEmbed(nn.Module):
 
   @nn.compact
   def __call__(self, patches: Array) -> Array:
+    """See the class."""
     ph, pw = self.patch_size
     init = torch_uniform(ph * pw)
     kernel = self.param("kernel", init, (ph, pw, self.width))
@@ -90,6 +91,7 @@ class Mlp(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
+    """[B, N, D] -> [B, N, D]."""
     width = x.shape[-1]
     dense = lambda n, name: nn.Dense(  # noqa: E731
       n, kernel_init=WEIGHT_INIT, dtype=self.dtype, name=name
@@ -145,6 +147,7 @@ class Attention(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
+    """[B, N, D] -> [B, N, D]."""
     batch, tokens, width = x.shape
     attend = errors.lookup(ATTENTION, self.implementation, "attention")
     qkv = nn.Dense(
@@ -165,6 +168,7 @@ class DropPath(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, *, train: bool) -> Array:
+    """Scales what is kept, so that the mean stays."""
     if not train or self.rate == 0.0:
       return x
     keep = 1.0 - self.rate
@@ -185,6 +189,7 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
+    """[B, N, D] -> [B, N, D]."""
     y = layer_norm(self.layer_norm_eps, self.dtype, "norm1")(x)
     y = Attention(self.num_heads, self.attention, self.dtype, name="attn")(y)
     x = x + DropPath(self.drop_path)(y, train=train)

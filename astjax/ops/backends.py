@@ -240,7 +240,9 @@ class JaxBackend:
   def uniform(self, key, count):
     # Drawn from the folded keys themselves, so that the other backends need
     # nothing of jax.random but the published threefry-2x32.
-    keys = [jax.random.key_data(jax.random.fold_in(key, i)) for i in range(count)]
+    keys = [
+      jax.random.key_data(jax.random.fold_in(key, i)) for i in range(count)
+    ]
     return [(k[0] >> 8).astype(jnp.float32) * jnp.float32(2**-24) for k in keys]
 
 
@@ -261,9 +263,11 @@ def threefry2x32(
   Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (2011).
 
   Args:
-    k0, k1: the two words of the key, uint32 of any library, any shape.
+    k0: first word of the key, uint32 of any library, any shape.
+    k1: second word of the key.
     data: uint32, the low word of the counter (the high word is zero).
-    left, right: the library's bit shifts.
+    left: the library's bit shift to the left.
+    right: the same to the right.
 
   Returns:
     The two words of the result.

@@ -1,13 +1,13 @@
-"""From int16 waveforms to standardised log-mels: the ops that run on either side.
+"""From int16 waveforms to standardised log-mels, on the host or the device.
 
 Each function returns an op `(example, key, backend) -> example` on one example
 of any backend; `device_ops` maps them over a batch under JAX, `data/host_ops`
 runs them inside tf.data. In a config string they read as a recipe:
 
-  to_float|center|fbank|pad_frames|freq_mask(48)|time_mask(192)|standardize(m, s)
+  to_float|center|fbank|pad_frames|freq_mask(48)|time_mask(192)|standardize(..)
 
-AST paper section 2.1 and 3.1; the order is the original's: padding and masks are
-written as 0.0 before standardising.
+AST paper section 2.1 and 3.1; the order is the original's: padding and masks
+are written as 0.0 before standardising.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def fbank(
   audio: str = "audio",
   out: str = "fbank",
 ) -> Op:
-  """Waveform [..., S] -> log-mel filter banks [..., T, F]; drops the waveform."""
+  """Waveform [..., S] -> log-mels [..., T, F]; drops the waveform."""
   spec = fbank_ops.FbankSpec(
     sample_rate=sample_rate,
     num_mel_bins=num_mel_bins,
@@ -145,9 +145,7 @@ def freq_mask(max_width: int, fbank: str = "fbank") -> Op:
   """Zeroes one run of 0 ... max_width - 1 mel bins (SpecAugment)."""
 
   def op(example, key, backend):
-    return _mask(
-      example, key, backend, name=fbank, width=max_width, axis=-1
-    )
+    return _mask(example, key, backend, name=fbank, width=max_width, axis=-1)
 
   return op
 
@@ -156,9 +154,7 @@ def time_mask(max_width: int, fbank: str = "fbank") -> Op:
   """Zeroes one run of 0 ... max_width - 1 frames (SpecAugment)."""
 
   def op(example, key, backend):
-    return _mask(
-      example, key, backend, name=fbank, width=max_width, axis=-2
-    )
+    return _mask(example, key, backend, name=fbank, width=max_width, axis=-2)
 
   return op
 

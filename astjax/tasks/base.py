@@ -65,4 +65,3 @@ class Task(Protocol):
     self, outputs: dict[str, Any]
   ) -> tuple[dict[str, float], dict[str, Any]]:
     """Host side: all examples' outputs -> (metrics, per-class columns)."""
-

@@ -46,7 +46,12 @@ class Supervised:
     return batch
 
   def loss(
-    self, params: Params, task_state: dict, batch: Batch, rng: Array, step: Array
+    self,
+    params: Params,
+    task_state: dict,
+    batch: Batch,
+    rng: Array,
+    step: Array,
   ) -> tuple[Array, LossOut]:
     """Mean loss over the batch, on logits."""
     logits = self.model.apply(

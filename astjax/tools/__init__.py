@@ -1,0 +1,1 @@
+"""Small command lines over the library."""

@@ -25,11 +25,11 @@ def keep(x: np.ndarray, *shapes: tuple[int, ...]) -> tuple[np.ndarray, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-  """One line of a table.
+  r"""One line of a table.
 
   Attributes:
     pattern: regular expression for a whole source name.
-    targets: parameter paths such as r"backbone/encoder/block_\\1/norm1/scale",
+    targets: parameter paths such as r"backbone/encoder/block_\1/norm1/scale",
       with groups of the pattern; empty for names that are dropped on purpose.
     transform: (array, shape of each target) -> one array per target.
   """
@@ -102,12 +102,11 @@ def convert(
         problems.append(f"{target} is set twice, the second time by {name}")
       elif value.shape != shapes[target]:
         problems.append(
-          f"{target} is {value.shape} in the file, {shapes[target]} in the model"
+          f"{target} is {value.shape} in the file, {shapes[target]} in the "
+          "model"
         )
       found[target] = value
-  problems += [
-    f"- {k} is not in the file" for k in shapes if k not in found
-  ]
+  problems += [f"- {k} is not in the file" for k in shapes if k not in found]
   if problems:
     shown = problems[:8]
     if len(problems) > len(shown):

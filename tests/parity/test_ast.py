@@ -7,11 +7,11 @@ supervised task, updates through the optimiser and the train step of the loop.
 import jax
 import numpy as np
 import pytest
-from tests.parity.conftest import assert_close
 
 from astjax import optim, sharding, train_step
 from astjax.tasks import supervised
 from astjax.weights import convert, maps
+from tests.parity.conftest import assert_close
 
 LOSSES = {"bce": "bce", "ce": "softmax_xent"}
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from tests.parity.conftest import assert_close
 
 from astjax.ops import metrics
+from tests.parity.conftest import assert_close
 
 
 @pytest.mark.fixtures("metrics*")
