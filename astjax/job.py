@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import math
+import os
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,11 +28,13 @@ from astjax import (
   tasks,
   train_step,
 )
+from astjax.checkpoint import Checkpoints
 from astjax.data import host_ops, pipeline, sources
 from astjax.data.reader import Reader
 from astjax.errors import UserError, call
 from astjax.run_config import InputConfig, RunConfig
 from astjax.tasks.base import Task
+from astjax.train_step import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,9 +158,9 @@ def _split(name: str, config: InputConfig, where: str, mesh: Mesh) -> Split:
     device_ops.parse(config.on_device, f"{where}.on_device"),
   )
   with located(f"{where}.on_host"):
-    pipeline.row_shapes(split.host_ops)
+    row_shapes(split)
   with located(f"{where}.on_device"):
-    jax.eval_shape(lambda: _one_row(split))
+    _one_row(split)
   reader.check()
   return split
 
@@ -169,11 +174,68 @@ def located(where: str):
     raise UserError(f"{where}: {e}") from None
 
 
+def row_shapes(split: Split) -> dict[str, tuple[tuple[int, ...], Any]]:
+  """{name: (shape, type)} of one row of the host's batches."""
+  return pipeline.row_shapes(split.host_ops)
+
+
 def _one_row(split: Split) -> dict[str, Any]:
-  """A batch of one row of zeros, as it is after the device ops."""
+  """Zeros, shaped like a batch of one row after the device ops."""
+
+  def run(batch):
+    keys = device_ops.row_keys(train_step.train_key(0), 1)
+    return device_ops.apply(split.device_ops, batch, keys)
+
   batch = {
-    name: jnp.zeros((1, *shape), dtype)
-    for name, (shape, dtype) in pipeline.row_shapes(split.host_ops).items()
+    name: jax.ShapeDtypeStruct((1, *shape), dtype)
+    for name, (shape, dtype) in row_shapes(split).items()
   }
-  keys = device_ops.row_keys(train_step.train_key(0), 1)
-  return device_ops.apply(split.device_ops, batch, keys)
+  return jax.tree.map(
+    lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(run, batch)
+  )
+
+
+def load_run(
+  workdir: str | os.PathLike, *, data_dir: str | None = None
+) -> tuple[Job, TrainState]:
+  """The job of a work directory and its best (else newest) state.
+
+  Args:
+    workdir: a folder that training wrote.
+    data_dir: where the recordings are now, if they have moved.
+
+  Raises:
+    UserError: not such a folder, or no intact checkpoint.
+  """
+  path = pathlib.Path(workdir).expanduser() / "config.json"
+  if not path.is_file():
+    raise UserError(f"{workdir} is not a work directory: it has no config.json")
+  config = json.loads(path.read_text(encoding="utf-8"))["config"]
+  if data_dir is not None:
+    config["input"]["data_dir"] = data_dir
+  job = build(config)
+  _, state = fresh_state(job)
+  checkpoints = Checkpoints(path.parent, keep=job.config.checkpoint.keep)
+  try:
+    newest = checkpoints.restore(state)
+    if newest is None:
+      raise UserError(f"{workdir} has no checkpoint yet")
+    best = newest[1].get("best_step")
+    if best in checkpoints.steps():
+      return job, checkpoints.restore(state, step=best)[0]
+    return job, newest[0]
+  finally:
+    checkpoints.close()
+
+
+def fresh_state(job: Job) -> tuple[optax.GradientTransformation, TrainState]:
+  """Optimiser and state before the first step, on the mesh.
+
+  In one jit, so that no buffer is held twice.
+  """
+  tx = job.optimizer(jax.eval_shape(job.fresh_params))
+  init = jax.jit(
+    lambda: train_step.init_state(job.task, job.fresh_params(), tx),
+    out_shardings=sharding.replicated(job.mesh),
+  )
+  return tx, init()

@@ -18,7 +18,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
@@ -33,7 +32,7 @@ from astjax import (
 from astjax.checkpoint import Checkpoints
 from astjax.data import pipeline, sources
 from astjax.errors import UserError
-from astjax.job import Job, Split, build, located
+from astjax.job import Split, build, fresh_state, located
 from astjax.run_record import RunRecord
 from astjax.train_step import TrainState
 
@@ -86,7 +85,7 @@ def train_and_evaluate(
   run = job.config
   record = RunRecord(run.best, run.best_is_lowest)
   checkpoints = Checkpoints(folder, keep=run.checkpoint.keep)
-  tx, state = _start(job)
+  tx, state = fresh_state(job)
   restored = checkpoints.restore(state)
   if restored is not None:
     state, saved = restored
@@ -112,16 +111,6 @@ def train_and_evaluate(
     checkpoints.close()
     log.close()
   return log.history
-
-
-def _start(job: Job) -> tuple[optax.GradientTransformation, TrainState]:
-  """Fresh state on the mesh, in one jit, so that no buffer is held twice."""
-  tx = job.optimizer(jax.eval_shape(job.fresh_params))
-  init = jax.jit(
-    lambda: train_step.init_state(job.task, job.fresh_params(), tx),
-    out_shardings=sharding.replicated(job.mesh),
-  )
-  return tx, init()
 
 
 def _say_what_runs(console, job, folder, num_params, first_step):

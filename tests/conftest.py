@@ -1,6 +1,7 @@
 """Settings shared by all tests: four fake devices, warnings are errors."""
 
 import os
+import pathlib
 
 # Before JAX wakes up. Tests that want one device make a mesh of one.
 os.environ["XLA_FLAGS"] = (
@@ -8,3 +9,7 @@ os.environ["XLA_FLAGS"] = (
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Many tests compile the same tiny step, some of them in processes of their own.
+_CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "jax"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")

@@ -1,0 +1,49 @@
+"""What the tests of the array functions share."""
+
+import functools
+
+import jax
+import numpy as np
+import tensorflow as tf
+
+from astjax import device_ops, pp
+from astjax.data import tf_backend
+from astjax.ops import backends
+
+BACKENDS = {
+  "numpy": backends.NUMPY,
+  "jax": backends.JaxBackend(double=True),
+  "jax_float32": backends.JaxBackend(double=False),
+  "tf": tf_backend.TF,
+}
+
+
+def noise(shape, seed=0, scale=1.0):
+  rng = np.random.default_rng(seed)
+  return (rng.standard_normal(shape) * scale).astype(np.float32)
+
+
+@functools.cache
+def signal_a() -> np.ndarray:
+  """One second of noise and a sine that no library's generator can change."""
+  state, u = 1, []
+  for _ in range(16_000):
+    state = (1_103_515_245 * state + 12_345) % 2**31
+    u.append(state / 2**31 - 0.5)
+  sine = np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000)
+  return (0.2 * np.array(u) + 0.3 * sine).astype(np.float32)
+
+
+def run_ops(recipe, example, key=0, name="numpy"):
+  """The outputs of a recipe on one example, as NumPy arrays."""
+  ops = device_ops.parse(recipe)
+  words = backends.random_key(key) if isinstance(key, int) else key
+  if name == "numpy":
+    return pp.apply(ops, example, words, BACKENDS[name])
+  if name == "tf":
+    tensors = {k: tf.constant(v) for k, v in example.items()}
+    out = pp.apply(ops, tensors, tf.constant(words), BACKENDS[name])
+    return {k: v.numpy() for k, v in out.items()}
+  run = jax.jit(lambda e, k: pp.apply(ops, e, k, BACKENDS[name]))
+  out = run(example, jax.random.wrap_key_data(words, impl="threefry2x32"))
+  return {k: np.asarray(v) for k, v in out.items()}

@@ -1,0 +1,108 @@
+"""Losses against the formulas, also where these overflow."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from astjax.ops import losses
+from tests.ops.common import noise
+
+BOTH = pytest.mark.parametrize("loss", [losses.bce, losses.softmax_xent])
+
+
+def bce(logits, labels):
+  p = 1.0 / (1.0 + np.exp(-logits.astype(np.float64)))
+  return -np.mean(labels * np.log(p) + (1 - labels) * np.log(1 - p), axis=-1)
+
+
+def softmax_xent(logits, labels):
+  e = np.exp(logits.astype(np.float64))
+  return -np.sum(labels * np.log(e / e.sum(-1, keepdims=True)), axis=-1)
+
+
+def soft_labels(shape, total=False):
+  labels = np.random.default_rng(1).random(shape).astype(np.float32)
+  return labels / labels.sum(-1, keepdims=True) if total else labels
+
+
+def hard_labels(shape):
+  return (soft_labels(shape) > 0.5).astype(np.float32)
+
+
+@pytest.mark.parametrize("labels", [soft_labels, hard_labels])
+def test_bce(labels):
+  logits, labels = noise((6, 5), scale=3.0), labels((6, 5))
+  out = losses.bce(logits, labels)
+  assert out.shape == (6,)
+  np.testing.assert_allclose(out, bce(logits, labels), rtol=1e-5)
+
+
+def test_bce_of_nothing_known():
+  np.testing.assert_allclose(
+    losses.bce(np.zeros((2, 7)), soft_labels((2, 7))), np.log(2.0), rtol=1e-6
+  )
+
+
+@pytest.mark.parametrize("soft", [True, False])
+def test_softmax_xent(soft):
+  logits = noise((6, 5), scale=3.0)
+  one_hot = np.eye(5, dtype=np.float32)[[0, 3, 1, 4, 4, 2]]
+  labels = soft_labels((6, 5), total=True) if soft else one_hot
+  out = losses.softmax_xent(logits, labels)
+  assert out.shape == (6,)
+  np.testing.assert_allclose(out, softmax_xent(logits, labels), rtol=1e-5)
+
+
+def test_softmax_xent_ignores_a_common_offset():
+  logits, labels = noise((4, 5)), soft_labels((4, 5), total=True)
+  np.testing.assert_allclose(
+    losses.softmax_xent(logits + 50.0, labels),
+    losses.softmax_xent(logits, labels),
+    atol=2e-5,
+  )
+
+
+def test_softmax_xent_is_linear_in_mixed_labels():
+  logits = noise((1, 4))
+  a, b = np.eye(4, dtype=np.float32)[:, None][[1, 3]]
+  mixed = losses.softmax_xent(logits, 0.3 * a + 0.7 * b)
+  parts = [losses.softmax_xent(logits, x) for x in (a, b)]
+  np.testing.assert_allclose(mixed, 0.3 * parts[0] + 0.7 * parts[1], rtol=1e-5)
+
+
+def test_gradients():
+  logits = noise((3, 5), scale=3.0)
+  labels = soft_labels((3, 5), total=True)
+  grad = jax.grad(lambda x: jnp.sum(losses.bce(x, labels)))(logits)
+  expected = (1.0 / (1.0 + np.exp(-logits)) - labels) / 5
+  np.testing.assert_allclose(grad, expected, atol=1e-6)
+  grad = jax.grad(lambda x: jnp.sum(losses.softmax_xent(x, labels)))(logits)
+  e = np.exp(logits)
+  np.testing.assert_allclose(
+    grad, e / e.sum(-1, keepdims=True) - labels, atol=1e-6
+  )
+
+
+@BOTH
+@pytest.mark.parametrize("size", [100.0, 1e4, 1e30])
+def test_extreme_logits(loss, size):
+  logits = np.array([[size, -size, 0.0], [-size, size, 0.0]], np.float32)
+  labels = np.array([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]], np.float32)
+  value, grad = jax.value_and_grad(lambda x: jnp.sum(loss(x, labels)))(logits)
+  assert np.isfinite(value)
+  assert np.all(np.isfinite(grad))
+  right, wrong = loss(logits, labels)
+  if loss is losses.bce:  # 0 + 0 + log 2; size + size + log 2
+    np.testing.assert_allclose(right, np.log(2) / 3, rtol=1e-5)
+    np.testing.assert_allclose(wrong, (2 * size + np.log(2)) / 3, rtol=1e-5)
+  else:
+    np.testing.assert_allclose(right, 0.0, atol=1e-6)
+    np.testing.assert_allclose(wrong, 2 * size, rtol=1e-6)
+
+
+@BOTH
+def test_rows_are_apart(loss):
+  logits, labels = noise((4, 3)), soft_labels((4, 3), total=True)
+  rows = [loss(logits[i : i + 1], labels[i : i + 1])[0] for i in range(4)]
+  np.testing.assert_allclose(loss(logits, labels), rows, rtol=1e-6)

@@ -1,0 +1,87 @@
+"""Every config builds with every argument; its full-size step has shapes."""
+
+import csv
+import importlib
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+import soundfile
+
+from astjax import job, sharding, train_step
+
+ROOT = pathlib.Path(__file__).parent.parent
+ARGUMENTS = {
+  "demo": [""],
+  "ast_digits": [""],
+  "ast_audioset": ["full", "balanced"],
+}
+
+
+def test_all_configs_are_listed():
+  found = {p.stem for p in (ROOT / "configs").glob("*.py")} - {"__init__"}
+  assert found == set(ARGUMENTS)
+
+
+def write_sound(path, rate):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  wave = 0.1 * np.random.default_rng(0).standard_normal(rate // 2)
+  soundfile.write(path, wave, rate)
+
+
+def make_data(name, folder):
+  """A few recordings in the layout that the config's docstring asks for."""
+  if name == "ast_digits":
+    for digit in range(10):
+      for take in (0, 7):
+        write_sound(folder / f"{digit}_anna_{take}.wav", 8_000)
+  if name == "ast_audioset":
+    write_sound(folder / "clips" / "a.wav", 16_000)
+    with open(folder / "class_labels_indices.csv", "w", newline="") as f:
+      writer = csv.writer(f)
+      writer.writerow(["index", "mid", "display_name"])
+      writer.writerows([i, f"/m/{i:05}", f"class {i}, a"] for i in range(527))
+    for table in ("full", "balanced", "eval"):
+      (folder / f"{table}.csv").write_text(
+        'path,labels\nclips/a.wav,"/m/00003,/m/00526"\n'
+      )
+
+
+@pytest.mark.parametrize(
+  ("name", "arg"),
+  [(name, arg) for name, args in ARGUMENTS.items() for arg in args],
+)
+def test_builds_and_steps(name, arg, tmp_path):
+  module = importlib.import_module(f"configs.{name}")
+  config = module.get_config(arg) if arg else module.get_config()
+  make_data(name, tmp_path)
+  if config.input.source != "synthetic":
+    config.input.data_dir = str(tmp_path)
+  built = job.build(config, mesh=sharding.make_mesh(jax.devices()[:1]))
+
+  state = jax.eval_shape(lambda: job.fresh_state(built)[1])
+  tx = built.optimizer(state.params)
+  step = train_step.make_train_step(
+    built.task, tx, built.train.device_ops, built.mesh
+  )
+  size = built.config.input.batch_size
+  batch = {
+    name: jax.ShapeDtypeStruct((size, *shape), dtype)
+    for name, (shape, dtype) in job.row_shapes(built.train).items()
+  }
+  key = jax.eval_shape(lambda: train_step.train_key(0))
+  out, metrics = jax.eval_shape(step, state, batch, 0, key)
+  assert jax.tree.map(lambda x: (x.shape, x.dtype), out) == jax.tree.map(
+    lambda x: (x.shape, x.dtype), state
+  )
+  assert metrics["loss"].shape == ()
+  num_classes = len(built.train.class_names)
+  assert out.params["head"]["linear"]["bias"].shape == (num_classes,)
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_wrong_argument(name):
+  module = importlib.import_module(f"configs.{name}")
+  with pytest.raises(ValueError, match="nonsense"):
+    module.get_config("nonsense")

@@ -1,0 +1,202 @@
+"""Real processes: kills, signals, and two that train together."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tests.test_train import assert_same_bits, final_state, losses
+
+ROOT = pathlib.Path(__file__).parent.parent
+pytestmark = pytest.mark.slow
+
+CONFIG = """
+from tests.tiny import tiny_config
+
+def get_config():
+  return tiny_config(
+    steps=60, checkpoint={"every_steps": 1, "keep": 2},
+    model={"width": 64, "depth": 2},
+  )
+"""
+
+
+@pytest.fixture
+def config_file(tmp_path):
+  path = tmp_path / "config.py"
+  path.write_text(CONFIG)
+  return path
+
+
+def start(config_file, workdir, *flags):
+  env = dict(os.environ, XLA_FLAGS="", PYTHONPATH=str(ROOT))
+  return subprocess.Popen(
+    [
+      sys.executable,
+      "-m",
+      "astjax.main",
+      f"--config={config_file}",
+      f"--workdir={workdir}",
+      *flags,
+    ],
+    env=env,
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+
+
+def finish(process, timeout=300):
+  out, _ = process.communicate(timeout=timeout)
+  return out
+
+
+def wait_for_step(workdir, process, step, timeout=120):
+  """Until the log has a line of this step, or the process ends."""
+  path = pathlib.Path(workdir) / "metrics.jsonl"
+  end = time.monotonic() + timeout
+  while time.monotonic() < end and process.poll() is None:
+    if path.exists():
+      lines = path.read_text().splitlines()
+      if any(f'"step": {step},' in line for line in lines):
+        return
+    time.sleep(0.01)
+
+
+def wait_for_save(workdir, process, timeout=120):
+  """Until a save is being written: orbax's temporary folder is there."""
+  end = time.monotonic() + timeout
+  folder = pathlib.Path(workdir) / "checkpoints"
+  while time.monotonic() < end and process.poll() is None:
+    if folder.exists() and any("tmp" in p.name for p in folder.iterdir()):
+      return
+    time.sleep(0.001)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+  """The same training without an interruption."""
+  folder = tmp_path_factory.mktemp("straight")
+  config = folder / "config.py"
+  config.write_text(CONFIG)
+  process = start(config, folder / "run")
+  out = finish(process)
+  assert process.returncode == 0, out
+  return folder / "run"
+
+
+def test_kill_9_between_and_during_saves(straight, config_file, tmp_path):
+  workdir = tmp_path / "run"
+  chance = random.Random(0)
+  for attempt in range(4):
+    process = start(config_file, workdir)
+    wait_for_step(workdir, process, 5 + 12 * attempt)
+    if attempt % 2:
+      wait_for_save(workdir, process)
+    else:
+      time.sleep(chance.uniform(0, 0.1))
+    process.kill()
+    finish(process)
+    assert process.returncode == -signal.SIGKILL
+  process = start(config_file, workdir)
+  out = finish(process)
+  assert process.returncode == 0, out
+  assert "resumed at step" in out
+  assert_same_bits(final_state(workdir), final_state(straight))
+  read = lambda folder: losses(
+    [
+      json.loads(line)
+      for line in (folder / "metrics.jsonl").read_text().splitlines()
+    ]
+  )
+  assert read(workdir) == read(straight)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_signal_saves_and_exits(signum, straight, config_file, tmp_path):
+  workdir = tmp_path / "run"
+  process = start(config_file, workdir, "--config.checkpoint.every_steps=1000")
+  wait_for_step(workdir, process, 7)
+  process.send_signal(signum)
+  out = finish(process)
+  assert process.returncode == 128 + signum, out
+  assert "saved at step" in out and "Traceback" not in out
+  saved = [int(p.name) for p in (workdir / "checkpoints").iterdir()]
+  assert len(saved) == 1 and 7 <= saved[0] < 60
+  process = start(config_file, workdir)
+  out = finish(process)
+  assert process.returncode == 0, out
+  assert f"resumed at step {saved[0]}" in out
+  assert_same_bits(final_state(workdir), final_state(straight))
+
+
+IDS = """
+import json, sys
+from astjax import job
+from astjax.data import pipeline
+from tests.tiny import tiny_config
+
+index, count = int(sys.argv[1]), int(sys.argv[2])
+built = job.build(tiny_config())
+rows = pipeline.train_batches(
+  built.train.reader, built.train.host_ops, batch_size=8, seed=0, first_step=0,
+  last_step=3, process_index=index, process_count=count)
+print(json.dumps([[int(i) for i in batch["id"]] for batch in rows]))
+"""
+
+
+def test_two_processes_train_as_one(straight, config_file, tmp_path):
+  with socket.socket() as s:
+    s.bind(("127.0.0.1", 0))
+    port = s.getsockname()[1]
+  flags = (f"--coordinator=127.0.0.1:{port}", "--num_processes=2")
+  workdir = tmp_path / "run"
+  pair = [
+    start(config_file, workdir, *flags, f"--process_id={i}") for i in range(2)
+  ]
+  out = [finish(p) for p in pair]
+  assert [p.returncode for p in pair] == [0, 0], out
+  assert "2 process(es)" in out[0] and "step" not in out[1]
+  read = lambda folder: losses(
+    [
+      json.loads(line)
+      for line in (folder / "metrics.jsonl").read_text().splitlines()
+    ]
+  )
+  one, two = read(straight), read(workdir)
+  assert one.keys() == two.keys() and len(one) == 60
+  for step in one:
+    assert abs(one[step] - two[step]) <= 1e-5 * max(1.0, abs(one[step]))
+  lines = [
+    json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    for folder in (straight, workdir)
+  ]
+  assert abs(lines[0]["val/mAP"] - lines[1]["val/mAP"]) <= 1e-5
+
+
+def test_two_processes_see_each_example_once(tmp_path):
+  env = dict(os.environ, PYTHONPATH=str(ROOT))
+  halves = [
+    json.loads(
+      subprocess.run(
+        [sys.executable, "-c", IDS, str(i), "2"],
+        env=env,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+      ).stdout
+    )
+    for i in range(2)
+  ]
+  ids = np.concatenate([np.asarray(h) for h in halves], axis=1)  # [3, 8]
+  assert sorted(ids.ravel().tolist()) == list(range(24))

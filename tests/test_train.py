@@ -1,0 +1,361 @@
+"""The loop: resuming, damage, non-finite losses, several devices."""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from astjax import checkpoint, errors, evaluate, job, sharding, train
+from astjax import train_step as train_step_lib
+from astjax.data import pipeline
+from tests.tiny import tiny_config
+
+
+def one_device():
+  return sharding.make_mesh(jax.devices()[:1])
+
+
+def run(workdir, config=None, *, devices=1, **kwargs):
+  config = tiny_config() if config is None else config
+  mesh = sharding.make_mesh(jax.devices()[:devices])
+  return train.train_and_evaluate(config, workdir, mesh=mesh, **kwargs)
+
+
+def final_state(workdir, devices=1):
+  """The newest checkpoint's arrays, flattened."""
+  config = json.loads((pathlib.Path(workdir) / "config.json").read_text())
+  mesh = sharding.make_mesh(jax.devices()[:devices])
+  built = job.build(config["config"], mesh=mesh)
+  _, template = job.fresh_state(built)
+  store = checkpoint.Checkpoints(pathlib.Path(workdir))
+  state, _ = store.restore(template)
+  store.close()
+  leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+  return {jax.tree_util.keystr(k): np.asarray(v) for k, v in leaves}
+
+
+def assert_same_bits(a, b):
+  assert a.keys() == b.keys()
+  for name in a:
+    assert a[name].tobytes() == b[name].tobytes(), name
+
+
+def losses(history):
+  return {h["step"]: h["train/loss"] for h in history if "train/loss" in h}
+
+
+@pytest.fixture(scope="module")
+def twenty(tmp_path_factory):
+  """An uninterrupted run of 20 steps."""
+  folder = tmp_path_factory.mktemp("twenty")
+  history = run(folder, tiny_config(steps=20))
+  return folder, history
+
+
+def test_work_directory(twenty):
+  folder, history = twenty
+  names = {p.name for p in folder.iterdir()}
+  assert names >= {
+    "config.json",
+    "versions.json",
+    "parameters.txt",
+    "metrics.jsonl",
+    "checkpoints",
+    "val_classes.csv",
+  }
+  lines = [
+    json.loads(line)
+    for line in (folder / "metrics.jsonl").read_text().splitlines()
+  ]
+  assert lines == history
+  keys = {key for line in lines for key in line}
+  assert keys >= {
+    "step",
+    "train/loss",
+    "train/lr",
+    "train/grad_norm",
+    "perf/examples_per_s",
+    "perf/data_wait",
+    "val/mAP",
+    "val/mAUC",
+    "val/d_prime",
+    "val/accuracy",
+    "val/loss",
+  }
+  assert sorted(losses(history)) == list(range(1, 21))
+  table = (folder / "val_classes.csv").read_text().splitlines()
+  assert table[0] == "class,AP,AUC,num_positive"
+  assert len(table) == 11
+  total = (folder / "parameters.txt").read_text().splitlines()[-1]
+  size = sum(
+    v.size for k, v in final_state(folder).items() if k.startswith(".params")
+  )
+  assert total.split() == ["total", f"{size:,}"]
+
+
+def test_ten_and_ten_are_twenty(twenty, tmp_path):
+  folder, history = twenty
+  config = tiny_config(steps=20)
+  run(tmp_path, config, stop_at=10)
+  resumed = run(tmp_path, config)
+  assert_same_bits(final_state(tmp_path), final_state(folder))
+  assert losses(resumed) == losses(history)
+
+
+def test_it_learns(tmp_path):
+  """Twelve epochs on eight clips: the loss falls well below chance."""
+  config = tiny_config(
+    steps=60,
+    input={"source_kw": {"num_examples": 8}},
+    schedule={"lr": 1e-2},
+  )
+  history = list(losses(run(tmp_path, config)).values())
+  assert np.mean(history[-5:]) < 0.7 * history[0]
+
+
+def test_a_longer_run_goes_on(twenty, tmp_path):
+  folder, _ = twenty
+  run(tmp_path, tiny_config(steps=10))
+  run(tmp_path, tiny_config(steps=20))
+  assert_same_bits(final_state(tmp_path), final_state(folder))
+
+
+def test_history_of_a_killed_run_is_cut(tmp_path):
+  """Lines after the checkpoint come again; a torn last line is dropped."""
+  config = tiny_config(steps=6)
+  run(tmp_path, config, stop_at=3)
+  with open(tmp_path / "metrics.jsonl", "a") as f:
+    f.write('{"step": 4, "train/loss": 9.0}\n{"step": 5, "tra')
+  history = run(tmp_path, config)
+  assert sorted(losses(history)) == [1, 2, 3, 4, 5, 6]
+  assert 9.0 not in losses(history).values()
+  assert "tra\n" not in (tmp_path / "metrics.jsonl").read_text()
+
+
+def flip_a_bit(folder):
+  """Changes one bit of the largest array file of a checkpoint."""
+  files = [p for p in (folder / "state").rglob("*") if p.is_file()]
+  data = [p for p in files if "d" in p.parent.name.split("_")[0]]
+  path = max(data, key=lambda p: p.stat().st_size)
+  raw = bytearray(path.read_bytes())
+  raw[len(raw) // 2] ^= 1
+  path.write_bytes(bytes(raw))
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "no_meta"])
+def test_damaged_checkpoint_is_passed_over(damage, twenty, tmp_path, capsys):
+  config = tiny_config(steps=20, checkpoint={"every_steps": 5, "keep": 5})
+  run(tmp_path, config, stop_at=12)
+  newest = tmp_path / "checkpoints" / "12"
+  if damage == "flip":
+    flip_a_bit(newest)
+  elif damage == "truncate":
+    for path in (newest / "state").rglob("*"):
+      if path.is_file():
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+  else:
+    for path in (newest / "meta").rglob("*"):
+      if path.is_file():
+        path.unlink()
+  capsys.readouterr()
+  run(tmp_path, config)
+  captured = capsys.readouterr()
+  assert "checkpoint 12 is damaged and passed over" in captured.err
+  assert "resumed at step 10" in captured.out
+  assert (tmp_path / "damaged_checkpoints" / "12").exists()
+  assert_same_bits(final_state(tmp_path), final_state(twenty[0]))
+
+
+def test_digest_catches_a_silent_flip(tmp_path, monkeypatch):
+  """Even where the storage layer sees nothing wrong."""
+  run(tmp_path, tiny_config(steps=2))
+  built = job.build(tiny_config(steps=2), mesh=one_device())
+  _, template = job.fresh_state(built)
+  store = checkpoint.Checkpoints(tmp_path)
+  honest = checkpoint.describe
+
+  def other(state):
+    bias = state.params["head"]["linear"]["bias"]
+    state.params["head"]["linear"]["bias"] = bias.at[0].add(1e-7)
+    return honest(state)
+
+  monkeypatch.setattr(checkpoint, "describe", other)
+  with pytest.raises(errors.UserError, match="none of the checkpoints"):
+    store.restore(template)
+  store.close()
+
+
+def test_best_and_newest_are_kept(tmp_path):
+  config = tiny_config(
+    steps=8,
+    evals={"val": {"every_steps": 1}},
+    checkpoint={"every_steps": 1, "keep": 2},
+  )
+  history = run(tmp_path, config)
+  scores = {h["step"]: h["val/mAP"] for h in history if "val/mAP" in h}
+  best = max(scores, key=lambda step: (scores[step], -step))
+  kept = {int(p.name) for p in (tmp_path / "checkpoints").iterdir()}
+  assert kept == {7, 8, best}
+  assert len(scores) == 8
+
+
+def test_non_finite_loss_stops_with_the_last_good_state(tmp_path):
+  config = tiny_config(steps=9, schedule={"lr": 1e38})
+  with pytest.raises(errors.UserError) as error:
+    run(tmp_path, config)
+  text = str(error.value)
+  assert "\n" not in text
+  assert "not finite" in text and "Batch ids" in text and "train/" in text
+  bad_step = int(text.split("step ")[1].split(":")[0])
+  state = final_state(tmp_path)
+  assert int(state[".step"]) == bad_step
+  for name, value in state.items():
+    if name.startswith(".params"):
+      assert np.isfinite(value).all(), name
+
+
+def test_a_step_on_the_wrong_state_changes_nothing():
+  built = job.build(tiny_config(), mesh=one_device())
+  tx, state = job.fresh_state(built)
+  step = train_step_lib.make_train_step(
+    built.task, tx, built.train.device_ops, built.mesh
+  )
+  batches = pipeline.train_batches(
+    built.train.reader,
+    built.train.host_ops,
+    batch_size=8,
+    seed=0,
+    first_step=0,
+    last_step=1,
+  )
+  batch = sharding.to_global(next(batches), built.mesh)
+  batches.close()
+  before = jax.tree.map(np.asarray, state)
+  after, _ = step(state, batch, 3, train_step_lib.train_key(0))
+  jax.tree.map(np.testing.assert_array_equal, before, after)
+
+
+def test_one_and_four_devices_agree(twenty, tmp_path):
+  """Losses to 1e-5, parameters too but for the key third of qkv/bias, whose
+  true gradient is zero."""
+  _, history = twenty
+  other = run(tmp_path, tiny_config(steps=20), devices=4)
+  one, four = losses(history), losses(other)
+  assert one.keys() == four.keys()
+  for step in one:
+    assert abs(one[step] - four[step]) <= 1e-5 * max(1.0, abs(one[step]))
+  for a, b in zip(history, other, strict=True):
+    for key in a:
+      if key.startswith("val/"):
+        assert abs(a[key] - b[key]) <= 1e-5, key
+  a, b = final_state(twenty[0]), final_state(tmp_path, devices=4)
+  for name in a:
+    if not name.startswith(".params"):
+      continue
+    x, y = a[name], b[name]
+    if "qkv" in name and "bias" in name:
+      width = x.size // 3
+      x, y = (
+        np.delete(x, np.s_[width : 2 * width]),
+        np.delete(y, np.s_[width : 2 * width]),
+      )
+    np.testing.assert_allclose(x, y, rtol=0, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("batch_size", [4, 8, 12])
+def test_evaluation_is_exact(devices, batch_size, tmp_path):
+  """Ten clips in batches that do not divide them: as all at once, by hand."""
+  config = tiny_config(evals={"val": {"batch_size": batch_size}})
+  built = job.build(config, mesh=sharding.make_mesh(jax.devices()[:devices]))
+  _, state = job.fresh_state(built)
+  split = built.evals["val"]
+  step = train_step_lib.make_eval_step(built.task, split.device_ops, built.mesh)
+  batches = pipeline.eval_batches(
+    split.reader, split.host_ops, batch_size=batch_size
+  )
+  out = evaluate.outputs(step, state, batches, built.mesh)
+  assert out["id"].tolist() == list(range(10))
+  metrics, per_class = evaluate.reduce(built.task, out)
+  assert metrics["num_examples"] == 10
+
+  logits, labels = out["logits"].astype(np.float64), out["label"]
+  per_clip = np.mean(
+    np.logaddexp(0, logits) - labels * logits, axis=-1
+  )  # BCE on logits
+  assert abs(metrics["loss"] - per_clip.mean()) < 1e-6
+  assert per_class["num_positive"].sum() == labels.sum()
+  reference = job.build(
+    tiny_config(evals={"val": {"batch_size": 10}}), mesh=one_device()
+  )
+  whole = next(
+    pipeline.eval_batches(
+      reference.evals["val"].reader,
+      reference.evals["val"].host_ops,
+      batch_size=10,
+    )
+  )
+  step = train_step_lib.make_eval_step(
+    reference.task, reference.evals["val"].device_ops, reference.mesh
+  )
+  again = step(
+    jax.tree.map(np.asarray, state.params),
+    {},
+    sharding.to_global(whole, reference.mesh),
+    0,
+  )
+  np.testing.assert_allclose(out["logits"], again["logits"], atol=1e-5)
+
+
+def test_patches_train_like_spectrograms(tmp_path):
+  """`patchify` at the end of the recipe: the same losses."""
+  base = tiny_config()
+  cut = "patchify(patch_size=(8, 10), stride=(8, 10))"
+  patched = tiny_config(
+    input={"on_device": base.input.on_device + "|" + cut},
+    evals={"val": {"on_device": base.evals.val.on_device + "|" + cut}},
+  )
+  a = losses(run(tmp_path / "a", base))
+  b = losses(run(tmp_path / "b", patched))
+  for step in a:
+    assert abs(a[step] - b[step]) <= 1e-5
+
+
+def test_front_end_on_the_host_trains_the_same(tmp_path):
+  base = tiny_config()
+  host = base.input.on_host.split("|keep")[0]
+  moved = tiny_config(
+    input={
+      "on_host": f"{host}|{base.input.on_device}|keep('fbank', 'label')",
+      "on_device": "",
+    },
+    evals={
+      "val": {
+        "on_host": f"{host}|{base.evals.val.on_device}|keep('fbank', 'label')",
+        "on_device": "",
+      }
+    },
+  )
+  a = losses(run(tmp_path / "a", base))
+  b = losses(run(tmp_path / "b", moved))
+  for step in a:
+    assert abs(a[step] - b[step]) <= 1e-5
+
+
+def test_load_run_takes_the_best(tmp_path):
+  config = tiny_config(
+    steps=6,
+    evals={"val": {"every_steps": 1}},
+    checkpoint={"every_steps": 1, "keep": 1},
+    schedule={"lr": 0.05},
+  )
+  history = run(tmp_path, config)
+  scores = {h["step"]: h["val/mAP"] for h in history if "val/mAP" in h}
+  best = max(scores, key=lambda step: (scores[step], -step))
+  loaded, state = job.load_run(tmp_path)
+  assert int(state.step) == best
+  assert loaded.total_steps == 6
+  with pytest.raises(errors.UserError, match="not a work directory"):
+    job.load_run(tmp_path / "nothing")
