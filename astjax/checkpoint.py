@@ -75,14 +75,15 @@ class Checkpoints:
     if step in self._manager.all_steps():
       return
     meta = {"record": record, "leaves": describe(state)}
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardSave(_as_dict(state)),
-        meta=ocp.args.JsonSave(meta),
-      ),
-      metrics=None if goodness is None else {"goodness": goodness},
-    )
+    with self._saving():
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(_as_dict(state)),
+          meta=ocp.args.JsonSave(meta),
+        ),
+        metrics=None if goodness is None else {"goodness": goodness},
+      )
 
   def restore(
     self, template: TrainState, *, step: int | None = None
@@ -154,11 +155,28 @@ class Checkpoints:
 
   def wait(self) -> None:
     """Until the last save is complete on disk."""
-    self._manager.wait_until_finished()
+    with self._saving():
+      self._manager.wait_until_finished()
+
+  @contextlib.contextmanager
+  def _saving(self):
+    """A failed save, of now or in the background, in one line."""
+    try:
+      yield
+    except Exception as e:
+      reason = str(e).strip().split("\n")[0][:200] or type(e).__name__
+      if "No space left" in str(e):
+        reason = "no space left on the disk"
+      free = shutil.disk_usage(self.folder).free / 2**20
+      raise UserError(
+        f"cannot save a checkpoint in {self.folder}: {reason} ({free:.0f} MiB "
+        f"free); the complete ones are of steps {self.steps() or 'none'}"
+      ) from None
 
   def close(self) -> None:
-    """Finishes the last save and lets go of the threads."""
-    self._manager.close()
+    """Lets go of the threads; `wait` first if the last save matters."""
+    with contextlib.suppress(Exception):
+      self._manager.close()
 
 
 def _as_dict(state: TrainState) -> dict[str, Any]:

@@ -98,7 +98,8 @@ def _explain(error: Exception) -> str:
 
 def _main(argv: Sequence[str]) -> None:
   del argv
-  logging.set_verbosity(logging.WARNING)
+  # What orbax logs as an error, with a traceback, it raises as well.
+  logging.set_verbosity(logging.FATAL)
   try:
     _train()
   except UserError as e:
@@ -106,6 +107,8 @@ def _main(argv: Sequence[str]) -> None:
   except OSError as e:
     where = f" ({e.filename})" if e.filename else ""
     _fail(f"{e.strerror or e}{where}")
+  except KeyboardInterrupt:
+    _fail("interrupted before the first step; nothing was written", code=130)
 
 
 def _train() -> None:
@@ -147,7 +150,10 @@ def _train() -> None:
 def _fail(error: Exception | str, code: int = 1) -> NoReturn:
   text = " ".join(str(error).split())
   print(f"astjax: error: {text}", file=sys.stderr, flush=True)
-  sys.exit(code)
+  sys.stdout.flush()
+  # At once: threads of a failed save or of other processes' collectives would
+  # otherwise add pages of their own, or wait.
+  os._exit(code)
 
 
 if __name__ == "__main__":

@@ -264,6 +264,25 @@ def test_one_and_four_devices_agree(twenty, tmp_path):
     np.testing.assert_allclose(x, y, rtol=0, atol=1e-5, err_msg=name)
 
 
+def test_the_step_gathers_nothing():
+  """Four devices add up gradients; no batch or spectrum is moved around."""
+  built = job.build(tiny_config())
+  assert built.mesh.size == 4
+  tx, state = job.fresh_state(built)
+  step = train_step_lib.make_train_step(
+    built.task, tx, built.train.device_ops, built.mesh
+  )
+  batch = {
+    name: jax.ShapeDtypeStruct((8, *shape), dtype)
+    for name, (shape, dtype) in job.row_shapes(built.train).items()
+  }
+  key = train_step_lib.train_key(0)
+  text = step.lower(state, batch, 0, key).compile().as_text()
+  assert "all-reduce" in text
+  for other in ("all-gather", "all-to-all", "collective-permute"):
+    assert other not in text
+
+
 @pytest.mark.parametrize("devices", [1, 4])
 @pytest.mark.parametrize("batch_size", [4, 8, 12])
 def test_evaluation_is_exact(devices, batch_size, tmp_path):

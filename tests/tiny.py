@@ -1,4 +1,4 @@
-"""The smallest config that trains: a few seconds, whatever the test is after."""
+"""The smallest config that trains in seconds, whatever is to be tested."""
 
 from __future__ import annotations
 
