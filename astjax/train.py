@@ -167,9 +167,7 @@ class _Loop:
     job, run = self.job, self.job.config
     total = job.total_steps
     if self.step >= total:
-      self.console.say(f"already at step {self.step} of {total}: evaluating")
-      self._evaluate(job.evals)
-      self._say_results()
+      self._finish_again()
       return
     save_every = run_config.interval(
       run.checkpoint.every_epochs,
@@ -212,6 +210,7 @@ class _Loop:
           for name, split in job.evals.items()
           if is_last or (split.every and self.step % split.every == 0)
         }
+        paused = time.perf_counter()
         improved = False
         if due:
           self._check(window)
@@ -221,6 +220,7 @@ class _Loop:
         if is_due or improved or is_last or stop:
           self._check(window)
           self._save()
+        window.paused += time.perf_counter() - paused
         if stop and not is_last:
           self.checkpoints.wait()
           self.console.say(f"stopped and saved at step {self.step} of {total}")
@@ -228,6 +228,20 @@ class _Loop:
             raise Stopped(self.signal, self.step)
           return
     self.checkpoints.wait()
+    self._say_results()
+
+  def _finish_again(self) -> None:
+    """The run is complete: evaluates what its log does not have yet."""
+    self.console.say(f"already at step {self.step}: nothing to train")
+    for line in self.log.history:
+      if line["step"] == self.step:
+        self.results |= {
+          k: v for k, v in line.items() if k.split("/")[0] in self.job.evals
+        }
+    known = {k.split("/")[0] for k in self.results}
+    missing = {k: v for k, v in self.job.evals.items() if k not in known}
+    if missing:
+      self._evaluate(missing)
     self._say_results()
 
   def _check(self, window: _Window, *, leave: int = 0) -> None:
@@ -383,6 +397,7 @@ class _Window:
     self.first = first
     self.started = time.perf_counter()
     self.waited = 0.0
+    self.paused = 0.0
     self.pending: collections.deque = collections.deque()
     self._sums: dict[str, float] = collections.defaultdict(float)
     self._count = 0
@@ -399,8 +414,8 @@ class _Window:
 
   @property
   def seconds(self) -> float:
-    """Since the window began."""
-    return time.perf_counter() - self.started
+    """Since the window began, without evaluations and saves."""
+    return time.perf_counter() - self.started - self.paused
 
   def speed(self, step: int, batch_size: int) -> dict[str, float]:
     """Examples per second, milliseconds per step, share of waiting for data."""

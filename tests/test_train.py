@@ -378,3 +378,15 @@ def test_load_run_takes_the_best(tmp_path):
   assert loaded.total_steps == 6
   with pytest.raises(errors.UserError, match="not a work directory"):
     job.load_run(tmp_path / "nothing")
+
+
+def test_a_finished_run_is_only_shown_again(tmp_path, capsys):
+  config = tiny_config(steps=2)
+  first = run(tmp_path, config)
+  again = run(tmp_path, config)
+  assert again == first
+  assert "nothing to train" in capsys.readouterr().out
+  more = tiny_config(steps=2, evals={"test": dict(config.evals.val)})
+  third = run(tmp_path, more)
+  assert len(third) == len(first) + 1
+  assert third[-1]["test/mAP"] == third[-2]["val/mAP"]

@@ -251,7 +251,6 @@ def test_patchify_on_the_host_cuts_as_patchify_does(patch_size, stride):
 
 @pytest.mark.usefixtures("no_keys")
 @pytest.mark.parametrize("count", [1, 2, 4])
-@pytest.mark.usefixtures("no_keys")
 @pytest.mark.parametrize("batch_size", [4, 12])
 def test_evaluation_covers_each_example_once_in_order(batch_size, count):
   reader = Reader(Memory(10))

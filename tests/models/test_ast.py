@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 
 from astjax.errors import UserError
 from astjax.models import ast, heads, vit
@@ -177,6 +178,15 @@ def test_attention_implementations(attention):
   weights /= weights.sum(-1, keepdims=True)
   expected = np.einsum("bhqk,bkhd->bqhd", weights, v)
   out = jax.jit(vit.ATTENTION[attention])(q, k, v)
+  np.testing.assert_allclose(out, expected, atol=1e-5)
+
+
+def test_gelu_is_exact():
+  # The usual approximation by a tanh is off by up to 5e-4.
+  x = np.linspace(-4, 4, 64, dtype=np.float32).reshape(1, 1, 64)
+  eye = {"kernel": np.eye(64), "bias": np.zeros(64)}
+  out = vit.Mlp(64).apply({"params": {"fc1": eye, "fc2": eye}}, x)
+  expected = x * (1 + scipy.special.erf(x / np.sqrt(2))) / 2
   np.testing.assert_allclose(out, expected, atol=1e-5)
 
 
@@ -467,6 +477,9 @@ def test_another_input_size():
     make().apply({"params": params()}, spectrogram(frames=34))
   with pytest.raises(UserError, match=r"4 x 4 patches.*has 3 x 4"):
     make().apply({"params": params()}, spectrogram(mels=20))
+  # As many patches as there are positions is not enough.
+  with pytest.raises(UserError, match=r"4 x 3 patches.*has 3 x 4"):
+    make().apply({"params": params()}, spectrogram(frames=19, mels=20))
   with pytest.raises(UserError, match=r"2 x 4 patches.*has 3 x 4"):
     make().apply({"params": params()}, patches=cut(spectrogram())[:, :2])
 

@@ -344,6 +344,24 @@ def test_mask_starts(op, axis, max_width):
   assert abs(chi2 - some.sum()) < 4 * np.sqrt(2 * some.sum())
 
 
+@pytest.mark.parametrize(
+  ("op", "axis", "max_width"), [("freq_mask", 1, 30), ("time_mask", 0, 64)]
+)
+def test_mask_formula(op, axis, max_width):
+  # v = U * P, s = U' * (L - v), cells floor(s) ... floor(s) + floor(v) - 1.
+  (named,) = device_ops.parse(f"{op}({max_width})")
+  for key in random_keys(200):
+    own = backends.NUMPY.fold_in(key, named.fold)
+    u, w = map(float, backends.NUMPY.uniform(own, 2))
+    v = u * max_width
+    s = w * (64 - v)
+    out = pp.apply(
+      (named,), {"fbank": np.ones((64, 64), np.float32)}, key, backends.NUMPY
+    )["fbank"]
+    cells = np.flatnonzero(np.all(out == 0.0, axis=1 - axis))
+    assert cells.tolist() == list(range(int(s), int(s) + int(v)))
+
+
 def test_masks_are_independent():
   both = masks("freq_mask(20)|time_mask(30)", 60, 40, 1_500)
   frames, bins = both.all(2), both.all(1)

@@ -150,6 +150,17 @@ def test_classification_without_any_rated_class():
   assert per_class["num_positive"].tolist() == [0, 3]
 
 
+def test_scores_that_are_no_numbers_have_no_rank():
+  # Else a model that has diverged gets a metric that looks like one.
+  scores, targets = draw(8, 20, 2, 0)
+  expected, _ = metrics.classification(scores[:, 1:], targets[:, 1:])
+  scores[3, 0] = np.nan
+  _, per_class = metrics.classification(scores, targets)
+  assert np.isnan(per_class["AP"][0])
+  assert np.isnan(per_class["AUC"][0])
+  assert per_class["AUC"][1] == pytest.approx(expected["mAUC"])
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_classification_of_other_types(dtype):
   scores, targets = draw(7, 60, 3, 4)  # exact in 16 bits
