@@ -21,7 +21,7 @@ def get_config(arg: str = "") -> ConfigDict:
     raise ValueError(f"configs/ast_digits.py takes no argument, got {arg!r}")
   c = ConfigDict()
   c.seed = 0
-  c.epochs = 60.0
+  c.epochs = 40.0
   c.steps = 0
 
   c.task = "supervised"
