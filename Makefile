@@ -1,22 +1,25 @@
 # `make demo` and `make test` are the two commands; each sets up by itself.
-# Another Python: make test PYTHON=python3.13 (with an own VENV=... if you like).
+# Another Python: make test PYTHON=python3.13 (.venv is made anew for it).
 PYTHON ?= python3
 VENV ?= .venv
-PY := $(VENV)/bin/python
 DEMO ?= runs/demo
+
+PY := $(VENV)/bin/python
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+STAMP := $(VENV)/installed-$(VERSION)
 
 .PHONY: setup demo test quick lint clean
 
-setup: $(VENV)/installed
+setup: $(STAMP)
 
-$(VENV)/installed: requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; \
-	sys.exit(0 if (3, 11) <= v <= (3, 13) else "astjax needs Python 3.11 to \
-	3.13, this is %d.%d: make PYTHON=python3.12 ..." % v)'
-	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --upgrade pip
-	$(PY) -m pip install --quiet -r requirements.txt
-	$(PY) -m pip install --quiet --no-deps --editable .
+$(STAMP): requirements.txt pyproject.toml
+	@case "$(VERSION)" in 3.11|3.12|3.13) ;; *) echo "astjax needs Python 3.11, \
+	3.12 or 3.13, $(PYTHON) is $(VERSION): make PYTHON=python3.12 ..."; exit 1;; esac
+	@echo "setting up $(VENV) with Python $(VERSION): a minute or two"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(PY) -m pip install --quiet --upgrade pip
+	@$(PY) -m pip install --quiet -r requirements.txt
+	@$(PY) -m pip install --quiet --no-deps --editable .
 	@touch $@
 
 # Trains a small transformer on built-in sounds, then draws what it learned.

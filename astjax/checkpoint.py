@@ -25,6 +25,16 @@ from astjax.errors import UserError
 from astjax.metric_log import warn
 from astjax.train_step import TrainState
 
+# A device out of memory, a full or an unreachable disk: the files may be fine.
+_NOT_DAMAGE = (
+  "RESOURCE_EXHAUSTED",
+  "Out of memory",
+  "No space left",
+  "Input/output error",
+  "Permission denied",
+  "Too many open files",
+)
+
 
 class Checkpoints:
   """The checkpoints of one work directory.
@@ -32,9 +42,13 @@ class Checkpoints:
   Args:
     workdir: where the run lives; `checkpoints/` is made below it.
     keep: how many of the newest to keep; the best by metric is kept besides.
+    read_only: change nothing, so that a run that is under way may be read.
   """
 
-  def __init__(self, workdir: pathlib.Path, *, keep: int = 3):
+  def __init__(
+    self, workdir: pathlib.Path, *, keep: int = 3, read_only: bool = False
+  ):
+    self._read_only = read_only
     self.folder = pathlib.Path(workdir).absolute() / "checkpoints"
     self._damaged = self.folder.parent / "damaged_checkpoints"
     policy = preservation_policy.AnyPreservationPolicy(
@@ -50,9 +64,10 @@ class Checkpoints:
     self._manager = ocp.CheckpointManager(
       self.folder,
       options=ocp.CheckpointManagerOptions(
-        preservation_policy=policy,
-        cleanup_tmp_directories=True,
-        enable_async_checkpointing=True,
+        preservation_policy=None if read_only else policy,
+        cleanup_tmp_directories=not read_only,
+        read_only=read_only,
+        create=not read_only,
       ),
       item_names=("state", "meta"),
     )
@@ -64,7 +79,9 @@ class Checkpoints:
   def save(
     self, state: TrainState, record: dict[str, Any], goodness: float | None
   ) -> None:
-    """Saves in the background; at most one save runs at a time.
+    """Saves; the writing goes on in the background, one save at a time.
+
+    The state is copied to the host and hashed before the call returns.
 
     Args:
       state: its `step` names the checkpoint.
@@ -105,17 +122,23 @@ class Checkpoints:
     for candidate in reversed(steps):
       try:
         return self._restore(candidate, template)
-      except UserError:
+      except (UserError, MemoryError):
         raise
       except Exception as e:
         reason = str(e).strip().split("\n")[0][:200] or type(e).__name__
+        if any(sign in str(e) for sign in _NOT_DAMAGE):
+          raise UserError(
+            f"cannot read checkpoint {candidate} of {self.folder}: {reason}"
+          ) from None
         warn(f"checkpoint {candidate} is damaged and passed over: {reason}")
-        self._set_aside(candidate)
-    if steps:
+        if not self._read_only:
+          self._set_aside(candidate)
+    if steps or self._damaged.exists():
       raise UserError(
-        f"none of the checkpoints in {self.folder} is intact (steps "
-        f"{', '.join(map(str, steps))}; moved to {self._damaged.name}); start "
-        "again in a new --workdir"
+        f"none of the checkpoints in {self.folder} is intact"
+        f"{' (steps ' + ', '.join(map(str, steps)) + ')' if steps else ''}; "
+        f"damaged ones are in {self._damaged.name}; start again in a new "
+        "--workdir"
       )
     return None
 

@@ -75,6 +75,7 @@ def call_positional(
     takes = ", ".join(
       name
       if parameters[name].default is inspect.Parameter.empty
+      or not isinstance(parameters[name].default, (int, float, str, tuple))
       else f"{name}={parameters[name].default!r}"
       for name in known
     )
@@ -85,9 +86,17 @@ def call_positional(
       value = bound.arguments[name]
       if not _fits(value, hints[name]):
         raise UserError(
-          f"{where}: {name}={value!r} is {type(value).__name__}, expected "
+          f"{where}: {name}={value!r} does not fit, expected "
           f"{_hint_name(hints[name])}"
         )
+  for name, parameter in parameters.items():
+    if parameter.kind == parameter.VAR_POSITIONAL:
+      for value in bound.arguments.get(name, ()):
+        if not _fits(value, hints.get(name, Any)):
+          raise UserError(
+            f"{where}: {value!r} does not fit, expected "
+            f"{_hint_name(hints[name])}"
+          )
   return fn(*bound.args, **bound.kwargs)
 
 
@@ -99,7 +108,7 @@ def _fits(value: Any, hint: Any) -> bool:
   if origin in (typing.Union, types.UnionType):
     return any(_fits(value, a) for a in args)
   if origin is typing.Literal:
-    return value in args
+    return any(value == a and type(value) is type(a) for a in args)
   if hint is None or hint is type(None):
     return value is None
   if hint is float:
@@ -111,13 +120,12 @@ def _fits(value: Any, hint: Any) -> bool:
   if origin in (tuple, list) or hint in (tuple, list):
     if not isinstance(value, (tuple, list)):
       return False
-    item = args[0] if args and (len(args) < 2 or args[1] is Ellipsis) else Any
-    return all(_fits(v, item) for v in value)
-  if origin is not None and isinstance(origin, type):
-    return not isinstance(value, (str, int, float, bool)) and (
-      isinstance(value, origin)
-      or not issubclass(origin, Mapping)
-      or isinstance(value, Mapping)
+    if origin is tuple and args and Ellipsis not in args:
+      return len(value) == len(args) and all(map(_fits, value, args))
+    return all(_fits(v, args[0] if args else Any) for v in value)
+  if isinstance(origin, type) and issubclass(origin, Mapping):
+    return isinstance(value, Mapping) and all(
+      _fits(k, args[0]) and _fits(v, args[1]) for k, v in value.items()
     )
   return True
 

@@ -12,6 +12,7 @@ import math
 import os
 import pathlib
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -31,7 +32,7 @@ from astjax import (
 from astjax.checkpoint import Checkpoints
 from astjax.data import host_ops, pipeline, sources
 from astjax.data.reader import Reader
-from astjax.errors import UserError, call
+from astjax.errors import UserError, call, nearest
 from astjax.run_config import InputConfig, RunConfig
 from astjax.tasks.base import Task
 from astjax.train_step import TrainState
@@ -46,6 +47,7 @@ class Split:
   reader: Reader
   host_ops: tuple[pp.NamedOp, ...]
   device_ops: tuple[pp.NamedOp, ...]
+  row_shapes: Mapping[str, tuple[tuple[int, ...], Any]]
   every: int = 0
 
   @property
@@ -104,11 +106,15 @@ def build(config: Mapping[str, Any], *, mesh: Mesh | None = None) -> Job:
   Raises:
     UserError: anything in the config that does not work out.
   """
+  pipeline.hide_accelerators()
   run = run_config.parse(config)
   mesh = sharding.make_mesh() if mesh is None else mesh
   train = _split("train", run.input, "config.input", mesh)
   steps_per_epoch = len(train.reader.source) / run.input.batch_size
-  total_steps = run.steps or math.ceil(run.epochs * steps_per_epoch)
+  if "train" in run.evals:
+    raise UserError("config.evals.train: the name is taken by the training")
+  # Less a hair: 25 epochs of 22 / 10 steps are 55, not 56.
+  total_steps = run.steps or math.ceil(run.epochs * steps_per_epoch - 1e-6)
   evals = {}
   for name, given in run.evals.items():
     where = f"config.evals.{name}"
@@ -116,11 +122,7 @@ def build(config: Mapping[str, Any], *, mesh: Mesh | None = None) -> Job:
     every = run_config.interval(
       given.every_epochs, given.every_steps, steps_per_epoch
     )
-    if split.class_names != train.class_names:
-      raise UserError(
-        f"{where} has the classes {split.class_names}, the training data "
-        f"{train.class_names}; give both the same label_list"
-      )
+    _check_same_classes(where, split.class_names, train.class_names)
     evals[name] = dataclasses.replace(split, every=every)
   task = tasks.build(
     run.task,
@@ -131,12 +133,66 @@ def build(config: Mapping[str, Any], *, mesh: Mesh | None = None) -> Job:
     total_steps=total_steps,
   )
   job = Job(run, mesh, task, train, evals, steps_per_epoch, total_steps)
-  params = jax.eval_shape(job.fresh_params)  # shapes fit, before any work
+  _check_best(run.best, evals, task)
+  for name, split in {"train": train, **evals}.items():
+    _check_labels(name, split.reader.source, task)
+  with located("config.input"):
+    params = jax.eval_shape(job.fresh_params)
+    jax.eval_shape(partial(_loss, job), params)
   job.optimizer(params)
-  for split in evals.values():
-    outputs = lambda p: task.evaluate(p, task.init_state(p), _one_row(split), 0)  # noqa: B023, E731
-    jax.eval_shape(outputs, params)
+  for name, split in evals.items():
+    with located(f"config.evals.{name}"):
+      jax.eval_shape(partial(_outputs, job, split), params)
   return job
+
+
+def _loss(job, params):
+  rng = train_step.train_key(0)
+  state = job.task.init_state(params)
+  batch = job.task.corrupt(_one_row(job.train), rng, 0)
+  return job.task.loss(params, state, batch, rng, 0)[0]
+
+
+def _outputs(job, split, params):
+  state = job.task.init_state(params)
+  return job.task.evaluate(params, state, _one_row(split), 0)
+
+
+def _check_same_classes(where, names, expected):
+  if names == expected:
+    return
+  for i, name in enumerate(names):
+    if i >= len(expected) or name != expected[i]:
+      break
+  else:
+    i, name = len(names), "(none)"
+  other = expected[i] if i < len(expected) else "(none)"
+  raise UserError(
+    f"{where} has {len(names)} classes, the training data {len(expected)}; "
+    f"number {i} is {name!r} there and {other!r} in training; give both the "
+    "same label_list"
+  )
+
+
+def _check_labels(name, source, task):
+  if not task.one_label:
+    return
+  for i in range(len(source)):
+    if len(source.labels(i)) != 1:
+      labels = [source.class_names[j] for j in source.labels(i)]
+      raise UserError(
+        f"{name}: {source.name(i)} has the labels {labels}; with the loss "
+        "softmax_xent every recording needs exactly one: use loss='bce'"
+      )
+
+
+def _check_best(best, evals, task):
+  known = [f"{e}/{m}" for e in evals for m in task.metric_names]
+  if best and best not in known:
+    raise UserError(
+      f"config.best={best!r} is no metric of an evaluation."
+      f"{nearest(best, known)}"
+    )
 
 
 def _split(name: str, config: InputConfig, where: str, mesh: Mesh) -> Split:
@@ -150,18 +206,19 @@ def _split(name: str, config: InputConfig, where: str, mesh: Mesh) -> Split:
     folds=tuple(str(f) for f in config.folds),
   )
   reader = Reader(source)
-  split = Split(
-    name,
-    config,
-    reader,
-    host_ops.parse(config.on_host, reader, f"{where}.on_host"),
-    device_ops.parse(config.on_device, f"{where}.on_device"),
-  )
+  on_host = host_ops.parse(config.on_host, reader, f"{where}.on_host")
+  on_device = device_ops.parse(config.on_device, f"{where}.on_device")
+  drawn = [op.name for op in (*on_host, *on_device) if pp.draws(op)]
+  if drawn and name != "train":
+    raise UserError(
+      f"{where} draws at random ({drawn[0]}); an evaluation must not. What it "
+      "does not set, such as on_host, is as in config.input"
+    )
   with located(f"{where}.on_host"):
-    row_shapes(split)
+    shapes = pipeline.row_shapes(reader, on_host)
+  split = Split(name, config, reader, on_host, on_device, shapes)
   with located(f"{where}.on_device"):
     _one_row(split)
-  reader.check()
   return split
 
 
@@ -174,11 +231,6 @@ def located(where: str):
     raise UserError(f"{where}: {e}") from None
 
 
-def row_shapes(split: Split) -> dict[str, tuple[tuple[int, ...], Any]]:
-  """{name: (shape, type)} of one row of the host's batches."""
-  return pipeline.row_shapes(split.host_ops)
-
-
 def _one_row(split: Split) -> dict[str, Any]:
   """Zeros, shaped like a batch of one row after the device ops."""
 
@@ -188,7 +240,7 @@ def _one_row(split: Split) -> dict[str, Any]:
 
   batch = {
     name: jax.ShapeDtypeStruct((1, *shape), dtype)
-    for name, (shape, dtype) in row_shapes(split).items()
+    for name, (shape, dtype) in split.row_shapes.items()
   }
   return jax.tree.map(
     lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(run, batch)
@@ -215,14 +267,15 @@ def load_run(
     config["input"]["data_dir"] = data_dir
   job = build(config)
   _, state = fresh_state(job)
-  checkpoints = Checkpoints(path.parent, keep=job.config.checkpoint.keep)
+  checkpoints = Checkpoints(path.parent, read_only=True)
   try:
     newest = checkpoints.restore(state)
     if newest is None:
       raise UserError(f"{workdir} has no checkpoint yet")
     best = newest[1].get("best_step")
     if best in checkpoints.steps():
-      return job, checkpoints.restore(state, step=best)[0]
+      with contextlib.suppress(UserError):  # warned of; the newest is intact
+        return job, checkpoints.restore(state, step=best)[0]
     return job, newest[0]
   finally:
     checkpoints.close()

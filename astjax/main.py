@@ -17,7 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from astjax.errors import UserError, nearest
 
@@ -55,13 +55,19 @@ def _parse(argv: Sequence[str]) -> list[str]:
   """Parses flags; where absl would answer with a page, one line comes."""
   try:
     rest = flags.FLAGS(list(argv))
-    if "--config" not in " ".join(argv):
+    if not _config_path(argv):
       raise UserError(
         "no config: give one with --config=FILE.py, such as configs/demo.py"
       )
-    if _CONFIG.value is None:
-      raise UserError("the config file's get_config() returned nothing")
-    _CONFIG.value.to_dict()  # a missing file shows only when it is used
+    value = _CONFIG.value
+    # (A file that could not be read shows only when the config is used.)
+    if value is not None:
+      value.lock  # noqa: B018
+    if not isinstance(value, ConfigDict):
+      raise UserError(
+        f"the config file's get_config() returned {type(value).__name__}, "
+        "expected an ml_collections.ConfigDict"
+      )
     if rest[1:]:
       raise UserError(f"unexpected argument {rest[1]!r}; flags begin with --")
   except flags.UnrecognizedFlagError as e:
@@ -70,9 +76,8 @@ def _parse(argv: Sequence[str]) -> list[str]:
       hint = " It needs --config=FILE.py before it."
     _fail(f"unknown flag --{e.flagname}.{hint}", code=2)
   except SyntaxError as e:
-    _fail(
-      f"the config is not Python: {e.filename}, line {e.lineno}: {e.msg}", 2
-    )
+    path, line = e.filename or _config_path(argv), e.lineno or 1
+    _fail(f"the config is not Python: {path}, line {line}: {e.msg}", code=2)
   except Exception as e:
     _fail(_explain(e), code=2)
   return rest
@@ -83,9 +88,8 @@ def _explain(error: Exception) -> str:
   text = str(error).strip()
   if isinstance(error, AttributeError) and "get_config" in text:
     return "the config file has no function get_config"
-  if isinstance(error, OSError):
-    given = re.search(r"--?config[= ](\S+)", " ".join(sys.argv))
-    path = given.group(1).split(":")[0] if given else ""
+  path = _config_path(sys.argv).split(":")[0]
+  if isinstance(error, OSError) and not os.path.isfile(path):
     what = "is a folder" if os.path.isdir(path) else "does not exist"
     return f"the config file {path!r} {what}; expected a path like configs/x.py"
   # ml_collections wraps a get_config() that raises in its whole traceback.
@@ -93,7 +97,20 @@ def _explain(error: Exception) -> str:
     return f"the config: {text.splitlines()[-1]}"
   if isinstance(error, (UserError, flags.Error)):
     return text
+  if isinstance(error, KeyError):  # its text is a repr of a repr
+    text = text.replace("\\n", " ").replace("\\", "").strip("'\"")
+  text = text.split("failure to load:")[-1].strip()
   return f"the config: {type(error).__name__}: {text}"
+
+
+def _config_path(argv: Sequence[str]) -> str:
+  """What --config was given, with its argument; empty if it was not."""
+  for i, word in enumerate(argv):
+    if word in ("--config", "-config"):
+      return argv[i + 1] if i + 1 < len(argv) else ""
+    if match := re.match(r"--?config=(.*)", word):
+      return match.group(1)
+  return ""
 
 
 def _main(argv: Sequence[str]) -> None:
@@ -108,12 +125,18 @@ def _main(argv: Sequence[str]) -> None:
     where = f" ({e.filename})" if e.filename else ""
     _fail(f"{e.strerror or e}{where}")
   except KeyboardInterrupt:
-    _fail("interrupted before the first step; nothing was written", code=130)
+    _fail("interrupted outside of a step; the last checkpoint stands", code=130)
 
 
 def _train() -> None:
   if not _WORKDIR.value:
     raise UserError("no work directory: give one with --workdir=FOLDER")
+  if _NUM_PROCESSES.value < 1:
+    raise UserError(
+      f"--num_processes={_NUM_PROCESSES.value} must be at least 1"
+    )
+  if _NUM_PROCESSES.value == 1 and (_PROCESS_ID.value or _COORDINATOR.value):
+    raise UserError("--process_id and --coordinator need --num_processes=N")
   if _NUM_PROCESSES.value > 1:
     import jax
 
@@ -124,13 +147,19 @@ def _train() -> None:
         f"--process_id={_PROCESS_ID.value} is not in 0 ... "
         f"{_NUM_PROCESSES.value - 1}"
       )
-    jax.distributed.initialize(
-      _COORDINATOR.value,
-      num_processes=_NUM_PROCESSES.value,
-      process_id=_PROCESS_ID.value,
-    )
+    try:
+      jax.distributed.initialize(
+        _COORDINATOR.value,
+        num_processes=_NUM_PROCESSES.value,
+        process_id=_PROCESS_ID.value,
+      )
+    except (RuntimeError, ValueError) as e:
+      raise UserError(
+        f"cannot join the {_NUM_PROCESSES.value} processes at "
+        f"{_COORDINATOR.value}: {str(e).splitlines()[0]}"
+      ) from None
   try:
-    from astjax.data import pipeline
+    from astjax import train
   except ModuleNotFoundError as e:
     if e.name != "tensorflow":
       raise
@@ -138,9 +167,6 @@ def _train() -> None:
       "training from files needs TensorFlow: pip install 'astjax[data]' (or "
       "'astjax[data-cpu]' on a machine without a GPU)"
     ) from None
-  pipeline.hide_accelerators()
-  from astjax import train
-
   try:
     train.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
   except train.Stopped as e:

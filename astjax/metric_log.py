@@ -151,7 +151,7 @@ class MetricLog:
 
       self._events = tensorboardX.SummaryWriter(
         str(self._path.parent / "tensorboard"),
-        purge_step=first_step + 1 if first_step else None,
+        purge_step=first_step + 1 if first_step else 0,
       )
 
   def write(self, step: int, values: Mapping[str, float]) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from astjax import errors
@@ -55,6 +56,12 @@ def check_expressions(params: Params, expressions: Sequence[str]) -> None:
       )
 
 
+def _check_ranges(where: str, *rows: tuple[str, Any, str, bool]) -> None:
+  for name, value, expected, fits in rows:
+    if not fits:
+      raise errors.UserError(f"{where}.{name} must be {expected}, got {value}")
+
+
 def multistep(
   steps_per_epoch: float, *, start: int, every: int, factor: float, stop: int
 ) -> Schedule:
@@ -63,9 +70,15 @@ def multistep(
   The original's MultiStepLR over range(start, stop, every): the rate of epoch n
   (from 1) is factor^k, k the milestones <= n - 1.
   """
-  milestones = range(start, stop, every)
-  boundaries = {math.ceil(m * steps_per_epoch): factor for m in milestones}
-  return optax.piecewise_constant_schedule(1.0, boundaries)
+  milestones = np.arange(start, stop, every) * steps_per_epoch
+  # Less a hair: 42 epochs of 2724 / 7 steps end at 16344, not a step later.
+  boundaries = np.ceil(milestones - 1e-6).astype(np.int32)
+
+  def schedule(step):
+    passed = jnp.searchsorted(boundaries, jnp.asarray(step), side="right")
+    return jnp.float32(factor) ** passed
+
+  return schedule
 
 
 def stepped_warmup(steps: int, hold: int = 50) -> Schedule:
@@ -76,7 +89,7 @@ def stepped_warmup(steps: int, hold: int = 50) -> Schedule:
   """
 
   def schedule(step):
-    return jnp.minimum(jnp.floor(step / hold) * hold / steps, 1.0)
+    return jnp.where(step >= steps, 1.0, jnp.floor(step / hold) * hold / steps)
 
   return schedule
 
@@ -112,14 +125,16 @@ def make_schedule(
     decay_stop: epochs.
     final_lr: of the cosine.
   """
-  if lr <= 0:
-    raise errors.UserError(f"config.schedule.lr must be positive, got {lr}")
+  _check_ranges(
+    "config.schedule",
+    ("lr", lr, "positive", 0 < lr < math.inf),
+    ("warmup_steps", warmup_steps, "at least 0", warmup_steps >= 0),
+    ("decay_start", decay_start, "at least 0", decay_start >= 0),
+    ("decay_every", decay_every, "at least 1", decay_every >= 1),
+    ("decay_factor", decay_factor, "positive", 0 < decay_factor < math.inf),
+    ("final_lr", final_lr, "between 0 and lr", 0 <= final_lr <= lr),
+  )
   warmup_steps = 0 if warmup == "none" else warmup_steps
-  if decay_start < 0 or decay_every < 1:
-    raise errors.UserError(
-      f"config.schedule: decay_start must be >= 0 and decay_every >= 1, got "
-      f"{decay_start} and {decay_every}"
-    )
   if decay == "multistep":
     fall = multistep(
       steps_per_epoch,
@@ -155,7 +170,7 @@ def make_optimizer(
   weight_decay: float = 5e-7,
   no_decay: tuple[str, ...] = (),
   clip_norm: float = 0.0,
-  lr_multipliers: tuple = (),
+  lr_multipliers: tuple[tuple[str, float], ...] = (),
   freeze: tuple[str, ...] = (),
 ) -> optax.GradientTransformation:
   """One optax chain.
@@ -177,12 +192,14 @@ def make_optimizer(
   Raises:
     UserError: an expression that fits no parameter.
   """
-  for pair in lr_multipliers:
-    if not (isinstance(pair, (tuple, list)) and len(pair) == 2):
-      raise errors.UserError(
-        "config.optim.lr_multipliers takes (expression, factor) pairs, got "
-        f"{pair!r}"
-      )
+  _check_ranges(
+    "config.optim",
+    ("b1", b1, "in [0, 1)", 0 <= b1 < 1),
+    ("b2", b2, "in [0, 1)", 0 <= b2 < 1),
+    ("eps", eps, "positive", 0 < eps < math.inf),
+    ("weight_decay", weight_decay, "at least 0", 0 <= weight_decay < math.inf),
+    ("clip_norm", clip_norm, "at least 0", 0 <= clip_norm < math.inf),
+  )
   check_expressions(
     params, (*no_decay, *freeze, *(pattern for pattern, _ in lr_multipliers))
   )

@@ -50,22 +50,40 @@ def parse(
       )
     make = getattr(module, name)
     own = {k: v for k, v in context.items() if k in make.__annotations__}
-    op = errors.call_positional(make, f"{where}: {name}", args, kwargs, **own)
+    try:
+      op = errors.call_positional(make, f"op {name}", args, kwargs, **own)
+    except errors.UserError as e:
+      raise errors.UserError(f"{where}: {e}") from None
     seen[name] = seen.get(name, 0) + 1
     fold = zlib.crc32(f"{name}#{seen[name]}".encode()) & 0x7FFFFFFF
     ops.append(NamedOp(name, fold, op))
   return tuple(ops)
 
 
+def draws(named: NamedOp) -> bool:
+  """Whether an op draws at random."""
+  return getattr(named.op, "draws", False)
+
+
 def apply(ops: tuple[NamedOp, ...], example, key, backend):
-  """Runs the ops on one example, each with its own fold of the key."""
-  for name, fold, op in ops:
+  """Runs the ops on one example; those that draw get their own key.
+
+  Folding a key traces twenty rounds of shifts: too much for ops without draws.
+  """
+  for named in ops:
+    name, fold, op = named
+    own = backend.fold_in(key, fold) if draws(named) else None
     try:
-      example = op(example, backend.fold_in(key, fold), backend)
+      example = op(example, own, backend)
     except KeyError as e:
       raise errors.UserError(
         f"the op {name} needs {e.args[0]!r}, which no op before it has made; "
         f"there are {', '.join(sorted(example))}"
+      ) from None
+    except (TypeError, ValueError, IndexError) as e:
+      reason = str(e).strip().split("\n")[0][:200]
+      raise errors.UserError(
+        f"the op {name} cannot work on what comes before it: {reason}"
       ) from None
   return example
 
@@ -81,18 +99,26 @@ def _calls(recipe: str, where: str):
       name = call.func if call else part
       if not isinstance(name, ast.Name):
         raise ValueError(f"{ast.unparse(part)!r} is not an op")
-      args = [ast.literal_eval(a) for a in call.args] if call else []
-      kwargs = (
-        {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg}
-        if call
-        else {}
-      )
+      args = [_literal(a) for a in call.args] if call else []
+      kwargs = {}
+      for keyword in call.keywords if call else []:
+        if keyword.arg is None or keyword.arg in kwargs:
+          raise ValueError(f"{ast.unparse(keyword)!r} is unpacked or repeated")
+        kwargs[keyword.arg] = _literal(keyword.value)
       yield name.id, args, kwargs
-  except (SyntaxError, ValueError) as e:
+  except (SyntaxError, ValueError, RecursionError, MemoryError) as e:
     reason = str(e).split("\n")[0].split(" (<")[0]
     raise errors.UserError(
-      f"{where} is not a recipe like 'a|b(1)|c(x=2)': {reason}: {recipe!r}"
+      f"{where} is not a recipe like 'a|b(1)|c(x=2)': {reason}: "
+      f"{recipe[:300]!r}"
     ) from None
+
+
+def _literal(node):
+  try:
+    return ast.literal_eval(node)
+  except (ValueError, TypeError):
+    raise ValueError(f"{ast.unparse(node)!r} is not a plain value") from None
 
 
 def _split(node):

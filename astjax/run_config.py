@@ -161,7 +161,8 @@ def _section(section, value, where):
 def _check(run: RunConfig) -> None:
   if run.seed < 0 or run.seed >= 2**32:
     raise UserError(f"config.seed={run.seed} is not in 0 ... 2^32 - 1")
-  if (run.epochs > 0) == (run.steps > 0) or min(run.epochs, run.steps) < 0:
+  given = (run.epochs > 0) + (run.steps > 0)
+  if given != 1 or run.steps < 0 or not 0 <= run.epochs < math.inf:
     raise UserError(
       "give the length of the run once, as config.epochs or config.steps (the "
       f"other 0); got epochs={run.epochs}, steps={run.steps}"
@@ -174,11 +175,15 @@ def _check(run: RunConfig) -> None:
     raise UserError(
       f"config.checkpoint.keep={run.checkpoint.keep} must be at least 1"
     )
-  if run.best and run.best.split("/")[0] not in run.evals:
-    raise UserError(
-      f"config.best={run.best!r} is not of an evaluation."
-      f"{errors.nearest(run.best, [f'{e}/...' for e in run.evals])}"
-    )
+  sections = {f"config.evals.{k}": v for k, v in run.evals.items()}
+  for where, section in (
+    {"config.checkpoint": run.checkpoint} | sections
+  ).items():
+    if section.every_steps < 0 or not 0 <= section.every_epochs < math.inf:
+      raise UserError(
+        f"{where}: every_steps and every_epochs must be at least 0, got "
+        f"{section.every_steps} and {section.every_epochs}"
+      )
 
 
 def interval(
@@ -187,7 +192,8 @@ def interval(
   """Steps between events; 0 means never."""
   if every_steps:
     return every_steps
-  return max(1, math.ceil(every_epochs * steps_per_epoch)) * (every_epochs > 0)
+  steps = math.ceil(every_epochs * steps_per_epoch - 1e-6)
+  return max(1, steps) if every_epochs > 0 else 0
 
 
 def to_plain(value: Any) -> Any:
@@ -214,7 +220,7 @@ def differences(
   `input.data_dir` may change (the data is compared by its fingerprint), and the
   length of the run may, unless the learning rate's schedule depends on it.
   """
-  old, new = _flat(old), _flat(new)
+  old, new = _flat(_filled(old)), _flat(_filled(new))
   free = [*_FREE, "input.data_dir"]
   if new.get("schedule.decay") != "cosine":
     free += ["epochs", "steps"]
@@ -226,6 +232,14 @@ def differences(
     is_free = key in free or key.split(".")[0] in free
     (of_rest if is_free else of_training).append(line)
   return of_training, of_rest
+
+
+def _filled(config: Mapping[str, Any]) -> Mapping[str, Any]:
+  """With the defaults of the sections written out."""
+  try:
+    return dataclasses.asdict(parse(config))
+  except UserError:  # of another version: compare it as it is
+    return config
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

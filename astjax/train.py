@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import json
 import os
 import pathlib
 import signal
@@ -68,8 +69,8 @@ def train_and_evaluate(
     UserError: a mistake in what was given, or a loss that is not finite.
     Stopped: SIGTERM or SIGINT; the state is saved.
   """
-  folder = workdir.prepare(workdir_path)
   job = build(config, mesh=mesh)
+  folder = workdir.prepare(workdir_path)
   plain = run_config.to_plain(config)
   source = job.train.reader.source
   data = {
@@ -83,6 +84,12 @@ def train_and_evaluate(
     console.say(f"note: {notice}")
 
   run = job.config
+  # Before anything else is in the folder: a run that is killed right away must
+  # still be known. All processes have compared their config by then.
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices("config_compared")
+  if is_main:
+    workdir.write_config(folder, plain, data)
   record = RunRecord(run.best, run.best_is_lowest)
   checkpoints = Checkpoints(folder, keep=run.checkpoint.keep)
   tx, state = fresh_state(job)
@@ -91,7 +98,6 @@ def train_and_evaluate(
     state, saved = restored
     record.restore(saved)
   if is_main:
-    workdir.write_config(folder, plain, data)
     num_params = workdir.write_parameters(folder, state.params)
   first_step = int(state.step)
   log = metric_log.MetricLog(
@@ -212,10 +218,11 @@ class _Loop:
         }
         paused = time.perf_counter()
         improved = False
-        if due:
+        stop = self._asked_to_stop() or self.step == stop_at
+        # Whoever is told to stop has seconds, not the time of an evaluation.
+        if due and (is_last or self.signal is None):
           self._check(window)
           improved = self._evaluate(due)
-        stop = self._asked_to_stop() or self.step == stop_at
         is_due = save_every and self.step % save_every == 0
         if is_due or improved or is_last or stop:
           self._check(window)
@@ -331,7 +338,7 @@ class _Loop:
 
   def _report_unreadable(self) -> None:
     splits = {"train": self.job.train, **self.job.evals}
-    reports = {name: s.reader.report() for name, s in splits.items()}
+    reports = _from_all({n: s.reader.report() for n, s in splits.items()})
     count = sum(len(rows) for rows in reports.values())
     if count == self.num_unreadable:
       return
@@ -388,6 +395,24 @@ class _Loop:
     signals = multihost_utils.process_allgather(np.int32(self.signal or 0))
     self.signal = int(signals.max()) or None
     return self.signal is not None
+
+
+def _from_all(reports: dict[str, list]) -> dict[str, list]:
+  """Each process has met other recordings: the union, on all of them."""
+  if jax.process_count() == 1:
+    return reports
+  text = np.frombuffer(json.dumps(reports).encode(), np.uint8)
+  sizes = multihost_utils.process_allgather(np.int32(text.size))
+  padded = np.zeros(int(sizes.max()), np.uint8)
+  padded[: text.size] = text
+  texts = multihost_utils.process_allgather(padded)
+  parts = [
+    json.loads(t[:n].tobytes()) for t, n in zip(texts, sizes, strict=True)
+  ]
+  return {
+    name: sorted({(a, b) for part in parts for a, b in part[name]})
+    for name in reports
+  }
 
 
 class _Window:

@@ -15,8 +15,8 @@ from astjax import device_ops, pp, sharding
 from astjax.tasks.base import Task
 from astjax.types import Array, Batch, Metrics, Params, TaskState
 
-# One key per use: the corruption and the model draw from different folds.
-_CORRUPT, _MODEL = 1, 2
+# One key per use: the rows of the batch fold in 0 ... B - 1, these are apart.
+_CORRUPT, _MODEL = 2**31 + 1, 2**31 + 2
 
 
 @flax.struct.dataclass

@@ -74,7 +74,8 @@ def check_config(
   """
   path = workdir / "config.json"
   if not path.exists():
-    if (workdir / "checkpoints").exists():
+    saved = workdir / "checkpoints"
+    if saved.exists() and any(p.name.isdigit() for p in saved.iterdir()):
       raise UserError(
         f"{workdir} has checkpoints but no config.json, so it is not known "
         "what they are of; use a new --workdir"
@@ -148,12 +149,17 @@ def write_unreadable(
   workdir: pathlib.Path, reports: Mapping[str, Sequence[tuple[str, str]]]
 ) -> None:
   """unreadable.txt: one line per recording, with the split and the reason."""
+  path = workdir / "unreadable.txt"
   lines = [
     f"{split}\t{name}\t{reason}\n"
     for split, rows in reports.items()
     for name, reason in rows
   ]
-  (workdir / "unreadable.txt").write_text("".join(lines), encoding="utf-8")
+  if path.exists():  # what this run met before it was resumed
+    old = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = sorted({*old, *lines})
+  text = "".join(lines)
+  path.write_bytes(text.encode("utf-8", errors="backslashreplace"))
 
 
 def write_per_class(

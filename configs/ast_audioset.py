@@ -1,4 +1,4 @@
-"""AST on AudioSet (arXiv 2104.01778, table 1), from random initialisation.
+r"""AST on AudioSet (arXiv 2104.01778, table 1), from random initialisation.
 
 `:full` (2M clips, 5 epochs) or `:balanced` (20k clips, 25 epochs).
 

@@ -1,4 +1,4 @@
-"""Spoken digits from scratch: a small AST on real recordings, on two cores.
+r"""Spoken digits from scratch: a small AST on real recordings, on two cores.
 
 Data: the Free Spoken Digit Dataset, 3,000 recordings (8 kHz, 6 speakers) named
 {digit}_{speaker}_{take}.wav; takes 0 to 4 are the test set (300), the rest is

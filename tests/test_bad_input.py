@@ -22,7 +22,6 @@ from ml_collections import ConfigDict
 
 from astjax import job, run_config, sharding, train, workdir
 from astjax.checkpoint import Checkpoints
-from astjax.data.tf_backend import TfBackend
 from astjax.errors import UserError
 from astjax.train_step import TrainState
 from tests.tiny import FRAMES, MELS, RATE, on_device, tiny_config
@@ -35,15 +34,6 @@ DEMO = "--config=configs/demo.py"
 def one():
   """One device: it takes any batch, and compiles faster."""
   return sharding.make_mesh(jax.devices()[:1])
-
-
-@pytest.fixture(autouse=True)
-def no_keys(monkeypatch):
-  """Spares the tracing of random keys, most of the time of `job.build`.
-
-  Nothing here draws on the host.
-  """
-  monkeypatch.setattr(TfBackend, "fold_in", lambda self, key, data: key)
 
 
 def _said(error: pytest.ExceptionInfo, *parts: str) -> str:

@@ -15,6 +15,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 ARGUMENTS = {
   "demo": [""],
   "ast_digits": [""],
+  "ast_folder": [""],
   "ast_audioset": ["full", "balanced"],
 }
 
@@ -36,6 +37,9 @@ def make_data(name, folder):
     for digit in range(10):
       for take in (0, 7):
         write_sound(folder / f"{digit}_anna_{take}.wav", 8_000)
+  if name == "ast_folder":
+    for i in range(20):
+      write_sound(folder / ("dog", "cat")[i % 2] / f"{i}.wav", 44_100)
   if name == "ast_audioset":
     write_sound(folder / "clips" / "a.wav", 16_000)
     with open(folder / "class_labels_indices.csv", "w", newline="") as f:
@@ -68,7 +72,7 @@ def test_builds_and_steps(name, arg, tmp_path):
   size = built.config.input.batch_size
   batch = {
     name: jax.ShapeDtypeStruct((size, *shape), dtype)
-    for name, (shape, dtype) in job.row_shapes(built.train).items()
+    for name, (shape, dtype) in built.train.row_shapes.items()
   }
   key = jax.eval_shape(lambda: train_step.train_key(0))
   out, metrics = jax.eval_shape(step, state, batch, 0, key)

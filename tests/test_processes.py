@@ -146,10 +146,10 @@ from astjax.data import pipeline
 from tests.tiny import tiny_config
 
 index, count = int(sys.argv[1]), int(sys.argv[2])
-built = job.build(tiny_config())
+built = job.build(tiny_config(input={"source_kw": {"num_examples": 20}}))
 rows = pipeline.train_batches(
   built.train.reader, built.train.host_ops, batch_size=8, seed=0, first_step=0,
-  last_step=3, process_index=index, process_count=count)
+  last_step=5, process_index=index, process_count=count)
 print(json.dumps([[int(i) for i in batch["id"]] for batch in rows]))
 """
 
@@ -198,5 +198,6 @@ def test_two_processes_see_each_example_once(tmp_path):
     )
     for i in range(2)
   ]
-  ids = np.concatenate([np.asarray(h) for h in halves], axis=1)  # [3, 8]
-  assert sorted(ids.ravel().tolist()) == list(range(24))
+  ids = np.concatenate([np.asarray(h) for h in halves], axis=1)  # [5, 8]
+  for epoch in ids.reshape(2, 20):  # the third batch straddles the two
+    assert sorted(epoch.tolist()) == list(range(20))

@@ -274,7 +274,7 @@ def test_the_step_gathers_nothing():
   )
   batch = {
     name: jax.ShapeDtypeStruct((8, *shape), dtype)
-    for name, (shape, dtype) in job.row_shapes(built.train).items()
+    for name, (shape, dtype) in built.train.row_shapes.items()
   }
   key = train_step_lib.train_key(0)
   text = step.lower(state, batch, 0, key).compile().as_text()

@@ -20,6 +20,8 @@ SUFFIXES = (
   ".w64",
 )
 
+_BLOCK = 1 << 20  # samples
+
 
 class UnreadableAudio(Exception):
   """A recording that cannot be used; the text is the reason."""
@@ -37,11 +39,19 @@ def read(path: str | os.PathLike) -> tuple[np.ndarray, int]:
   try:
     if os.path.getsize(path) == 0:
       raise UnreadableAudio("the file is empty")
-    audio, rate = soundfile.read(path, dtype="float32")
+    with soundfile.SoundFile(path) as file:
+      # In blocks: a broken header may claim any length, and memory for it.
+      blocks = []
+      while len(block := file.read(_BLOCK, dtype="float32")):
+        blocks.append(block)
+      audio = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+      rate = file.samplerate
   except OSError as e:
     raise UnreadableAudio(e.strerror or str(e)) from None
   except soundfile.LibsndfileError as e:
     raise UnreadableAudio(e.error_string) from None
+  except (TypeError, ValueError, RuntimeError, MemoryError) as e:
+    raise UnreadableAudio(str(e) or type(e).__name__) from None
   if len(audio) == 0:
     raise UnreadableAudio("it holds no samples")
   if not np.isfinite(audio).all():

@@ -91,6 +91,7 @@ def resample(sample_rate: int) -> Op:
     return audio_file.resample(audio, int(rate) or sample_rate, sample_rate)
 
   def op(example, key, backend):
+    _need_float(example, "audio", "resample")
     audio = python_call(
       convert, [example["audio"], example["sample_rate"]], WAVEFORM
     )
@@ -101,6 +102,14 @@ def resample(sample_rate: int) -> Op:
     }
 
   return op
+
+
+def _need_float(example, name, op):
+  if example[name].dtype != tf.float32:
+    raise UserError(
+      f"{op} reads a float waveform, {name!r} is {example[name].dtype.name}: "
+      "put it before quantise"
+    )
 
 
 def fit(
@@ -155,6 +164,7 @@ def quantise(audio: str = "audio") -> Op:
   """
 
   def op(example, key, backend):
+    _need_float(example, audio, "quantise")
     x = tf.round(example[audio] * INT16_SCALE)
     x = tf.clip_by_value(x, -INT16_SCALE, INT16_SCALE - 1.0)
     return example | {audio: tf.cast(x, tf.int16)}

@@ -7,6 +7,7 @@ once; rows that only fill the last batch, or could not be read, are not `valid`.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Iterator
@@ -28,9 +29,13 @@ _HOST_ONLY = ("index", "replace", "sample_rate")
 
 
 def hide_accelerators() -> None:
-  """Keeps TensorFlow off the devices that JAX will use."""
-  for kind in ("GPU", "TPU"):
-    tf.config.set_visible_devices([], kind)
+  """Keeps TensorFlow off the devices that JAX will use.
+
+  Without effect once TensorFlow has been used: then the caller has decided.
+  """
+  with contextlib.suppress(RuntimeError):
+    for kind in ("GPU", "TPU"):
+      tf.config.set_visible_devices([], kind)
 
 
 def train_batches(
@@ -108,13 +113,15 @@ def num_eval_batches(reader: Reader, batch_size: int) -> int:
 
 
 def row_shapes(
-  ops: tuple[pp.NamedOp, ...],
+  reader: Reader, ops: tuple[pp.NamedOp, ...]
 ) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
   """{name: (shape, type)} of one row of the batches that these ops give.
 
+  Runs the ops once, on the first readable recording.
+
   Raises:
-    UserError: ops that do not follow on each other, or rows without a fixed
-      length, before any recording is read.
+    UserError: ops that do not follow on each other, rows without a fixed
+      length, a recording that does not suit the ops, or none readable.
   """
 
   def start(i):
@@ -122,13 +129,17 @@ def row_shapes(
     example = {"index": index, "valid": tf.constant(True), "replace": True}
     return example, tf.zeros([2], tf.uint32)
 
-  spec = _examples(tf.data.Dataset.range(1), start, ops).element_spec
+  dataset = _examples(tf.data.Dataset.range(1), start, ops)
+  spec = dataset.element_spec
   for name, tensor in spec.items():
     if not tensor.shape.is_fully_defined():
       raise UserError(
         f"{name!r} has no fixed length, so it cannot be batched; use "
         "fit(...) or drop it with keep(...)"
       )
+  reader.read_or_next(0)
+  for _ in _iterate(dataset):
+    pass
   return {
     k: (tuple(v.shape), np.dtype(v.dtype.as_numpy_dtype))
     for k, v in spec.items()

@@ -50,10 +50,6 @@ class Reader:
         return *found, candidate
     raise self.none_readable()
 
-  def check(self) -> None:
-    """Raises a UserError if no recording at all can be read."""
-    self.read_or_next(0)
-
   def none_readable(self) -> UserError:
     """The error for a source without a single readable recording."""
     first = min(self.unreadable)

@@ -12,6 +12,7 @@ import hashlib
 import os
 import pathlib
 import re
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -97,9 +98,11 @@ def _class_of(name, aliases, path):
 
 def fingerprint(source: Source) -> str:
   """A digest of names, labels and classes: which data a run has seen."""
-  digest = hashlib.sha256("\n".join(source.class_names).encode())
-  for i in range(len(source)):
-    digest.update(f"{source.name(i)} {source.labels(i)}\n".encode())
+  lines = ["\n".join(source.class_names)]
+  lines += [f"{source.name(i)} {source.labels(i)}" for i in range(len(source))]
+  # File names need not be UTF-8.
+  text = "\n".join(lines).encode("utf-8", errors="surrogateescape")
+  digest = hashlib.sha256(text)
   return digest.hexdigest()[:16]
 
 
@@ -110,6 +113,7 @@ def filenames(
   folds: tuple[str, ...] = (),
   pattern: str,
   splits: Mapping[str, str] | None = None,
+  holdout: float = 0.0,
   label_list: str = "",
 ) -> Recordings:
   r"""Labels from file names.
@@ -122,7 +126,10 @@ def filenames(
       with a group `label` and optionally `split` and `fold`, for example
       r"(?P<label>\d)_(?P<fold>[a-z]+)_\d+\.wav$".
     splits: split name -> expression searched in the path, instead of a group.
-    label_list: see `read_label_list`; empty takes the labels that occur.
+    holdout: share of the recordings that become the split "val", the others
+      "train", by a digest of their path; 0 is none.
+    label_list: below `data_dir` or absolute, see `read_label_list`; empty
+      takes the labels that occur.
   """
   compiled = _compile(pattern, "source_kw.pattern")
   if "label" not in compiled.groupindex:
@@ -145,16 +152,18 @@ def filenames(
     if not (match := compiled.search(path)):
       continue
     groups = match.groupdict()
+    if not groups["label"]:
+      continue
     found = groups.get("split") or next(
       (name for name, rule in rules.items() if rule.search(path)), ""
     )
-    label = (groups["label"] or "",)
-    rows.append(Row(path, label, found, groups.get("fold") or ""))
+    rows.append(Row(path, (groups["label"],), found, groups.get("fold") or ""))
   if not rows:
     raise UserError(
       f"source_kw.pattern {pattern!r} fits none of the {len(paths)} recordings "
       f"below {root}, such as {paths[0]!r}"
     )
+  rows = _hold_out(rows, holdout)
   return _select(root, rows, split, folds, label_list)
 
 
@@ -165,6 +174,7 @@ def folder(
   folds: tuple[str, ...] = (),
   pattern: str = r"^(?P<label>[^/]+)/",
   splits: Mapping[str, str] | None = None,
+  holdout: float = 0.0,
   label_list: str = "",
 ) -> Recordings:
   """One folder per class; arguments as of `filenames`.
@@ -178,6 +188,7 @@ def folder(
     folds=folds,
     pattern=pattern,
     splits=splits,
+    holdout=holdout,
     label_list=label_list,
   )
 
@@ -188,6 +199,7 @@ def csv(
   csv: str,
   split: str = "",
   folds: tuple[str, ...] = (),
+  holdout: float = 0.0,
   label_list: str = "",
   label_separator: str = ",",
 ) -> Recordings:
@@ -199,6 +211,7 @@ def csv(
     csv: the file.
     split: keep only this split; empty keeps all.
     folds: keep only these folds; empty keeps all.
+    holdout: as of `filenames`.
     label_list: see `read_label_list`; empty takes the labels that occur.
     label_separator: between the labels of one recording; empty if each has one.
   """
@@ -223,8 +236,8 @@ def csv(
     )
   if not rows:
     raise UserError(f"{path} lists no recordings")
-  label_file = str(root / label_list) if label_list else ""
-  return _select(root, rows, split, folds, label_file)
+  rows = _hold_out(rows, holdout)
+  return _select(root, rows, split, folds, label_list)
 
 
 def synthetic(
@@ -277,12 +290,14 @@ def read_label_list(path: str) -> tuple[list[str], dict[str, int]]:
   Either a table with the columns `index`, `mid`, `display_name` (AudioSet's
   format; a label may be either), or plain text with one name per line.
   """
-  with open(_existing_file(path, "label_list"), newline="") as f:
-    first = f.readline()
-    f.seek(0)
-    if "display_name" not in first:
-      names = [line.strip() for line in f if line.strip()]
-      return _unique(names, path), {n: i for i, n in enumerate(names)}
+  file = _existing_file(path, "label_list")
+  try:
+    lines = file.read_text(encoding="utf-8-sig").splitlines()
+  except UnicodeDecodeError as e:
+    raise UserError(f"{path} is not UTF-8 text: {e.reason}") from None
+  if not lines or "display_name" not in lines[0]:
+    names = [line.strip() for line in lines if line.strip()]
+    return _unique(names, path), {n: i for i, n in enumerate(names)}
   names, aliases = [], {}
   for number, line in _table(pathlib.Path(path), "label_list"):
     if line.get("index") != str(len(names)):
@@ -290,9 +305,12 @@ def read_label_list(path: str) -> tuple[list[str], dict[str, int]]:
         f"{path}, line {number}: expected index {len(names)}, found "
         f"{line.get('index')!r}"
       )
-    for label in (line.get("mid"), line["display_name"]):
-      if label:
-        aliases[label] = len(names)
+    if not line["display_name"]:
+      raise UserError(f"{path}, line {number}: no display_name")
+    for label in {line.get("mid"), line["display_name"]} - {None, ""}:
+      if label in aliases:
+        raise UserError(f"{path}, line {number}: {label!r} comes twice")
+      aliases[label] = len(names)
     names.append(line["display_name"])
   return _unique(names, path), aliases
 
@@ -306,18 +324,38 @@ def _unique(names, path):
   return names
 
 
+def _hold_out(rows, share):
+  if not share:
+    return rows
+  if not 0 < share < 1:
+    raise UserError(f"source_kw.holdout must be in [0, 1), got {share}")
+  if any(row.split for row in rows):
+    raise UserError("source_kw: the data has splits; leave out holdout")
+
+  def split_of(row):
+    digest = zlib.crc32(row.path.encode(errors="surrogateescape"))
+    return "val" if digest % 10_000 < share * 10_000 else "train"
+
+  return [row._replace(split=split_of(row)) for row in rows]
+
+
 def _select(root, rows, split, folds, label_list):
   if label_list:
-    names, aliases = read_label_list(label_list)
+    names, aliases = read_label_list(str(root / label_list))
   else:
     names = sorted({n for row in rows for n in row.labels}, key=_natural)
     aliases = {n: i for i, n in enumerate(names)}
   kept = _keep(rows, "split", (split,) if split else ())
-  kept = _keep(kept, "fold", tuple(str(f) for f in folds))
+  kept = _keep(
+    kept,
+    "fold",
+    tuple(str(f) for f in folds),
+    f" of split {split!r}" if split else "",
+  )
   return Recordings(root, kept, names, aliases)
 
 
-def _keep(rows, field, wanted):
+def _keep(rows, field, wanted, among=""):
   if not wanted:
     return rows
   counts = collections.Counter(getattr(row, field) for row in rows)
@@ -325,7 +363,8 @@ def _keep(rows, field, wanted):
     if not counts[value]:
       known = ", ".join(f"{k or '(none)'} ({n})" for k, n in counts.items())
       raise UserError(
-        f"no recording of {field} {value!r} in the data; {field}s: {known}"
+        f"no recording{among} of {field} {value!r} in the data; {field}s"
+        f"{among}: {known}"
       )
   return [row for row in rows if getattr(row, field) in wanted]
 
@@ -333,7 +372,7 @@ def _keep(rows, field, wanted):
 def _natural(name: str):
   """Sorts "10" after "9"."""
   return [
-    (0, int(part), "") if part.isdigit() else (1, 0, part)
+    (0, int(part), "") if part.isdecimal() else (1, 0, part)
     for part in re.split(r"(\d+)", name)
   ]
 
@@ -362,14 +401,21 @@ def _existing_dir(path: str) -> pathlib.Path:
 def _existing_file(path: str, what: str) -> pathlib.Path:
   file = pathlib.Path(path).expanduser()
   if not file.is_file():
-    raise UserError(f"{what} {str(file)!r} does not exist")
+    state = "is not a file" if file.exists() else "does not exist"
+    raise UserError(f"{what} {str(file)!r} {state}")
   return file
 
 
 def _sound_files(root: pathlib.Path) -> Iterable[str]:
   """Paths below `root`, relative, with /, in a fixed order."""
+  seen = set()
   for folder_path, folders, files in os.walk(root, followlinks=True):
-    folders.sort()
+    real = os.path.realpath(folder_path)
+    if real in seen:  # a link to a folder above
+      folders.clear()
+      continue
+    seen.add(real)
+    folders[:] = sorted(f for f in folders if f[0] != ".")
     for file in sorted(files):
       if file.lower().endswith(audio_file.SUFFIXES) and file[0] != ".":
         path = pathlib.Path(folder_path, file)
@@ -378,10 +424,17 @@ def _sound_files(root: pathlib.Path) -> Iterable[str]:
 
 def _table(path: pathlib.Path, what: str):
   """Yields (line number, row) of a CSV file with a header."""
-  with open(_existing_file(str(path), what), newline="") as f:
+  file = _existing_file(str(path), what)
+  with open(file, newline="", encoding="utf-8-sig") as f:
     try:
       reader = csv_lib.DictReader(f, skipinitialspace=True)
       for row in reader:
+        if None in row or None in row.values():
+          raise UserError(
+            f"{path}, line {reader.line_num}: not as many columns as the "
+            f"header ({', '.join(reader.fieldnames)}); put quotes around "
+            "values with commas"
+          )
         yield reader.line_num, row
     except (csv_lib.Error, UnicodeDecodeError) as e:
       raise UserError(f"{path} is not a CSV file: {e}") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from astjax import errors
@@ -161,8 +162,8 @@ class AST(nn.Module):
 
 def pool(tokens: dict[str, Array], pooling: str) -> Array:
   """Mean over the prefix or the patch tokens, [B, D]."""
-  kinds = {"prefix": "prefix", "tokens": "tokens"}
-  return jnp.mean(tokens[errors.lookup(kinds, pooling, "pooling")], axis=1)
+  chosen = errors.lookup(tokens, pooling, "pooling")
+  return jnp.mean(chosen.astype(jnp.float32), axis=1)
 
 
 def make_backbone(
@@ -209,6 +210,17 @@ def make_backbone(
     raise errors.UserError(
       f"width {shape['width']} must be a positive multiple of num_heads "
       f"{shape['num_heads']}, and depth {shape['depth']} at least 1"
+    )
+  sizes = (*patch_size, *stride)
+  if min(sizes) < 1 or mlp_dim < 0:
+    raise errors.UserError(
+      f"patch_size {tuple(patch_size)} and stride {tuple(stride)} must be "
+      f"positive, and mlp_dim {mlp_dim} at least 0"
+    )
+  if attention == "cudnn" and jax.default_backend() != "gpu":
+    raise errors.UserError(
+      "attention='cudnn' needs an NVIDIA GPU, the devices are "
+      f"{jax.default_backend()}; use 'auto'"
     )
   if tuple(prefix) not in (("cls", "dist"), ("cls",), ()):
     raise errors.UserError(

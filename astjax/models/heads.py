@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -15,23 +13,23 @@ class ClassifierHead(nn.Module):
   """Layer norm (epsilon 1e-5) and a linear layer: [B, D] -> logits [B, C].
 
   A second norm on top of the backbone's own, with torch's epsilon, as in the
-  original (its paper mentions only the linear layer).
+  original (its paper mentions only the linear layer). Always in float32: the
+  ranking of bfloat16 scores is full of ties.
   """
 
   num_classes: int
   layer_norm_eps: float = 1e-5
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
     """Logits, float32."""
     init = vit.torch_uniform(x.shape[-1])
-    x = vit.layer_norm(self.layer_norm_eps, self.dtype, "norm")(x)
-    x = nn.Dense(
+    x = x.astype(jnp.float32)
+    x = vit.layer_norm(self.layer_norm_eps, jnp.float32, "norm")(x)
+    return nn.Dense(
       self.num_classes,
       kernel_init=init,
       bias_init=init,
-      dtype=self.dtype,
+      dtype=jnp.float32,
       name="linear",
     )(x)
-    return x.astype(jnp.float32)

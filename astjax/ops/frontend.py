@@ -12,6 +12,7 @@ are written as 0.0 before standardising.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from astjax.errors import UserError
@@ -39,10 +40,20 @@ def to_float(audio: str = "audio") -> Op:
   """int16 [..., S] -> float32 in [-1, 1)."""
 
   def op(example, key, backend):
+    if "int16" not in str(example[audio].dtype):
+      raise UserError(
+        f"to_float reads int16, {audio!r} is not: put quantise before it"
+      )
     x = backend.float32(example[audio])
     return example | {audio: x * (1.0 / INT16_SCALE)}
 
   return op
+
+
+def _float_waveform(example, audio, name):
+  if "int" in str(example[audio].dtype):
+    raise UserError(f"{name} reads a float waveform: put to_float before it")
+  return example[audio]
 
 
 def center(audio: str = "audio", num_samples: str = "num_samples") -> Op:
@@ -53,7 +64,7 @@ def center(audio: str = "audio", num_samples: str = "num_samples") -> Op:
   """
 
   def op(example, key, backend):
-    x = example[audio]  # [..., S]
+    x = _float_waveform(example, audio, "center")  # [..., S]
     count = example[num_samples]
     real = backend.arange(backend.shape(x)[-1]) < count
     total = backend.sum_last(backend.where(real, x, 0.0))
@@ -88,9 +99,8 @@ def fbank(
 
   def op(example, key, backend):
     rest = {k: v for k, v in example.items() if k != audio}
-    if "int" in str(example[audio].dtype):
-      raise UserError("fbank reads a float waveform: put to_float before it")
-    return rest | {out: fbank_ops.fbank(example[audio], spec, backend=backend)}
+    x = _float_waveform(example, audio, "fbank")
+    return rest | {out: fbank_ops.fbank(x, spec, backend=backend)}
 
   return op
 
@@ -143,26 +153,31 @@ def _mask(example, key, backend, *, name, width, axis):
 
 def freq_mask(max_width: int, fbank: str = "fbank") -> Op:
   """Zeroes one run of 0 ... max_width - 1 mel bins (SpecAugment)."""
-
-  def op(example, key, backend):
-    return _mask(example, key, backend, name=fbank, width=max_width, axis=-1)
-
-  return op
+  return _masking(max_width, fbank, -1)
 
 
 def time_mask(max_width: int, fbank: str = "fbank") -> Op:
   """Zeroes one run of 0 ... max_width - 1 frames (SpecAugment)."""
+  return _masking(max_width, fbank, -2)
+
+
+def _masking(width, name, axis):
+  if width < 0:
+    raise UserError(f"max_width must be at least 0, got {width}")
 
   def op(example, key, backend):
-    return _mask(example, key, backend, name=fbank, width=max_width, axis=-2)
+    return _mask(example, key, backend, name=name, width=width, axis=axis)
 
+  op.draws = True
   return op
 
 
 def standardize(mean: float, std: float, fbank: str = "fbank") -> Op:
   """(x - mean) / (2 * std): mean 0 and standard deviation 0.5 on the corpus."""
-  if std <= 0:
-    raise UserError(f"standardize needs std > 0, got {std}")
+  if not (0 < std < math.inf and math.isfinite(mean)):
+    raise UserError(
+      f"standardize needs a finite mean and std > 0, got {mean}, {std}"
+    )
 
   def op(example, key, backend):
     return example | {fbank: (example[fbank] - mean) * (0.5 / std)}

@@ -36,14 +36,14 @@ def _counts(score, positive):
   """True and false positives at each distinct threshold, best score first."""
   order = np.argsort(-score, kind="stable")
   score, positive = score[order], positive[order]
-  last_of_tie = np.append(np.diff(score) != 0, True)
+  last_of_tie = np.append(score[1:] != score[:-1], True)
   true = np.cumsum(positive)[last_of_tie]
   seen = np.flatnonzero(last_of_tie) + 1
   return true, seen - true
 
 
 def _average_precision(score, positive):
-  if not positive.any():
+  if not positive.any() or np.isnan(score).any():
     return np.nan
   true, false = _counts(score, positive)
   gained = np.diff(true, prepend=0)
@@ -51,7 +51,7 @@ def _average_precision(score, positive):
 
 
 def _roc_auc(score, positive):
-  if positive.all() or not positive.any():
+  if positive.all() or not positive.any() or np.isnan(score).any():
     return np.nan
   true, false = _counts(score, positive)
   true, false = np.append(0, true), np.append(0, false)

@@ -27,6 +27,9 @@ class Task(Protocol):
   without gradients ({} if nothing).
   """
 
+  metric_names: tuple[str, ...]  # what `summarise` gives
+  one_label: bool  # whether a clip must have exactly one
+
   def init_params(self, rng: Array, batch: Batch) -> Params:
     """Fresh parameters for batches shaped like this one."""
 

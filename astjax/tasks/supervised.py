@@ -32,6 +32,12 @@ class Supervised:
 
   model: ast.AST
   loss_name: str
+  metric_names = ("loss", "mAP", "mAUC", "d_prime", "accuracy")
+
+  @property
+  def one_label(self) -> bool:
+    """Softmax cross-entropy shares one unit of probability."""
+    return self.loss_name == "softmax_xent"
 
   def init_params(self, rng: Array, batch: Batch) -> Params:
     """{"backbone": ..., "head": ...}, float32."""
@@ -57,7 +63,7 @@ class Supervised:
     logits = self.model.apply(
       {"params": params}, **_inputs(batch), train=True, rngs={"drop_path": rng}
     )
-    loss = jnp.mean(LOSSES[self.loss_name](logits, batch["label"]))
+    loss = jnp.mean(LOSSES[self.loss_name](logits, _label(batch)))
     return loss, LossOut({"loss": loss}, task_state)
 
   def after_update(self, params: Params, task_state: dict, step: Array) -> dict:
@@ -69,7 +75,7 @@ class Supervised:
   ) -> dict[str, Array]:
     """{"logits": [B, C], "loss": [B]}."""
     logits = self.model.apply({"params": params}, **_inputs(batch))
-    loss = LOSSES[self.loss_name](logits, batch["label"])
+    loss = LOSSES[self.loss_name](logits, _label(batch))
     return {"logits": logits, "loss": loss}
 
   def features(self, params: Params, task_state: dict, batch: Batch) -> Array:
@@ -96,6 +102,14 @@ def _inputs(batch: Batch) -> dict[str, Array]:
     "the batch has neither 'fbank' nor 'patches' after the device ops; it has "
     f"{', '.join(sorted(batch))}: check input.on_host and input.on_device"
   )
+
+
+def _label(batch: Batch) -> Array:
+  if "label" not in batch:
+    raise errors.UserError(
+      "the batch has no 'label': put multi_hot into input.on_host and keep it"
+    )
+  return batch["label"]
 
 
 def make(
@@ -125,7 +139,5 @@ def make(
     raise errors.UserError(
       "pooling='prefix' needs prefix tokens; config.model.prefix is empty"
     )
-  head = heads.ClassifierHead(
-    num_classes, layer_norm_eps=head_layer_norm_eps, dtype=backbone.dtype
-  )
+  head = heads.ClassifierHead(num_classes, layer_norm_eps=head_layer_norm_eps)
   return Supervised(ast.AST(backbone, head, pooling), loss)

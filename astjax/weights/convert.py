@@ -69,13 +69,14 @@ def convert(
       `jax.eval_shape(model.init, ...)`; every leaf has to be filled.
 
   Returns:
-    A nested dict of arrays, shaped like `expected`.
+    A nested dict of arrays, of the shapes and types of `expected`.
 
   Raises:
     UserError: a name that meets no rule or several, a target set twice, and
       missing (-), unexpected (+) or differently shaped leaves, all listed.
   """
-  shapes = {k: tuple(v.shape) for k, v in flatten(expected).items()}
+  leaves = flatten(expected)
+  shapes = {k: tuple(v.shape) for k, v in leaves.items()}
   found: dict[str, np.ndarray] = {}
   problems = []
   for name, array in source.items():
@@ -105,7 +106,7 @@ def convert(
           f"{target} is {value.shape} in the file, {shapes[target]} in the "
           "model"
         )
-      found[target] = value
+      found[target] = value.astype(leaves[target].dtype)
   problems += [f"- {k} is not in the file" for k in shapes if k not in found]
   if problems:
     shown = problems[:8]

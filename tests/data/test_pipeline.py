@@ -14,7 +14,6 @@ from astjax import device_ops, train_step
 from astjax.data import host_ops, pipeline
 from astjax.data.audio_file import UnreadableAudio
 from astjax.data.reader import Reader
-from astjax.data.tf_backend import TfBackend
 from astjax.errors import UserError
 from astjax.ops import patches
 
@@ -55,12 +54,6 @@ class Memory:
     rng = np.random.default_rng(index)
     audio = 0.1 * rng.standard_normal(self._samples + index)
     return audio.astype(np.float32), self._rate
-
-
-@pytest.fixture
-def no_keys(monkeypatch):
-  """Spares the tracing of random keys in tests that draw nothing."""
-  monkeypatch.setattr(TfBackend, "fold_in", lambda self, key, data: key)
 
 
 def _ops(recipe, reader):
@@ -232,7 +225,6 @@ def test_evaluation_draws_the_same_on_either_side():
     np.testing.assert_array_equal(got["fbank"], want["fbank"])
 
 
-@pytest.mark.usefixtures("no_keys")
 @pytest.mark.parametrize(
   ("patch_size", "stride"), [((8, 10), (8, 10)), ((4, 3), (2, 5))]
 )
@@ -249,7 +241,6 @@ def test_patchify_on_the_host_cuts_as_patchify_does(patch_size, stride):
 # --- evaluation -------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("no_keys")
 @pytest.mark.parametrize("count", [1, 2, 4])
 @pytest.mark.parametrize("batch_size", [4, 12])
 def test_evaluation_covers_each_example_once_in_order(batch_size, count):
@@ -276,7 +267,6 @@ def test_evaluation_covers_each_example_once_in_order(batch_size, count):
     )
 
 
-@pytest.mark.usefixtures("no_keys")
 @pytest.mark.parametrize("batch_size", [1, 3, 10, 64])
 def test_evaluation_takes_any_batch_size(batch_size):
   batches = _eval("decode|keep()", Reader(Memory(10)), batch_size)
@@ -289,7 +279,6 @@ def test_evaluation_takes_any_batch_size(batch_size):
 # --- unreadable recordings --------------------------------------------------
 
 
-@pytest.mark.usefixtures("no_keys")
 def test_in_training_the_next_readable_recording_stands_in():
   reader = Reader(Memory(10, bad=[2, 3, 9]))
   replaced = {2: 4, 3: 4, 9: 0}
@@ -311,7 +300,6 @@ def test_in_training_the_next_readable_recording_stands_in():
       )
 
 
-@pytest.mark.usefixtures("no_keys")
 def test_in_evaluation_an_unreadable_recording_is_not_valid():
   bad = [0, 4, 9]
   reader = Reader(Memory(10, bad=bad))
@@ -325,7 +313,6 @@ def test_in_evaluation_an_unreadable_recording_is_not_valid():
   np.testing.assert_array_equal(got["id"][:10], np.arange(10))
 
 
-@pytest.mark.usefixtures("no_keys")
 @pytest.mark.parametrize("to", [4000, 16_000])
 def test_silence_for_an_unreadable_recording_goes_through_every_op(to):
   recipe = (
@@ -337,7 +324,6 @@ def test_silence_for_an_unreadable_recording_goes_through_every_op(to):
   assert np.isfinite(got["fbank"]).all()
 
 
-@pytest.mark.usefixtures("no_keys")
 @pytest.mark.parametrize("run", [_train, _eval])
 def test_unreadable_recordings_are_counted_and_listed(run):
   reader = Reader(Memory(10, bad=[7, 2]))
@@ -351,7 +337,6 @@ def test_unreadable_recordings_are_counted_and_listed(run):
     ]
 
 
-@pytest.mark.usefixtures("no_keys")
 def test_an_unreadable_recording_is_opened_once():
   source = Memory(3, bad=[1])
   seen = []
@@ -363,7 +348,6 @@ def test_an_unreadable_recording_is_opened_once():
   assert seen.count(2) == 6  # itself, and in the place of 1
 
 
-@pytest.mark.usefixtures("no_keys")
 def test_nothing_readable_is_one_line():
   reader = Reader(Memory(10, bad=range(10)))
   with pytest.raises(UserError) as error:
@@ -380,7 +364,6 @@ def test_nothing_readable_is_one_line():
 # --- the ops ----------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("no_keys")
 def test_fit_cuts_or_pads_to_whole_frames():
   sizes = [1, 150, 199, 200, 201, 279, 280, 281, 999]
   audio = [np.arange(1, size + 1) / 1000 for size in sizes]
@@ -396,21 +379,18 @@ def test_fit_cuts_or_pads_to_whole_frames():
     assert batch["num_samples"][row] == kept
 
 
-@pytest.mark.usefixtures("no_keys")
 def test_fit_of_1024_frames_is_that_of_the_original():
   reader = Reader(Memory(2, rate=16_000))
-  shapes = pipeline.row_shapes(_ops("decode|fit(1024)", reader))
+  shapes = pipeline.row_shapes(reader, _ops("decode|fit(1024)", reader))
   assert shapes["audio"] == ((164_080,), np.dtype(np.float32))
 
 
-@pytest.mark.usefixtures("no_keys")
 def test_num_samples_follows_resampling():
   reader = Reader(Memory(4, rate=16_000, audio=np.zeros(320)))
   (batch,) = _train(f"decode|resample({RATE})|fit(4, {RATE})", reader)
   np.testing.assert_array_equal(batch["num_samples"], [160] * 4)
 
 
-@pytest.mark.usefixtures("no_keys")
 def test_quantise_is_exact_for_16_bit_samples():
   every = np.arange(-(2**15), 2**15)
   reader = Reader(Memory(2, audio=every / 2**15))
@@ -423,7 +403,6 @@ def test_quantise_is_exact_for_16_bit_samples():
     np.testing.assert_array_equal(row, every[: len(row)])
 
 
-@pytest.mark.usefixtures("no_keys")
 def test_quantise_rounds_and_clips():
   audio = np.array([1.0, 1.5, 40, -1, -1.5, -40, 0.6 / 2**15, -0.4 / 2**15])
   reader = Reader(Memory(1, audio=audio))
@@ -434,7 +413,6 @@ def test_quantise_rounds_and_clips():
   )
 
 
-@pytest.mark.usefixtures("no_keys")
 def test_quantise_and_to_float_undo_each_other():
   audio = np.arange(-100, 100) / 2**15
   reader = Reader(Memory(1, audio=audio))
@@ -444,7 +422,6 @@ def test_quantise_and_to_float_undo_each_other():
   np.testing.assert_array_equal(after["audio"], before["audio"])
 
 
-@pytest.mark.usefixtures("no_keys")
 @pytest.mark.parametrize("channel", ["mean", "first", None])
 def test_decode_mixes_or_picks_channels(channel):
   stereo = np.array([[0.5, 0.25], [-0.5, 1.0], [0.0, -0.75]])
@@ -456,7 +433,6 @@ def test_decode_mixes_or_picks_channels(channel):
   np.testing.assert_array_equal(batch["num_samples"], [3, 3])
 
 
-@pytest.mark.usefixtures("no_keys")
 @pytest.mark.parametrize("argument", ["", "3"])
 def test_multi_hot_is_one_at_every_label(argument):
   reader = Reader(Memory(10))
@@ -469,7 +445,6 @@ def test_multi_hot_is_one_at_every_label(argument):
   assert set(whole["label"].sum(1)) == {1, 2}
 
 
-@pytest.mark.usefixtures("no_keys")
 def test_keep_drops_all_but_what_is_named():
   reader = Reader(Memory(4))
   recipe = f"decode|fit(2, {RATE})|multi_hot"
@@ -481,11 +456,10 @@ def test_keep_drops_all_but_what_is_named():
     assert set(batch) == {*names, "id", "valid"}
 
 
-@pytest.mark.usefixtures("no_keys")
 def test_row_shapes_are_those_of_the_batches():
   reader = Reader(Memory(8))
   for recipe in (SHORT, f"decode|fit(6, {RATE})|fbank({RATE}, 8)"):
-    shapes = pipeline.row_shapes(_ops(recipe, reader))
+    shapes = pipeline.row_shapes(reader, _ops(recipe, reader))
     for batches in (_train(recipe, reader), _eval(recipe, reader)):
       got = {k: (v.shape[1:], v.dtype) for k, v in batches[0].items()}
       assert got == shapes
@@ -549,7 +523,6 @@ WRONG = {
 }
 
 
-@pytest.mark.usefixtures("no_keys")
 @pytest.mark.parametrize("case", WRONG)
 def test_a_recipe_that_cannot_work_is_refused_before_reading(case):
   source = Memory(4)
@@ -560,14 +533,14 @@ def test_a_recipe_that_cannot_work_is_refused_before_reading(case):
   source.read = read
   recipe, parts = WRONG[case]
   with pytest.raises(UserError) as error:
-    pipeline.row_shapes(_ops(recipe, Reader(source)))
+    reader = Reader(source)
+    pipeline.row_shapes(reader, _ops(recipe, reader))
   text = str(error.value)
   assert "\n" not in text and "0x" not in text
   for part in parts:
     assert part in text
 
 
-@pytest.mark.usefixtures("no_keys")
 @pytest.mark.parametrize("run", [_train, _eval])
 def test_fit_refuses_a_recording_of_another_rate(run):
   reader = Reader(Memory(4, rate=44_100))
@@ -579,7 +552,6 @@ def test_fit_refuses_a_recording_of_another_rate(run):
   run(f"decode|resample({RATE})|fit(10, {RATE})", reader)
 
 
-@pytest.mark.usefixtures("no_keys")
 def test_an_error_of_a_reader_that_is_a_bug_is_not_hidden():
   """Only mistakes of the user's become one line."""
   source = Memory(4)
