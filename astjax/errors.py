@@ -86,7 +86,7 @@ def call_positional(
       value = bound.arguments[name]
       if not _fits(value, hints[name]):
         raise UserError(
-          f"{where}: {name}={value!r} does not fit, expected "
+          f"{where}: {name}={value!r} is {type(value).__name__}, expected "
           f"{_hint_name(hints[name])}"
         )
   for name, parameter in parameters.items():
@@ -94,7 +94,7 @@ def call_positional(
       for value in bound.arguments.get(name, ()):
         if not _fits(value, hints.get(name, Any)):
           raise UserError(
-            f"{where}: {value!r} does not fit, expected "
+            f"{where}: {value!r} is {type(value).__name__}, expected "
             f"{_hint_name(hints[name])}"
           )
   return fn(*bound.args, **bound.kwargs)

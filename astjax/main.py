@@ -60,10 +60,11 @@ def _parse(argv: Sequence[str]) -> list[str]:
         "no config: give one with --config=FILE.py, such as configs/demo.py"
       )
     value = _CONFIG.value
-    # (A file that could not be read shows only when the config is used.)
-    if value is not None:
-      value.lock  # noqa: B018
+    if value is None:
+      raise UserError("the config file's get_config() returned nothing")
     if not isinstance(value, ConfigDict):
+      # A file that could not be read raises its error only when it is used.
+      getattr(value, "lock", None)
       raise UserError(
         f"the config file's get_config() returned {type(value).__name__}, "
         "expected an ml_collections.ConfigDict"
@@ -99,6 +100,7 @@ def _explain(error: Exception) -> str:
     return text
   if isinstance(error, KeyError):  # its text is a repr of a repr
     text = text.replace("\\n", " ").replace("\\", "").strip("'\"")
+    return f"the config has no key '{text}"
   text = text.split("failure to load:")[-1].strip()
   return f"the config: {type(error).__name__}: {text}"
 
@@ -136,7 +138,10 @@ def _train() -> None:
       f"--num_processes={_NUM_PROCESSES.value} must be at least 1"
     )
   if _NUM_PROCESSES.value == 1 and (_PROCESS_ID.value or _COORDINATOR.value):
-    raise UserError("--process_id and --coordinator need --num_processes=N")
+    raise UserError(
+      f"--process_id={_PROCESS_ID.value} and --coordinator="
+      f"{_COORDINATOR.value} need --num_processes=N, N > 1"
+    )
   if _NUM_PROCESSES.value > 1:
     import jax
 

@@ -170,7 +170,7 @@ def make_optimizer(
   weight_decay: float = 5e-7,
   no_decay: tuple[str, ...] = (),
   clip_norm: float = 0.0,
-  lr_multipliers: tuple[tuple[str, float], ...] = (),
+  lr_multipliers: tuple = (),
   freeze: tuple[str, ...] = (),
 ) -> optax.GradientTransformation:
   """One optax chain.
@@ -196,10 +196,17 @@ def make_optimizer(
     "config.optim",
     ("b1", b1, "in [0, 1)", 0 <= b1 < 1),
     ("b2", b2, "in [0, 1)", 0 <= b2 < 1),
-    ("eps", eps, "positive", 0 < eps < math.inf),
+    ("eps", eps, "at least 0", 0 <= eps < math.inf),
     ("weight_decay", weight_decay, "at least 0", 0 <= weight_decay < math.inf),
     ("clip_norm", clip_norm, "at least 0", 0 <= clip_norm < math.inf),
   )
+  for pair in lr_multipliers:
+    is_pair = isinstance(pair, (tuple, list)) and len(pair) == 2
+    if not is_pair or not isinstance(pair[1], (int, float)):
+      raise errors.UserError(
+        "config.optim.lr_multipliers takes (expression, factor) pairs, got "
+        f"{pair!r}"
+      )
   check_expressions(
     params, (*no_decay, *freeze, *(pattern for pattern, _ in lr_multipliers))
   )

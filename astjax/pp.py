@@ -50,10 +50,12 @@ def parse(
       )
     make = getattr(module, name)
     own = {k: v for k, v in context.items() if k in make.__annotations__}
+    place = f"{where}: {name}"
     try:
-      op = errors.call_positional(make, f"op {name}", args, kwargs, **own)
+      op = errors.call_positional(make, place, args, kwargs, **own)
     except errors.UserError as e:
-      raise errors.UserError(f"{where}: {e}") from None
+      text = str(e) if place in str(e) else f"{place}: {e}"
+      raise errors.UserError(text) from None
     seen[name] = seen.get(name, 0) + 1
     fold = zlib.crc32(f"{name}#{seen[name]}".encode()) & 0x7FFFFFFF
     ops.append(NamedOp(name, fold, op))
@@ -82,6 +84,9 @@ def apply(ops: tuple[NamedOp, ...], example, key, backend):
       ) from None
     except (TypeError, ValueError, IndexError) as e:
       reason = str(e).strip().split("\n")[0][:200]
+      shapes = {k: getattr(v, "shape", ()) for k, v in example.items()}
+      if unknown := [k for k, shape in shapes.items() if None in (*shape,)]:
+        reason = f"{unknown[0]!r} has no fixed length; put fit(...) before it"
       raise errors.UserError(
         f"the op {name} cannot work on what comes before it: {reason}"
       ) from None

@@ -98,6 +98,7 @@ def train_and_evaluate(
     state, saved = restored
     record.restore(saved)
   if is_main:
+    workdir.write_versions(folder)
     num_params = workdir.write_parameters(folder, state.params)
   first_step = int(state.step)
   log = metric_log.MetricLog(

@@ -107,7 +107,12 @@ def check_config(
 def write_config(
   workdir: pathlib.Path, config: Mapping[str, Any], data: Mapping[str, Any]
 ) -> None:
-  """config.json and versions.json."""
+  """config.json: what this folder is the run of."""
+  _write_json(workdir / "config.json", {"config": config, "data": data})
+
+
+def write_versions(workdir: pathlib.Path) -> None:
+  """versions.json: what the newest start of the run ran on."""
   versions = {"python": platform.python_version()}
   for name in _PACKAGES:
     try:
@@ -120,7 +125,6 @@ def write_config(
     "num_devices": jax.device_count(),
     "num_processes": jax.process_count(),
   }
-  _write_json(workdir / "config.json", {"config": config, "data": data})
   _write_json(workdir / "versions.json", versions)
 
 

@@ -748,8 +748,8 @@ def _files(folder: pathlib.Path) -> dict[str, bytes]:
   [
     ({"model": {"depth": 2}}, ["config.model.depth was 1, is 2"]),
     (
-      {"task_kw": {"loss": "softmax_xent"}},
-      ["config.task_kw.loss was 'bce', is 'softmax_xent'"],
+      {"task_kw": {"pooling": "tokens"}},
+      ["config.task_kw.pooling was None, is 'tokens'"],
     ),
     (
       {"input": {"batch_size": 4}},
@@ -909,6 +909,8 @@ def test_a_damaged_config_json(tmp_path, text):
 def test_checkpoints_without_a_config_json(tmp_path):
   assert _compared(tmp_path) == []
   (tmp_path / "checkpoints").mkdir()
+  assert _compared(tmp_path) == []  # killed before its first save
+  (tmp_path / "checkpoints" / "3").mkdir()
   with pytest.raises(UserError) as error:
     _compared(tmp_path)
   _said(error, "no config.json", str(tmp_path), "--workdir")

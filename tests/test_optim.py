@@ -499,8 +499,8 @@ def test_schedules_are_traceable():
   [
     ({"lr": 0.0}, "lr must be positive, got 0.0"),
     ({"lr": -1.0}, "lr must be positive, got -1.0"),
-    ({"decay_start": -1}, "decay_start must be >= 0"),
-    ({"decay_every": 0}, "decay_every >= 1"),
+    ({"decay_start": -1}, "decay_start must be at least 0"),
+    ({"decay_every": 0}, "decay_every must be at least 1"),
     ({"decay": "multistep", "decay_factor": -0.5}, "decay_factor"),
     ({"warmup": "linear", "warmup_steps": -5}, "warmup_steps"),
     ({"warmup": "stepped", "warmup_steps": -5}, "warmup_steps"),

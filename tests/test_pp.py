@@ -24,9 +24,11 @@ def scale(by: float, how: Literal["up", "down"] = "up"):
 
 
 def draw():
-  return lambda example, key, backend: (
-    example | {"drawn": [*example.get("drawn", []), tuple(key.tolist())]}
-  )
+  def op(example, key, backend):
+    return example | {"drawn": [*example.get("drawn", []), tuple(key.tolist())]}
+
+  op.draws = True
+  return op
 
 
 def sized(size: tuple[int, int] = (2, 3), *, reader: str):

@@ -6,6 +6,7 @@ import pathlib
 import jax
 import numpy as np
 import pytest
+import soundfile
 
 from astjax import checkpoint, errors, evaluate, job, sharding, train
 from astjax import train_step as train_step_lib
@@ -390,3 +391,92 @@ def test_a_finished_run_is_only_shown_again(tmp_path, capsys):
   third = run(tmp_path, more)
   assert len(third) == len(first) + 1
   assert third[-1]["test/mAP"] == third[-2]["val/mAP"]
+
+
+def test_reading_a_run_changes_nothing(tmp_path):
+  """Not even a save in flight, or a damaged checkpoint."""
+  config = tiny_config(steps=4, checkpoint={"every_steps": 2, "keep": 3})
+  run(tmp_path, config)
+  flip_a_bit(tmp_path / "checkpoints" / "4")
+  in_flight = tmp_path / "checkpoints" / "9.orbax-checkpoint-tmp"
+  in_flight.mkdir()
+  before = sorted(tmp_path.rglob("*"))
+  _, state = job.load_run(tmp_path)
+  assert int(state.step) == 2
+  assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_killed_before_the_first_save(tmp_path):
+  """Nothing but the config and an empty folder: the same command starts."""
+  config = tiny_config(steps=1)
+  run(tmp_path / "whole", config)
+  (tmp_path / "cut" / "checkpoints").mkdir(parents=True)
+  saved = (tmp_path / "whole" / "config.json").read_text()
+  (tmp_path / "cut" / "config.json").write_text(saved)
+  run(tmp_path / "cut", config)
+  assert_same_bits(
+    final_state(tmp_path / "cut"), final_state(tmp_path / "whole")
+  )
+
+
+def test_damaged_checkpoints_are_never_forgotten(tmp_path):
+  """A second try does not start from zero without a word."""
+  config = tiny_config(steps=4)
+  run(tmp_path, config, stop_at=2)
+  flip_a_bit(tmp_path / "checkpoints" / "2")
+  for _ in range(2):
+    with pytest.raises(errors.UserError, match="none of the checkpoints"):
+      run(tmp_path, config)
+
+
+def test_an_evaluation_does_not_draw():
+  """`on_host` is taken over from training: masks there would go unnoticed."""
+  base = tiny_config()
+  host = base.input.on_host.split("|keep")[0]
+  config = tiny_config(
+    input={
+      "on_host": f"{host}|{base.input.on_device}|keep('fbank', 'label')",
+      "on_device": "",
+    },
+    evals={"val": {"on_device": ""}},
+  )
+  with pytest.raises(errors.UserError, match=r"val draws .* \(freq_mask\)"):
+    job.build(config)
+
+
+def test_softmax_wants_one_label():
+  config = tiny_config(task_kw={"loss": "softmax_xent"})
+  with pytest.raises(errors.UserError, match="exactly one"):
+    job.build(config)
+
+
+def test_broken_recordings_are_listed(tmp_path):
+  """Replaced in training, left out of the evaluation, counted, and kept in
+  the list over a resume."""
+  data = tmp_path / "data"
+  rate, wave = 8_000, np.zeros(2_000, np.float32)
+  for i in range(12):
+    for name in ("cat", "dog"):
+      path = data / name / f"{i}.wav"
+      path.parent.mkdir(parents=True, exist_ok=True)
+      soundfile.write(path, wave + 0.01 * i, rate)
+  (data / "cat" / "3.wav").write_bytes(b"")
+  (data / "dog" / "4.wav").write_bytes(b"RIFF....WAVEjunk")
+  config = tiny_config(
+    steps=6,
+    input={"source": "folder", "data_dir": str(data), "split": ""},
+    evals={"val": {"split": ""}},
+  )
+  config.input.source_kw = {}
+  config.evals.val.source_kw = {}
+  history = run(tmp_path / "run", config, stop_at=3)
+  history = run(tmp_path / "run", config)
+  assert history[-1].get("val/num_examples", 22) == 22
+  counts = [h["val/unreadable"] for h in history if "val/unreadable" in h]
+  assert counts[-1] == 2
+  listed = (tmp_path / "run" / "unreadable.txt").read_text().splitlines()
+  assert {tuple(line.split("\t")[:2]) for line in listed} == {
+    (split, name)
+    for split in ("train", "val")
+    for name in ("cat/3.wav", "dog/4.wav")
+  }

@@ -429,12 +429,12 @@ def _table(path: pathlib.Path, what: str):
     try:
       reader = csv_lib.DictReader(f, skipinitialspace=True)
       for row in reader:
-        if None in row or None in row.values():
+        if None in row:
           raise UserError(
-            f"{path}, line {reader.line_num}: not as many columns as the "
-            f"header ({', '.join(reader.fieldnames)}); put quotes around "
-            "values with commas"
+            f"{path}, line {reader.line_num}: more columns than the header "
+            f"({', '.join(reader.fieldnames)}); put quotes around values with "
+            "commas"
           )
-        yield reader.line_num, row
+        yield reader.line_num, {k: v or "" for k, v in row.items()}
     except (csv_lib.Error, UnicodeDecodeError) as e:
       raise UserError(f"{path} is not a CSV file: {e}") from None

@@ -81,6 +81,8 @@ def predictions(
     split: name of an evaluation; the first by default.
     clips: how many clips, from the start of the split.
   """
+  if clips < 1:
+    raise UserError(f"--clips={clips} must be at least 1")
   if not loaded.evals:
     raise UserError("the config of this run has no evaluation to take clips of")
   chosen = lookup(loaded.evals, split or next(iter(loaded.evals)), "evaluation")

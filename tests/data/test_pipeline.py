@@ -357,8 +357,8 @@ def test_nothing_readable_is_one_line():
     "none of the 10 recordings can be read; the first, clip 0: reason 0"
   )
   with pytest.raises(UserError, match="none of the 10 recordings"):
-    Reader(Memory(10, bad=range(10))).check()
-  Reader(Memory(10, bad=range(9))).check()
+    Reader(Memory(10, bad=range(10))).read_or_next(0)
+  assert Reader(Memory(10, bad=range(9))).read_or_next(0)[2] == 9
 
 
 # --- the ops ----------------------------------------------------------------

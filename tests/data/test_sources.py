@@ -632,3 +632,29 @@ def test_the_fingerprint_knows_the_split(digits):
   prints = {sources.fingerprint(s) for s in parts}
   prints.add(sources.fingerprint(sources.filenames(**given)))
   assert len(prints) == 3
+
+
+def test_holdout_is_a_function_of_the_path(tmp_path):
+  for i in range(200):
+    path = tmp_path / ("dog", "cat")[i % 2] / f"{i}.wav"
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+  names = {
+    split: {
+      source.name(i)
+      for source in [
+        sources.folder(data_dir=str(tmp_path), split=split, holdout=0.2)
+      ]
+      for i in range(len(source))
+    }
+    for split in ("train", "val")
+  }
+  assert not names["train"] & names["val"]
+  assert len(names["train"] | names["val"]) == 200
+  assert 20 <= len(names["val"]) <= 60
+  (tmp_path / "dog" / "new.wav").touch()
+  again = sources.folder(data_dir=str(tmp_path), split="val", holdout=0.2)
+  now = {again.name(i) for i in range(len(again))}
+  assert now - {"dog/new.wav"} == names["val"]
+  with pytest.raises(UserError, match="holdout"):
+    sources.folder(data_dir=str(tmp_path), holdout=1.5)

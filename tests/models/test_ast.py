@@ -29,7 +29,7 @@ GRID = (3, 4)
 
 def make(pooling="prefix", **model):
   backbone = ast.make_backbone(**SMALL | model)
-  head = heads.ClassifierHead(CLASSES, dtype=backbone.dtype)
+  head = heads.ClassifierHead(CLASSES)
   return ast.AST(backbone, head, pooling)
 
 
