@@ -6,6 +6,7 @@ lines elsewhere.
 
 from __future__ import annotations
 
+import collections
 import json
 import math
 import os
@@ -174,6 +175,43 @@ class MetricLog:
       self._file.close()
       if self._events is not None:
         self._events.close()
+
+
+class Window:
+  """Sums over the steps between two log lines."""
+
+  def __init__(self, first: int):
+    self.first = first
+    self.started = time.perf_counter()
+    self.waited = 0.0
+    self.paused = 0.0
+    self.pending: collections.deque = collections.deque()
+    self._sums: dict[str, float] = collections.defaultdict(float)
+    self._count = 0
+
+  def add(self, metrics: dict[str, float]) -> None:
+    """One step's metrics."""
+    self._count += 1
+    for name, value in metrics.items():
+      self._sums[name] += value
+
+  def means(self) -> dict[str, float]:
+    """Over the steps so far."""
+    return {k: v / self._count for k, v in self._sums.items()}
+
+  @property
+  def seconds(self) -> float:
+    """Since the window began, without evaluations and saves."""
+    return time.perf_counter() - self.started - self.paused
+
+  def speed(self, step: int, batch_size: int) -> dict[str, float]:
+    """Examples per second, milliseconds per step, share of waiting for data."""
+    steps = step - self.first
+    return {
+      "perf/examples_per_s": steps * batch_size / self.seconds,
+      "perf/step_ms": 1e3 * self.seconds / steps,
+      "perf/data_wait": self.waited / self.seconds,
+    }
 
 
 def read(path: str | os.PathLike) -> list[dict[str, Any]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from astjax.errors import UserError
@@ -63,3 +65,21 @@ def per_device(fn: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
   """
   rows = PartitionSpec(DATA_AXIS)
   return jax.shard_map(fn, mesh=mesh, in_specs=rows, out_specs=rows)
+
+
+def union(reports: dict[str, list]) -> dict[str, list]:
+  """Each process has met other recordings: the union, on all of them."""
+  if jax.process_count() == 1:
+    return reports
+  text = np.frombuffer(json.dumps(reports).encode(), np.uint8)
+  sizes = multihost_utils.process_allgather(np.int32(text.size))
+  padded = np.zeros(int(sizes.max()), np.uint8)
+  padded[: text.size] = text
+  texts = multihost_utils.process_allgather(padded)
+  parts = [
+    json.loads(t[:n].tobytes()) for t, n in zip(texts, sizes, strict=True)
+  ]
+  return {
+    name: sorted({(a, b) for part in parts for a, b in part[name]})
+    for name in reports
+  }

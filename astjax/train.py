@@ -7,9 +7,7 @@ directory, if there is one.
 
 from __future__ import annotations
 
-import collections
 import contextlib
-import json
 import os
 import pathlib
 import signal
@@ -192,7 +190,7 @@ class _Loop:
       process_count=jax.process_count(),
     )
     key = train_step.train_key(run.seed)
-    window = _Window(self.step)
+    window = metric_log.Window(self.step)
     self.console.start_bar(total, self.step)
     with contextlib.closing(batches), self._signals():
       while self.step < total:
@@ -211,7 +209,7 @@ class _Loop:
         if self.step % run.log.every_steps == 0 or is_last:
           self._check(window)
           self._log(window)
-          window = _Window(self.step)
+          window = metric_log.Window(self.step)
         due = {
           name: split
           for name, split in job.evals.items()
@@ -252,7 +250,7 @@ class _Loop:
       self._evaluate(missing)
     self._say_results()
 
-  def _check(self, window: _Window, *, leave: int = 0) -> None:
+  def _check(self, window: metric_log.Window, *, leave: int = 0) -> None:
     """Looks at finished steps; a non-finite one ends the run."""
     while len(window.pending) > leave:
       step, ids, metrics = window.pending.popleft()
@@ -274,7 +272,7 @@ class _Loop:
       f"as step {int(self.state.step)} in {self.checkpoints.folder}"
     )
 
-  def _log(self, window: _Window) -> None:
+  def _log(self, window: metric_log.Window) -> None:
     run = self.job.config
     values = {f"train/{k}": v for k, v in window.means().items()}
     values["train/lr"] = float(self.schedule(self.step - 1))
@@ -339,7 +337,7 @@ class _Loop:
 
   def _report_unreadable(self) -> None:
     splits = {"train": self.job.train, **self.job.evals}
-    reports = _from_all({n: s.reader.report() for n, s in splits.items()})
+    reports = sharding.union({n: s.reader.report() for n, s in splits.items()})
     count = sum(len(rows) for rows in reports.values())
     if count == self.num_unreadable:
       return
@@ -396,58 +394,3 @@ class _Loop:
     signals = multihost_utils.process_allgather(np.int32(self.signal or 0))
     self.signal = int(signals.max()) or None
     return self.signal is not None
-
-
-def _from_all(reports: dict[str, list]) -> dict[str, list]:
-  """Each process has met other recordings: the union, on all of them."""
-  if jax.process_count() == 1:
-    return reports
-  text = np.frombuffer(json.dumps(reports).encode(), np.uint8)
-  sizes = multihost_utils.process_allgather(np.int32(text.size))
-  padded = np.zeros(int(sizes.max()), np.uint8)
-  padded[: text.size] = text
-  texts = multihost_utils.process_allgather(padded)
-  parts = [
-    json.loads(t[:n].tobytes()) for t, n in zip(texts, sizes, strict=True)
-  ]
-  return {
-    name: sorted({(a, b) for part in parts for a, b in part[name]})
-    for name in reports
-  }
-
-
-class _Window:
-  """Sums over the steps between two log lines."""
-
-  def __init__(self, first: int):
-    self.first = first
-    self.started = time.perf_counter()
-    self.waited = 0.0
-    self.paused = 0.0
-    self.pending: collections.deque = collections.deque()
-    self._sums: dict[str, float] = collections.defaultdict(float)
-    self._count = 0
-
-  def add(self, metrics: dict[str, float]) -> None:
-    """One step's metrics."""
-    self._count += 1
-    for name, value in metrics.items():
-      self._sums[name] += value
-
-  def means(self) -> dict[str, float]:
-    """Over the steps so far."""
-    return {k: v / self._count for k, v in self._sums.items()}
-
-  @property
-  def seconds(self) -> float:
-    """Since the window began, without evaluations and saves."""
-    return time.perf_counter() - self.started - self.paused
-
-  def speed(self, step: int, batch_size: int) -> dict[str, float]:
-    """Examples per second, milliseconds per step, share of waiting for data."""
-    steps = step - self.first
-    return {
-      "perf/examples_per_s": steps * batch_size / self.seconds,
-      "perf/step_ms": 1e3 * self.seconds / steps,
-      "perf/data_wait": self.waited / self.seconds,
-    }

@@ -19,7 +19,7 @@ def get_config(arg: str = "") -> ConfigDict:
     raise ValueError(f"configs/demo.py takes no argument, got {arg!r}")
   c = ConfigDict()
   c.seed = 0
-  c.epochs = 6.0
+  c.epochs = 10.0
   c.steps = 0
 
   c.task = "supervised"

@@ -7,19 +7,16 @@ it knows nothing of TensorFlow, batches or order.
 from __future__ import annotations
 
 import collections
-import csv as csv_lib
 import hashlib
-import os
 import pathlib
-import re
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from astjax import errors
-from astjax.data import audio_file
+from astjax.data import audio_file, listings
 from astjax.data.synthetic import Synthetic
 from astjax.errors import UserError
 
@@ -131,17 +128,17 @@ def filenames(
     label_list: below `data_dir` or absolute, see `read_label_list`; empty
       takes the labels that occur.
   """
-  compiled = _compile(pattern, "source_kw.pattern")
+  compiled = listings.compile_pattern(pattern, "source_kw.pattern")
   if "label" not in compiled.groupindex:
     raise UserError(
       f"source_kw.pattern {pattern!r} has no group (?P<label>...)"
     )
   rules = {
-    name: _compile(rule, f"source_kw.splits.{name}")
+    name: listings.compile_pattern(rule, f"source_kw.splits.{name}")
     for name, rule in (splits or {}).items()
   }
-  root = _existing_dir(data_dir)
-  paths = list(_sound_files(root))
+  root = listings.existing_dir(data_dir)
+  paths = list(listings.sound_files(root))
   if not paths:
     raise UserError(
       f"no recordings below {root}: expected files ending in "
@@ -215,10 +212,10 @@ def csv(
     label_list: see `read_label_list`; empty takes the labels that occur.
     label_separator: between the labels of one recording; empty if each has one.
   """
-  root = _existing_dir(data_dir)
+  root = listings.existing_dir(data_dir)
   path = root / csv
   rows = []
-  for number, line in _table(path, "source_kw.csv"):
+  for number, line in listings.read_table(path, "source_kw.csv"):
     try:
       text = line["labels"] if "labels" in line else line["label"]
       where = line["path"]
@@ -284,46 +281,6 @@ def build(
   return errors.call(make, f"{where}.source_kw", given, **own)
 
 
-def read_label_list(path: str) -> tuple[list[str], dict[str, int]]:
-  """A list of classes: (names, {any way to write a label: number}).
-
-  Either a table with the columns `index`, `mid`, `display_name` (AudioSet's
-  format; a label may be either), or plain text with one name per line.
-  """
-  file = _existing_file(path, "label_list")
-  try:
-    lines = file.read_text(encoding="utf-8-sig").splitlines()
-  except UnicodeDecodeError as e:
-    raise UserError(f"{path} is not UTF-8 text: {e.reason}") from None
-  if not lines or "display_name" not in lines[0]:
-    names = [line.strip() for line in lines if line.strip()]
-    return _unique(names, path), {n: i for i, n in enumerate(names)}
-  names, aliases = [], {}
-  for number, line in _table(pathlib.Path(path), "label_list"):
-    if line.get("index") != str(len(names)):
-      raise UserError(
-        f"{path}, line {number}: expected index {len(names)}, found "
-        f"{line.get('index')!r}"
-      )
-    if not line["display_name"]:
-      raise UserError(f"{path}, line {number}: no display_name")
-    for label in {line.get("mid"), line["display_name"]} - {None, ""}:
-      if label in aliases:
-        raise UserError(f"{path}, line {number}: {label!r} comes twice")
-      aliases[label] = len(names)
-    names.append(line["display_name"])
-  return _unique(names, path), aliases
-
-
-def _unique(names, path):
-  if not names:
-    raise UserError(f"{path} lists no classes")
-  twice = [n for n, c in collections.Counter(names).items() if c > 1]
-  if twice:
-    raise UserError(f"{path} lists {twice[0]!r} twice")
-  return names
-
-
 def _hold_out(rows, share):
   if not share:
     return rows
@@ -341,9 +298,11 @@ def _hold_out(rows, share):
 
 def _select(root, rows, split, folds, label_list):
   if label_list:
-    names, aliases = read_label_list(str(root / label_list))
+    names, aliases = listings.read_label_list(str(root / label_list))
   else:
-    names = sorted({n for row in rows for n in row.labels}, key=_natural)
+    names = sorted(
+      {n for row in rows for n in row.labels}, key=listings.natural
+    )
     aliases = {n: i for i, n in enumerate(names)}
   kept = _keep(rows, "split", (split,) if split else ())
   kept = _keep(
@@ -367,74 +326,3 @@ def _keep(rows, field, wanted, among=""):
         f"{among}: {known}"
       )
   return [row for row in rows if getattr(row, field) in wanted]
-
-
-def _natural(name: str):
-  """Sorts "10" after "9"."""
-  return [
-    (0, int(part), "") if part.isdecimal() else (1, 0, part)
-    for part in re.split(r"(\d+)", name)
-  ]
-
-
-def _compile(pattern: str, where: str) -> re.Pattern:
-  try:
-    return re.compile(pattern)
-  except re.error as e:
-    raise UserError(
-      f"{where}={pattern!r} is not a regular expression: {e}"
-    ) from None
-
-
-def _existing_dir(path: str) -> pathlib.Path:
-  if not path:
-    raise UserError(
-      "no data directory: give one with --config.input.data_dir=FOLDER"
-    )
-  root = pathlib.Path(path).expanduser()
-  if not root.is_dir():
-    what = "is not a folder" if root.exists() else "does not exist"
-    raise UserError(f"the data directory {str(root)!r} {what}")
-  return root
-
-
-def _existing_file(path: str, what: str) -> pathlib.Path:
-  file = pathlib.Path(path).expanduser()
-  if not file.is_file():
-    state = "is not a file" if file.exists() else "does not exist"
-    raise UserError(f"{what} {str(file)!r} {state}")
-  return file
-
-
-def _sound_files(root: pathlib.Path) -> Iterable[str]:
-  """Paths below `root`, relative, with /, in a fixed order."""
-  seen = set()
-  for folder_path, folders, files in os.walk(root, followlinks=True):
-    real = os.path.realpath(folder_path)
-    if real in seen:  # a link to a folder above
-      folders.clear()
-      continue
-    seen.add(real)
-    folders[:] = sorted(f for f in folders if f[0] != ".")
-    for file in sorted(files):
-      if file.lower().endswith(audio_file.SUFFIXES) and file[0] != ".":
-        path = pathlib.Path(folder_path, file)
-        yield path.relative_to(root).as_posix()
-
-
-def _table(path: pathlib.Path, what: str):
-  """Yields (line number, row) of a CSV file with a header."""
-  file = _existing_file(str(path), what)
-  with open(file, newline="", encoding="utf-8-sig") as f:
-    try:
-      reader = csv_lib.DictReader(f, skipinitialspace=True)
-      for row in reader:
-        if None in row:
-          raise UserError(
-            f"{path}, line {reader.line_num}: more columns than the header "
-            f"({', '.join(reader.fieldnames)}); put quotes around values with "
-            "commas"
-          )
-        yield reader.line_num, {k: v or "" for k, v in row.items()}
-    except (csv_lib.Error, UnicodeDecodeError) as e:
-      raise UserError(f"{path} is not a CSV file: {e}") from None

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from astjax.data import sources
+from astjax.data import listings, sources
 from astjax.errors import UserError
 
 DIGITS = r"(?P<label>\d+)_(?P<fold>[a-z]+)_\d+\.wav$"
@@ -342,7 +342,7 @@ def test_audioset_format_takes_names_and_mids(tmp_path):
 def test_plain_text_gives_the_order(tmp_path):
   path = tmp_path / "classes.txt"
   path.write_text("  zebra \n\ncat\r\nMale speech, man\n")
-  names, aliases = sources.read_label_list(str(path))
+  names, aliases = listings.read_label_list(str(path))
   assert names == ["zebra", "cat", "Male speech, man"]
   assert aliases == {"zebra": 0, "cat": 1, "Male speech, man": 2}
 
@@ -360,9 +360,9 @@ def test_classes_of_a_list_that_do_not_occur_keep_their_place(tmp_path):
 def test_a_byte_order_mark_is_no_part_of_a_list(tmp_path, text):
   path = tmp_path / "classes"
   path.write_text(text)
-  want = sources.read_label_list(str(path))
+  want = listings.read_label_list(str(path))
   path.write_bytes(b"\xef\xbb\xbf" + text.encode())
-  assert sources.read_label_list(str(path)) == want
+  assert listings.read_label_list(str(path)) == want
 
 
 BAD_LISTS = {
@@ -396,7 +396,7 @@ BAD_LISTS = {
 def test_a_bad_label_list_is_refused(tmp_path, case):
   text, parts = BAD_LISTS[case]
   path = str(tmp_path / _write(tmp_path, text, "classes"))
-  _refused(sources.read_label_list, path, *parts, path=path)
+  _refused(listings.read_label_list, path, *parts, path=path)
 
 
 # --- errors -----------------------------------------------------------------
