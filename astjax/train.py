@@ -217,9 +217,10 @@ class _Loop:
         }
         paused = time.perf_counter()
         improved = False
-        stop = self._asked_to_stop() or self.step == stop_at
+        asked = self._asked_to_stop()
+        stop = asked or self.step == stop_at
         # Whoever is told to stop has seconds, not the time of an evaluation.
-        if due and (is_last or self.signal is None):
+        if due and (is_last or not asked):
           self._check(window)
           improved = self._evaluate(due)
         is_due = save_every and self.step % save_every == 0
@@ -230,7 +231,7 @@ class _Loop:
         if stop and not is_last:
           self.checkpoints.wait()
           self.console.say(f"stopped and saved at step {self.step} of {total}")
-          if self.signal is not None:
+          if asked:
             raise Stopped(self.signal, self.step)
           return
     self.checkpoints.wait()
@@ -342,12 +343,13 @@ class _Loop:
     if count == self.num_unreadable:
       return
     self.num_unreadable = count
-    if jax.process_index() == 0:
-      workdir.write_unreadable(self.folder, reports)
-      self.log.write(
-        self.step,
-        {f"{name}/unreadable": len(rows) for name, rows in reports.items()},
-      )
+    if jax.process_index() != 0:
+      return
+    workdir.write_unreadable(self.folder, reports)
+    self.log.write(
+      self.step,
+      {f"{name}/unreadable": len(rows) for name, rows in reports.items()},
+    )
     name, reason = next(rows[-1] for rows in reports.values() if rows)
     metric_log.warn(
       f"{count} recording(s) could not be read so far, such as {name}: "
