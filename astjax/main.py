@@ -12,10 +12,6 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-# No C++ start-up messages of TensorFlow; its errors still come through.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 

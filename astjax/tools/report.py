@@ -15,6 +15,7 @@ import sys
 
 import jax
 import numpy as np
+from absl import logging
 
 from astjax import device_ops, evaluate, job, metric_log, sharding, train_step
 from astjax.data import pipeline
@@ -29,6 +30,7 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument("--clips", type=int, default=6, help="how many")
   parser.add_argument("--data_dir", help="if the recordings have moved")
   args = parser.parse_args(argv)
+  logging.set_verbosity(logging.ERROR)  # orbax warns of reading only
   try:
     folder = pathlib.Path(args.workdir)
     loaded, state = job.load_run(folder, data_dir=args.data_dir)
