@@ -5,7 +5,8 @@ Data: the Free Spoken Digit Dataset, 3,000 recordings (8 kHz, 6 speakers) named
 for training (2,700), as its authors define.
 Command: python -m astjax.main --config=configs/ast_digits.py \
   --config.input.data_dir=FOLDER/recordings --workdir=runs/digits
-Expected: see docs/results.md.
+Expected: test/accuracy of about 0.99 after 10 minutes on two CPU cores (0.9900
+measured; docs/results.md has the curve).
 """
 
 from ml_collections import ConfigDict
