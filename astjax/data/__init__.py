@@ -2,7 +2,6 @@
 
 import os
 
-# Before TensorFlow is imported: no start-up messages (errors still come
-# through), and the same sums whatever the number of threads.
+# Before TensorFlow is imported: no start-up messages (errors still come).
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")

@@ -153,6 +153,18 @@ def test_resampling_agrees_with_scipy(rate):
   np.testing.assert_allclose(got[middle], want[middle], atol=1e-3 * scale)
 
 
+@pytest.mark.filterwarnings("ignore")  # librosa's own imports
+def test_resampling_is_librosa_s_default():
+  """Recordings prepared with librosa and those read here are the same."""
+  import librosa
+
+  audio = _melody(44_100).astype(np.float32)
+  got = audio_file.resample(audio, 44_100, 16_000)
+  want = librosa.resample(audio, orig_sr=44_100, target_sr=16_000)
+  assert got.shape == want.shape
+  np.testing.assert_allclose(got, want, atol=1e-6)
+
+
 def test_resampling_does_not_alias():
   t = np.arange(44_100) / 44_100
   high = np.sin(2 * np.pi * 11_000 * t).astype(np.float32)
