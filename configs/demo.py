@@ -3,7 +3,8 @@
 Command: make demo
     or:  python -m astjax.main --config=configs/demo.py --workdir=runs/demo
 Data: built in, made as it is read; 10 classes, one to three per clip of 2 s.
-Expected: val/mAP of about 0.7 (0.707 and 0.714 measured) in 4 minutes on two CPU cores.
+Expected: val/mAP of about 0.7 (0.707 and 0.714 measured) in 4 minutes on two
+CPU cores.
 """
 
 from ml_collections import ConfigDict
