@@ -24,6 +24,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from astjax.errors import UserError
 from astjax.metric_log import warn
 from astjax.train_step import TrainState
+from astjax.weights import convert
 
 # A device out of memory, a full or an unreachable disk: the files may be fine.
 _NOT_DAMAGE = (
@@ -143,9 +144,7 @@ class Checkpoints:
     return None
 
   def _restore(self, step, template):
-    meta = self._manager.restore(
-      step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
-    )["meta"]
+    meta = self._meta(step)
     _check_same_model(meta["leaves"], template, self.folder / str(step))
     abstract = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
@@ -164,6 +163,66 @@ class Checkpoints:
         f"{len(now)} leaves differ)"
       )
     return state, meta["record"]
+
+  def read_params(self) -> tuple[int, dict[str, np.ndarray]]:
+    """See the function `read_params`."""
+    steps = self.steps()
+    if not steps:
+      raise UserError(f"{self.folder.parent} has no checkpoint yet")
+    problems = []
+    newest = steps[-1]
+    for step in dict.fromkeys([self._best(newest), *reversed(steps)]):
+      if step not in steps:
+        continue
+      try:
+        return step, self._params(step)
+      except (UserError, MemoryError):
+        raise
+      except Exception as e:
+        reason = str(e).strip().split("\n")[0][:200] or type(e).__name__
+        problems.append(f"{step}: {reason}")
+        warn(f"checkpoint {step} is damaged and passed over: {reason}")
+    raise UserError(
+      f"none of the checkpoints in {self.folder} is intact ({problems[0]})"
+    )
+
+  def _best(self, step):
+    """The best step so far, as the record of this one tells."""
+    with contextlib.suppress(Exception):
+      return self._meta(step)["record"].get("best_step")
+    return None
+
+  def _meta(self, step):
+    return self._manager.restore(
+      step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
+    )["meta"]
+
+  def _params(self, step):
+    leaves = self._meta(step)["leaves"]
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    want = {
+      path.removeprefix("params/"): jax.ShapeDtypeStruct(
+        shape, dtype, sharding=device
+      )
+      for path, (shape, dtype, _) in leaves.items()
+      if path.startswith("params/")
+    }
+    item = {"params": convert.unflatten(want)}
+    args = ocp.args.PyTreeRestore(
+      item=item,
+      restore_args=ocp.checkpoint_utils.construct_restore_args(item),
+      partial_restore=True,
+    )
+    tree = self._manager.restore(step, args=ocp.args.Composite(state=args))[
+      "state"
+    ]
+    flat = {
+      k: np.asarray(v) for k, v in convert.flatten(tree["params"]).items()
+    }
+    for path, array in flat.items():
+      if _describe_leaf(array) != leaves[f"params/{path}"]:
+        raise ValueError(f"the digest of params/{path} does not match")
+    return flat
 
   def _set_aside(self, step):
     if jax.process_index() == 0:
@@ -202,6 +261,24 @@ class Checkpoints:
       self._manager.close()
 
 
+def read_params(
+  workdir: pathlib.Path,
+) -> tuple[int, dict[str, np.ndarray]]:
+  """The parameters alone of a run's best checkpoint, else of its newest.
+
+  Returns:
+    (step, {path: array}), on the host, checked against their digests.
+
+  Raises:
+    UserError: no checkpoint, or none that is intact.
+  """
+  checkpoints = Checkpoints(workdir, read_only=True)
+  try:
+    return checkpoints.read_params()
+  finally:
+    checkpoints.close()
+
+
 def _as_dict(state: TrainState) -> dict[str, Any]:
   return {
     "step": state.step,
@@ -216,11 +293,14 @@ def describe(state: TrainState) -> dict[str, list]:
   leaves, _ = jax.tree_util.tree_flatten_with_path(_as_dict(state))
   out = {}
   for path, leaf in leaves:
-    array = np.asarray(leaf)
-    digest = hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
     name = jax.tree_util.keystr(path, simple=True, separator="/")
-    out[name] = [list(array.shape), str(array.dtype), digest]
+    out[name] = _describe_leaf(np.asarray(leaf))
   return out
+
+
+def _describe_leaf(array: np.ndarray) -> list:
+  digest = hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
+  return [list(array.shape), str(array.dtype), digest]
 
 
 def _check_same_model(saved: dict[str, list], template, where) -> None:

@@ -24,6 +24,7 @@ from astjax import (
   device_ops,
   optim,
   pp,
+  pretrained,
   run_config,
   sharding,
   tasks,
@@ -36,6 +37,8 @@ from astjax.errors import UserError, call, nearest
 from astjax.run_config import InputConfig, RunConfig
 from astjax.tasks.base import Task
 from astjax.train_step import TrainState
+from astjax.types import Params
+from astjax.weights.model_info import ModelInfo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +98,34 @@ class Job:
       schedule,
     )
 
+  def model_info(self) -> ModelInfo:
+    """What turns this job's parameters into a model, without its data."""
+    splits = [*self.evals.values(), self.train]
+    return ModelInfo(
+      model=pretrained.describe(self.task.backbone),
+      head=self.task.head,
+      class_names=self.train.class_names if self.task.head else (),
+      recipe=_inference_recipe(splits[0]),
+      origin="trained by astjax",
+    )
+
+
+def _inference_recipe(split: Split) -> str:
+  """From a recording to the model's input: nothing drawn, no label."""
+  ops = zip(
+    (*split.host_ops, *split.device_ops),
+    (
+      *pp.calls(split.config.on_host, "on_host"),
+      *pp.calls(split.config.on_device, "on_device"),
+    ),
+    strict=True,
+  )
+  return "|".join(
+    pp.text(*written)
+    for op, written in ops
+    if not pp.draws(op) and op.name not in ("multi_hot", "keep")
+  )
+
 
 def build(config: Mapping[str, Any], *, mesh: Mesh | None = None) -> Job:
   """Everything that can go wrong before the first step goes wrong here.
@@ -132,6 +163,7 @@ def build(config: Mapping[str, Any], *, mesh: Mesh | None = None) -> Job:
     steps_per_epoch=steps_per_epoch,
     total_steps=total_steps,
   )
+  call(pretrained.Options, "config.init_kw", run.init_kw)
   job = Job(run, mesh, task, train, evals, steps_per_epoch, total_steps)
   _check_best(run.best, evals, task)
   for name, split in {"train": train, **evals}.items():
@@ -281,14 +313,53 @@ def load_run(
     checkpoints.close()
 
 
-def fresh_state(job: Job) -> tuple[optax.GradientTransformation, TrainState]:
+def fresh_state(
+  job: Job, params: Params | None = None
+) -> tuple[optax.GradientTransformation, TrainState]:
   """Optimiser and state before the first step, on the mesh.
 
   In one jit, so that no buffer is held twice.
+
+  Args:
+    job: from `build`.
+    params: to start from; fresh ones by default.
   """
   tx = job.optimizer(jax.eval_shape(job.fresh_params))
-  init = jax.jit(
-    lambda: train_step.init_state(job.task, job.fresh_params(), tx),
-    out_shardings=sharding.replicated(job.mesh),
-  )
-  return tx, init()
+
+  def init(params):
+    params = job.fresh_params() if params is None else params
+    return train_step.init_state(job.task, params, tx)
+
+  whole = sharding.replicated(job.mesh)
+  return tx, jax.jit(init, out_shardings=whole)(params)
+
+
+def warm_params(job: Job) -> tuple[Params, list[str]]:
+  """The parameters that `config.init_from` asks for.
+
+  Returns:
+    (parameters on the host, what was taken from where, in lines).
+
+  Raises:
+    UserError: the checkpoint cannot be had, or does not fit the model.
+  """
+  options = call(pretrained.Options, "config.init_kw", job.config.init_kw)
+  with located("config.init_from"):
+    loaded = pretrained.load(job.config.init_from, options)
+    digests = sharding.union({"digest": [(loaded.digest, "")]})["digest"]
+    if len(digests) > 1:
+      raise UserError(
+        f"the processes read {len(digests)} different files as "
+        f"{job.config.init_from!r}"
+      )
+    params, report = pretrained.start(
+      loaded,
+      jax.jit(job.fresh_params)(),
+      backbone=job.task.backbone,
+      class_names=job.train.class_names,
+      options=options,
+    )
+  lines = [f"start from {job.config.init_from}: {loaded.info.origin}"]
+  if loaded.info.licence:
+    lines.append(f"licence of the weights: {loaded.info.licence}")
+  return params, [*lines, f"SHA-256 {loaded.digest}", *report.lines()]

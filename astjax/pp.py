@@ -43,7 +43,7 @@ def parse(
     UserError: not a recipe, an unknown op, or a wrong argument.
   """
   ops, seen = [], {}
-  for name, args, kwargs in _calls(recipe, where):
+  for name, args, kwargs in calls(recipe, where):
     if name not in module.__all__:
       raise errors.UserError(
         f"unknown op {name!r} in {where}.{errors.nearest(name, module.__all__)}"
@@ -93,8 +93,12 @@ def apply(ops: tuple[NamedOp, ...], example, key, backend):
   return example
 
 
-def _calls(recipe: str, where: str):
-  """Yields (name, positional, keyword arguments)."""
+def calls(recipe: str, where: str):
+  """Yields (name, positional, keyword arguments) of the ops of a recipe.
+
+  Raises:
+    UserError: not a recipe; `where` is how the error calls the string.
+  """
   if not recipe.strip():
     return
   try:
@@ -117,6 +121,12 @@ def _calls(recipe: str, where: str):
       f"{where} is not a recipe like 'a|b(1)|c(x=2)': {reason}: "
       f"{recipe[:300]!r}"
     ) from None
+
+
+def text(name: str, args: list, kwargs: dict[str, Any]) -> str:
+  """An op of a recipe, written out; the inverse of `calls`."""
+  given = [repr(a) for a in args] + [f"{k}={v!r}" for k, v in kwargs.items()]
+  return f"{name}({', '.join(given)})" if given else name
 
 
 def _literal(node):

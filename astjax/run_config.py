@@ -101,6 +101,9 @@ class RunConfig:
     epochs: length of the run; 0 uses `steps`.
     steps: length of the run in steps; 0 uses `epochs`.
     task: a name in `tasks.TASKS`; `task_kw` its arguments, `model` the model's.
+    init_from: weights to start from: a path, a published checkpoint or a
+      Hugging Face name; empty starts at random.
+    init_kw: the fields of `pretrained.Options`.
     schedule: arguments of `optim.make_schedule`.
     optim: arguments of `optim.make_optimizer`.
     evals: {name: EvalConfig}.
@@ -116,6 +119,8 @@ class RunConfig:
   epochs: float = 0.0
   steps: int = 0
   task_kw: Section = dataclasses.field(default_factory=dict)
+  init_from: str = ""
+  init_kw: Section = dataclasses.field(default_factory=dict)
   optim: Section = dataclasses.field(default_factory=dict)
   evals: Mapping[str, EvalConfig] = dataclasses.field(default_factory=dict)
   best: str = ""

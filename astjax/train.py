@@ -1,8 +1,9 @@
 """The one loop for any task: start or resume, step, log, evaluate, save.
 
-Reads top to bottom as the story of a training job. The restore order is: fresh
-parameters, then the task's state, then the newest intact checkpoint of the work
-directory, if there is one.
+Reads top to bottom as the story of a training job. The restore order is: the
+newest intact checkpoint of the work directory, if there is one; else fresh
+parameters, under the weights of `config.init_from` if it is set, then the
+task's state.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from astjax import (
 from astjax.checkpoint import Checkpoints
 from astjax.data import pipeline, sources
 from astjax.errors import UserError
-from astjax.job import Split, build, fresh_state, located
+from astjax.job import Split, build, fresh_state, located, warm_params
 from astjax.run_record import RunRecord
 from astjax.train_step import TrainState
 
@@ -91,13 +92,21 @@ def train_and_evaluate(
   record = RunRecord(run.best, run.best_is_lowest)
   checkpoints = Checkpoints(folder, keep=run.checkpoint.keep)
   tx, state = fresh_state(job)
+  origin: list[str] = []
   restored = checkpoints.restore(state)
   if restored is not None:
     state, saved = restored
     record.restore(saved)
+  elif run.init_from:
+    del state
+    params, origin = warm_params(job)
+    tx, state = fresh_state(job, params)
   if is_main:
     workdir.write_versions(folder)
     num_params = workdir.write_parameters(folder, state.params)
+    workdir.write_model(folder, job.model_info().to_json())
+    if origin:
+      workdir.write_init_from(folder, origin)
   first_step = int(state.step)
   log = metric_log.MetricLog(
     folder,
@@ -107,6 +116,8 @@ def train_and_evaluate(
   )
   if is_main:
     _say_what_runs(console, job, folder, num_params, first_step)
+    for line in origin:
+      console.say(line)
 
   loop = _Loop(job, tx, state, record, checkpoints, log, console, folder)
   try:
@@ -137,7 +148,9 @@ def _say_what_runs(console, job, folder, num_params, first_step):
       + f" recordings, {len(train.class_names)} classes",
       "steps": f"{job.total_steps:,} of {run.input.batch_size} examples "
       f"({job.total_steps / job.steps_per_epoch:.4g} epochs)",
-      "start": f"resumed at step {first_step}" if first_step else "fresh",
+      "start": f"resumed at step {first_step}"
+      if first_step
+      else run.init_from or "fresh",
       "workdir": folder,
     },
   )

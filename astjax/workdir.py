@@ -1,6 +1,7 @@
 """The folder of a run: what stands in it beside checkpoints and metrics.
 
-config.json, versions.json, parameters.txt, unreadable.txt, <eval>_classes.csv.
+config.json, model.json, init_from.txt, versions.json, parameters.txt,
+unreadable.txt, <eval>_classes.csv.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import jax
 from astjax import run_config
 from astjax.errors import UserError
 from astjax.types import Params
+
+MODEL = "model.json"
 
 _PACKAGES = (
   "jax",
@@ -126,6 +129,17 @@ def write_versions(workdir: pathlib.Path) -> None:
     "num_processes": jax.process_count(),
   }
   _write_json(workdir / "versions.json", versions)
+
+
+def write_model(workdir: pathlib.Path, info: Mapping[str, Any]) -> None:
+  """model.json: what turns this run's weights into a model, anywhere."""
+  _write_json(workdir / MODEL, info)
+
+
+def write_init_from(workdir: pathlib.Path, lines: Sequence[str]) -> None:
+  """init_from.txt: what the run started from."""
+  text = "\n".join(lines) + "\n"
+  (workdir / "init_from.txt").write_text(text, encoding="utf-8")
 
 
 def write_parameters(workdir: pathlib.Path, params: Params) -> int:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol
 
+from astjax.models import ast
 from astjax.types import Array, Batch, Metrics, Params, TaskState
+from astjax.weights.model_info import Head
 
 
 class LossOut(NamedTuple):
@@ -29,6 +31,8 @@ class Task(Protocol):
 
   metric_names: tuple[str, ...]  # what `summarise` gives
   one_label: bool  # whether a clip must have exactly one
+  backbone: ast.Backbone  # the part that moves between tasks and files
+  head: Head | None  # the classifier of a saved model, if it has one
 
   def init_params(self, rng: Array, batch: Batch) -> Params:
     """Fresh parameters for batches shaped like this one."""

@@ -14,6 +14,7 @@ from astjax.models import ast, heads
 from astjax.ops import losses, metrics
 from astjax.tasks.base import LossOut
 from astjax.types import Array, Batch, Params
+from astjax.weights.model_info import Head
 
 LOSSES = {"bce": losses.bce, "softmax_xent": losses.softmax_xent}
 
@@ -38,6 +39,21 @@ class Supervised:
   def one_label(self) -> bool:
     """Softmax cross-entropy shares one unit of probability."""
     return self.loss_name == "softmax_xent"
+
+  @property
+  def backbone(self) -> ast.Backbone:
+    """Of the model."""
+    return self.model.backbone
+
+  @property
+  def head(self) -> Head:
+    """The classifier, as a saved model describes it."""
+    return Head(
+      num_classes=self.model.head.num_classes,
+      pooling=self.model.pooling,
+      layer_norm_eps=self.model.head.layer_norm_eps,
+      scores="softmax" if self.one_label else "sigmoid",
+    )
 
   def init_params(self, rng: Array, batch: Batch) -> Params:
     """{"backbone": ..., "head": ...}, float32."""

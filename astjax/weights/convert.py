@@ -2,14 +2,21 @@
 
 A table is a list of `Rule`s. Every source name must meet exactly one rule
 (unwanted names have a rule without targets), no target may be set twice, and
-the result must have exactly the leaves and shapes that the model expects.
+the result must have exactly the leaves and shapes that the model expects. Read
+backwards, the same table writes the foreign names.
+
+A foreign file keeps its position embeddings as one sequence, so tables name a
+leaf `SEQUENCE`, [P + N, D], which `lay_out` splits into `pos_embed/prefix` and
+`pos_embed/grid` once the grid is known.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -17,26 +24,41 @@ import numpy as np
 from astjax.errors import UserError
 from astjax.types import Params
 
+PREFIX = "backbone/pos_embed/prefix"
+GRID = "backbone/pos_embed/grid"
+SEQUENCE = "backbone/pos_embed/sequence"
 
-def keep(x: np.ndarray, *shapes: tuple[int, ...]) -> tuple[np.ndarray, ...]:
-  """The array as it is."""
-  return (x,)
+
+class Transform(NamedTuple):
+  """How arrays change on the way in and, if it is written too, out.
+
+  Attributes:
+    forward: one array per source -> one per target; ValueError if impossible.
+    backward: one array per target -> one per source.
+  """
+
+  forward: Callable[..., tuple[np.ndarray, ...]]
+  backward: Callable[..., tuple[np.ndarray, ...]] | None = None
+
+
+KEEP = Transform(lambda x: (x,), lambda x: (x,))
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-  r"""One line of a table.
+  """One line of a table.
 
   Attributes:
-    pattern: regular expression for a whole source name.
-    targets: parameter paths such as r"backbone/encoder/block_\1/norm1/scale",
-      with groups of the pattern; empty for names that are dropped on purpose.
-    transform: (array, shape of each target) -> one array per target.
+    sources: foreign names that belong together, such as query, key and value;
+      `{i}` stands for the number of a block.
+    targets: parameter paths, with the same `{i}`; empty for a name that is
+      dropped on purpose.
+    transform: between the two.
   """
 
-  pattern: str
+  sources: tuple[str, ...]
   targets: tuple[str, ...] = ()
-  transform: Callable[..., tuple[np.ndarray, ...]] = keep
+  transform: Transform = KEEP
 
 
 def flatten(params: Params) -> dict[str, jax.Array]:
@@ -57,10 +79,134 @@ def unflatten(flat: Mapping[str, np.ndarray]) -> Params:
   return tree
 
 
+def rename(
+  source: Mapping[str, np.ndarray], rules: Sequence[Rule]
+) -> tuple[dict[str, np.ndarray], list[str]]:
+  """A foreign state dict under the names of this library.
+
+  Args:
+    source: {name: array} as read from a file.
+    rules: the table for this kind of file.
+
+  Returns:
+    ({parameter path: array}, names that were dropped); positions are one
+    `SEQUENCE`.
+
+  Raises:
+    UserError: names that meet no rule or several, incomplete groups, targets
+      set twice and arrays that cannot be transformed, all listed.
+  """
+  groups: dict[tuple[Rule, str], dict[str, np.ndarray]] = {}
+  problems, dropped = [], []
+  for name, array in source.items():
+    met = [
+      (rule, template, number)
+      for rule in rules
+      for template in rule.sources
+      if (number := _number(template, name)) is not None
+    ]
+    if len(met) != 1:
+      what = "no rule" if not met else f"{len(met)} rules"
+      problems.append(f"+ {name} meets {what} of the table")
+      continue
+    rule, template, number = met[0]
+    if not rule.targets:
+      dropped.append(name)
+      continue
+    group = groups.setdefault((rule, number), {})
+    if template in group:  # block 1 and block 01
+      problems.append(f"{name} is given twice")
+    group[template] = np.asarray(array)
+  flat: dict[str, np.ndarray] = {}
+  for (rule, number), group in groups.items():
+    names = [_fill(t, number) for t in rule.sources]
+    if absent := [
+      n for n, t in zip(names, rule.sources, strict=True) if t not in group
+    ]:
+      problems += [f"- {n} is not in the file" for n in absent]
+      continue
+    arrays = [group[t] for t in rule.sources]
+    try:
+      values = rule.transform.forward(*arrays)
+    except ValueError as e:
+      shapes = ", ".join(str(a.shape) for a in arrays)
+      problems.append(f"{names[0]} {shapes}: {e}")
+      continue
+    for target, value in zip(rule.targets, values, strict=True):
+      path = _fill(target, number)
+      if path in flat:
+        problems.append(f"{path} is set twice, the second time by {names[0]}")
+      flat[path] = value
+  refuse(problems)
+  return flat, dropped
+
+
+def lay_out(
+  flat: Mapping[str, np.ndarray], num_prefix: int, grid: tuple[int, int]
+) -> dict[str, np.ndarray]:
+  """Splits the sequence of positions, if there is one.
+
+  Args:
+    flat: parameters by path.
+    num_prefix: P. Positions of the N patches alone (big_vision adds them before
+      the prefix joins) give zeros to the prefix.
+    grid: (F', T'); frequency is the outer one.
+
+  Raises:
+    UserError: another number of positions than P + F' * T'.
+  """
+  flat = dict(flat)
+  if SEQUENCE not in flat:
+    return flat
+  sequence = flat.pop(SEQUENCE)
+  rows, width = sequence.shape
+  patches = grid[0] * grid[1]
+  if rows == patches:
+    sequence = np.concatenate([np.zeros_like(sequence[:num_prefix]), sequence])
+  elif rows != num_prefix + patches:
+    raise UserError(
+      f"the file has {rows:,} positions, expected {num_prefix} of prefix "
+      f"tokens and {grid[0]} x {grid[1]} of patches (frequency x time)"
+    )
+  if num_prefix:
+    flat[PREFIX] = sequence[:num_prefix]
+  flat[GRID] = sequence[num_prefix:].reshape(*grid, width)
+  return flat
+
+
+def check(flat: Mapping[str, np.ndarray], expected: Params) -> Params:
+  """Parameters with exactly the leaves, shapes and types of `expected`.
+
+  Raises:
+    UserError: missing (-), unexpected (+), differently shaped or non-finite
+      leaves, all listed.
+  """
+  leaves = flatten(expected)
+  problems = [f"+ {k} is not in the model" for k in flat if k not in leaves]
+  problems += [f"- {k} is not in the file" for k in leaves if k not in flat]
+  for path, leaf in leaves.items():
+    value = flat.get(path)
+    if value is None:
+      continue
+    if tuple(value.shape) != tuple(leaf.shape):
+      problems.append(
+        f"{path} is {tuple(value.shape)} in the file, {tuple(leaf.shape)} in "
+        "the model"
+      )
+    elif not jax.numpy.issubdtype(value.dtype, np.floating):
+      problems.append(f"{path} is of type {value.dtype}, expected numbers")
+    elif not np.isfinite(value.astype(np.float32, copy=False)).all():
+      problems.append(f"{path} has values that are not finite")
+  refuse(problems)
+  return unflatten(
+    {k: np.asarray(flat[k]).astype(v.dtype) for k, v in leaves.items()}
+  )
+
+
 def convert(
   source: Mapping[str, np.ndarray], rules: Sequence[Rule], expected: Params
 ) -> Params:
-  """Renames and reshapes a foreign state dict into parameters.
+  """`rename`, `lay_out` and `check`: a foreign state dict as parameters.
 
   Args:
     source: {name: array} as read from a file.
@@ -72,45 +218,72 @@ def convert(
     A nested dict of arrays, of the shapes and types of `expected`.
 
   Raises:
-    UserError: a name that meets no rule or several, a target set twice, and
-      missing (-), unexpected (+) or differently shaped leaves, all listed.
+    UserError: whatever does not fit.
   """
+  flat, _ = rename(source, rules)
   leaves = flatten(expected)
-  shapes = {k: tuple(v.shape) for k, v in leaves.items()}
-  found: dict[str, np.ndarray] = {}
-  problems = []
-  for name, array in source.items():
-    matches = [(r, m) for r in rules if (m := re.fullmatch(r.pattern, name))]
-    if len(matches) != 1:
-      what = "no rule" if not matches else f"{len(matches)} rules"
-      problems.append(f"{name} meets {what} of the table")
-      continue
-    rule, match = matches[0]
-    targets = [match.expand(t) for t in rule.targets]
-    if not targets:
-      continue
-    absent = [t for t in targets if t not in shapes]
-    if absent:
-      problems += [f"+ {t} (from {name}) is not in the model" for t in absent]
-      continue
-    try:
-      values = rule.transform(np.asarray(array), *(shapes[t] for t in targets))
-    except ValueError as e:
-      problems.append(f"{name} {np.shape(array)}: {e}")
-      continue
-    for target, value in zip(targets, values, strict=True):
-      if target in found:
-        problems.append(f"{target} is set twice, the second time by {name}")
-      elif value.shape != shapes[target]:
-        problems.append(
-          f"{target} is {value.shape} in the file, {shapes[target]} in the "
-          "model"
-        )
-      found[target] = value.astype(leaves[target].dtype)
-  problems += [f"- {k} is not in the file" for k in shapes if k not in found]
+  if GRID in leaves:
+    num_prefix = leaves[PREFIX].shape[0] if PREFIX in leaves else 0
+    flat = lay_out(flat, num_prefix, leaves[GRID].shape[:2])
+  return check(flat, expected)
+
+
+def revert(params: Params, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
+  """Parameters under the foreign names: the table read backwards.
+
+  Raises:
+    UserError: a parameter that the foreign format has no name for.
+  """
+  flat = {k: np.asarray(v) for k, v in flatten(params).items()}
+  if GRID in flat:
+    grid = flat.pop(GRID)
+    rows = [grid.reshape(-1, grid.shape[-1])]
+    if PREFIX in flat:
+      rows.insert(0, flat.pop(PREFIX))
+    flat[SEQUENCE] = np.concatenate(rows)
+  out: dict[str, np.ndarray] = {}
+  done = set()
+  for path in flat:
+    met = [
+      (rule, number)
+      for rule in rules
+      for target in rule.targets
+      if (number := _number(target, path)) is not None
+    ]
+    if not met:
+      raise UserError(f"the format has no name for the parameter {path}")
+    for rule, number in met:
+      if (rule, number) in done:
+        continue
+      done.add((rule, number))
+      arrays = [flat[_fill(t, number)] for t in rule.targets]
+      names = [_fill(s, number) for s in rule.sources]
+      values = rule.transform.backward(*arrays)
+      out |= zip(names, map(np.ascontiguousarray, values), strict=True)
+  return out
+
+
+@functools.cache
+def _pattern(template: str) -> re.Pattern:
+  return re.compile(re.escape(template).replace(r"\{i\}", r"(\d{1,4})"))
+
+
+def _number(template: str, name: str) -> str | None:
+  """What `{i}` stands for in a name ("" without one), None if it differs."""
+  match = _pattern(template).fullmatch(name)
+  if match is None:
+    return None
+  return str(int(match.group(1))) if match.groups() else ""
+
+
+def _fill(template: str, number: str) -> str:
+  return template.replace("{i}", number)
+
+
+def refuse(problems: list[str]) -> None:
+  """Raises a UserError that lists the problems, if there are any."""
   if problems:
     shown = problems[:8]
     if len(problems) > len(shown):
       shown.append(f"and {len(problems) - len(shown)} more")
     raise UserError("these weights do not fit the model: " + "; ".join(shown))
-  return unflatten({k: found[k] for k in shapes})

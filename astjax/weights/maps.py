@@ -2,85 +2,308 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from astjax.weights.convert import Rule
+from astjax.weights.convert import SEQUENCE, Rule, Transform
 
 
-def _transpose(x, *shapes):
-  """A torch Linear [out, in] -> kernel [in, out]."""
-  if x.ndim != 2:
-    raise ValueError("expected a matrix")
-  return (x.T,)
+def _shaped(x, ndim, what):
+  if x.ndim != ndim:
+    raise ValueError(f"expected {what}")
+  return x
 
 
-def _patch_kernel(x, *shapes):
-  """A one-channel convolution [D, 1, ph, pw] -> [ph, pw, D]."""
-  if x.ndim != 4 or x.shape[1] != 1:
-    raise ValueError("expected a one-channel patch kernel [D, 1, ph, pw]")
-  return (np.transpose(x[:, 0], (1, 2, 0)),)
+def _matrix(x):
+  return _shaped(x, 2, "a matrix [out, in]").T
 
 
-def _vector(x, *shapes):
-  """A token [1, 1, D] -> [D]."""
-  return (x.reshape(-1),)
+def _from_linear(*kernels):
+  return (np.concatenate([_matrix(x) for x in kernels], axis=1),)
 
 
-def _positions(x, prefix, grid):
-  """[1, P + N, D] -> prefix [P, D] and grid [F', T', D]."""
-  num_prefix, width = prefix
-  num_patches = grid[0] * grid[1]
-  if x.shape != (1, num_prefix + num_patches, width):
-    raise ValueError(
-      f"expected {num_prefix} prefix + {grid[0]} x {grid[1]} patch positions "
-      f"of width {width}"
-    )
-  return x[0, :num_prefix], x[0, num_prefix:].reshape(grid)
+def _from_convolution(x):
+  x = _shaped(x, 4, "a patch kernel [D, channels, ph, pw]")
+  x = np.transpose(x, (2, 3, 1, 0))  # [ph, pw, channels, D]
+  return (x[:, :, 0] if x.shape[2] == 1 else x,)
+
+
+def _from_sequence(x):
+  if x.ndim != 3 or x.shape[0] != 1:
+    raise ValueError("expected positions [1, P + N, D]")
+  return (x[0],)
+
+
+def _from_heads(*kernels):
+  kernels = [_shaped(x, 3, "a projection [D, H, h]") for x in kernels]
+  return (np.concatenate([x.reshape(len(x), -1) for x in kernels], axis=1),)
+
+
+def _split(x):
+  if x.shape[-1] % 3:
+    raise ValueError("expected query, key and value in one")
+  return tuple(np.split(x, 3, axis=-1))
+
+
+# [out, in] of torch <-> [in, out]; several are joined along `out`.
+LINEAR = Transform(_from_linear, lambda x: (x.T,))
+QKV_LINEAR = Transform(_from_linear, lambda x: tuple(k.T for k in _split(x)))
+QKV_BIAS = Transform(
+  lambda *b: (np.concatenate(b, axis=-1).reshape(-1),), _split
+)
+# [D, channels, ph, pw] <-> [ph, pw, D], or [ph, pw, channels, D] of images.
+CONVOLUTION = Transform(
+  _from_convolution, lambda x: (np.transpose(x, (2, 0, 1))[:, None],)
+)
+# [1, 1, D] <-> [D].
+TOKEN = Transform(lambda x: (x.reshape(-1),), lambda x: (x[None, None],))
+# [1, P + N, D] <-> [P + N, D].
+POSITIONS = Transform(_from_sequence, lambda x: (x[None],))
+
+# Flax's own layouts, which are only read: [ph, pw, channels, D] and per head.
+FLAX_CONVOLUTION = Transform(lambda x: (_shaped(x, 4, "[ph, pw, 3, D]"),))
+FLAX_QKV = Transform(_from_heads)
+FLAX_QKV_BIAS = Transform(
+  lambda *b: (np.concatenate([x.reshape(-1) for x in b]),)
+)
+FLAX_OUT = Transform(
+  lambda x: (_shaped(x, 3, "[H, h, D]").reshape(-1, x.shape[-1]),)
+)
 
 
 def _linear(source: str, target: str) -> tuple[Rule, Rule]:
   return (
-    Rule(source + r"\.weight", (target + "/kernel",), _transpose),
-    Rule(source + r"\.bias", (target + "/bias",)),
+    Rule((source + ".weight",), (target + "/kernel",), LINEAR),
+    Rule((source + ".bias",), (target + "/bias",)),
   )
 
 
 def _norm(source: str, target: str) -> tuple[Rule, Rule]:
   return (
-    Rule(source + r"\.weight", (target + "/scale",)),
-    Rule(source + r"\.bias", (target + "/bias",)),
+    Rule((source + ".weight",), (target + "/scale",)),
+    Rule((source + ".bias",), (target + "/bias",)),
   )
 
 
-# A distilled vision transformer of timm inside the official AST (`v.`); with
-# or without the prefix that torch's DataParallel writes.
-_AST = r"(?:module\.)?"
-_BLOCK = _AST + r"v\.blocks\.(\d+)\."
-_TO_BLOCK = r"backbone/encoder/block_\1/"
+def _unwanted(*sources: str) -> tuple[Rule, ...]:
+  """Weight and bias of layers that are dropped on purpose."""
+  return tuple(Rule((f"{s}.{k}",)) for s in sources for k in ("weight", "bias"))
 
-AST_PTH: tuple[Rule, ...] = (
-  Rule(_AST + r"v\.cls_token", ("backbone/cls_token",), _vector),
-  Rule(_AST + r"v\.dist_token", ("backbone/dist_token",), _vector),
-  Rule(
-    _AST + r"v\.pos_embed",
-    ("backbone/pos_embed/prefix", "backbone/pos_embed/grid"),
-    _positions,
-  ),
-  Rule(
-    _AST + r"v\.patch_embed\.proj\.weight",
-    ("backbone/patch_embed/kernel",),
-    _patch_kernel,
-  ),
-  Rule(_AST + r"v\.patch_embed\.proj\.bias", ("backbone/patch_embed/bias",)),
-  *_norm(_BLOCK + "norm1", _TO_BLOCK + "norm1"),
-  *_linear(_BLOCK + r"attn\.qkv", _TO_BLOCK + "attn/qkv"),
-  *_linear(_BLOCK + r"attn\.proj", _TO_BLOCK + "attn/proj"),
-  *_norm(_BLOCK + "norm2", _TO_BLOCK + "norm2"),
-  *_linear(_BLOCK + r"mlp\.fc1", _TO_BLOCK + "mlp/fc1"),
-  *_linear(_BLOCK + r"mlp\.fc2", _TO_BLOCK + "mlp/fc2"),
-  *_norm(_AST + r"v\.norm", "backbone/encoder/norm"),
-  # The unused ImageNet classifiers that travel in every AST file.
-  Rule(_AST + r"v\.head(?:_dist)?\.(?:weight|bias)"),
-  *_norm(_AST + r"mlp_head\.0", "head/norm"),
-  *_linear(_AST + r"mlp_head\.1", "head/linear"),
+
+_BLOCK = "backbone/encoder/block_{i}/"
+
+
+def _timm(source: str) -> tuple[Rule, ...]:
+  """A timm vision transformer whose names begin with `source`."""
+  block = source + "blocks.{i}."
+  patch = source + "patch_embed.proj"
+  return (
+    Rule((source + "cls_token",), ("backbone/cls_token",), TOKEN),
+    Rule((source + "dist_token",), ("backbone/dist_token",), TOKEN),
+    Rule((source + "pos_embed",), (SEQUENCE,), POSITIONS),
+    Rule((patch + ".weight",), ("backbone/patch_embed/kernel",), CONVOLUTION),
+    Rule((patch + ".bias",), ("backbone/patch_embed/bias",)),
+    *_norm(block + "norm1", _BLOCK + "norm1"),
+    *_linear(block + "attn.qkv", _BLOCK + "attn/qkv"),
+    *_linear(block + "attn.proj", _BLOCK + "attn/proj"),
+    *_norm(block + "norm2", _BLOCK + "norm2"),
+    *_linear(block + "mlp.fc1", _BLOCK + "mlp/fc1"),
+    *_linear(block + "mlp.fc2", _BLOCK + "mlp/fc2"),
+    *_norm(source + "norm", "backbone/encoder/norm"),
+    # ImageNet's classifiers: in an AST file they travel along unused.
+    *_unwanted(source + "head", source + "head_dist"),
+  )
+
+
+# DeiT and other vision transformers of timm.
+TIMM_VIT: tuple[Rule, ...] = (
+  *_timm(""),
+  *_unwanted("pre_logits.fc"),
 )
+
+# The official AST: one of timm's transformers (`v.`) and its classifier.
+AST_PTH: tuple[Rule, ...] = (
+  *_timm("v."),
+  *_norm("mlp_head.0", "head/norm"),
+  *_linear("mlp_head.1", "head/linear"),
+)
+
+
+def _hugging_face(source, blocks, qkv, proj, fc1, fc2):
+  """AST, ViT and DeiT of transformers; the blocks have two sets of names."""
+  embed = source + "embeddings."
+  patch = embed + "patch_embeddings.projection"
+  block = source + blocks
+  query_key_value = tuple(block + name for name in qkv)
+  return (
+    Rule((embed + "cls_token",), ("backbone/cls_token",), TOKEN),
+    Rule((embed + "distillation_token",), ("backbone/dist_token",), TOKEN),
+    Rule((embed + "position_embeddings",), (SEQUENCE,), POSITIONS),
+    Rule((patch + ".weight",), ("backbone/patch_embed/kernel",), CONVOLUTION),
+    Rule((patch + ".bias",), ("backbone/patch_embed/bias",)),
+    *_norm(block + "layernorm_before", _BLOCK + "norm1"),
+    Rule(
+      tuple(name + ".weight" for name in query_key_value),
+      (_BLOCK + "attn/qkv/kernel",),
+      QKV_LINEAR,
+    ),
+    Rule(
+      tuple(name + ".bias" for name in query_key_value),
+      (_BLOCK + "attn/qkv/bias",),
+      QKV_BIAS,
+    ),
+    *_linear(block + proj, _BLOCK + "attn/proj"),
+    *_norm(block + "layernorm_after", _BLOCK + "norm2"),
+    *_linear(block + fc1, _BLOCK + "mlp/fc1"),
+    *_linear(block + fc2, _BLOCK + "mlp/fc2"),
+    *_norm(source + "layernorm", "backbone/encoder/norm"),
+    *_norm("classifier.layernorm", "head/norm"),
+    *_linear("classifier.dense", "head/linear"),
+    # What ViT and DeiT carry beside the transformer.
+    Rule((embed + "mask_token",)),
+    *_unwanted(
+      source + "pooler.dense",
+      "classifier",
+      "cls_classifier",
+      "distillation_classifier",
+    ),
+  )
+
+
+def _legacy(source: str) -> tuple[Rule, ...]:
+  """The names on the hub, which transformers 4 and 5 write to disk."""
+  return _hugging_face(
+    source,
+    "encoder.layer.{i}.",
+    tuple(f"attention.attention.{k}" for k in ("query", "key", "value")),
+    "attention.output.dense",
+    "intermediate.dense",
+    "output.dense",
+  )
+
+
+def _in_memory(source: str) -> tuple[Rule, ...]:
+  """The names of transformers 5 in memory."""
+  return _hugging_face(
+    source,
+    "layers.{i}.",
+    tuple(f"attention.{k}_proj" for k in "qkv"),
+    "attention.o_proj",
+    "mlp.fc1",
+    "mlp.fc2",
+  )
+
+
+_HF_AST = "audio_spectrogram_transformer."
+HF_AST: tuple[Rule, ...] = _legacy(_HF_AST)
+HF_AST_5: tuple[Rule, ...] = _in_memory(_HF_AST)
+
+
+def _google(norms, mlp, attention) -> tuple[Rule, ...]:
+  """A vision transformer of Google: flax names, numbered in two ways."""
+  source = "Transformer/encoderblock_{i}/"
+  attention = f"{source}MultiHeadDotProductAttention_{attention}/"
+  mlp = f"{source}MlpBlock_{mlp}/"
+
+  def flax_norm(source, target):
+    return tuple(
+      Rule((f"{source}/{k}",), (f"{target}/{k}",)) for k in ("scale", "bias")
+    )
+
+  def dense(source, target):
+    return tuple(
+      Rule((f"{source}/{k}",), (f"{target}/{k}",)) for k in ("kernel", "bias")
+    )
+
+  def projections(kind):
+    return tuple(f"{attention}{k}/{kind}" for k in ("query", "key", "value"))
+
+  return (
+    Rule(("cls",), ("backbone/cls_token",), TOKEN),
+    Rule(("Transformer/posembed_input/pos_embedding",), (SEQUENCE,), POSITIONS),
+    Rule(("pos_embedding",), (SEQUENCE,), POSITIONS),
+    Rule(
+      ("embedding/kernel",), ("backbone/patch_embed/kernel",), FLAX_CONVOLUTION
+    ),
+    Rule(("embedding/bias",), ("backbone/patch_embed/bias",)),
+    *flax_norm(f"{source}LayerNorm_{norms[0]}", _BLOCK + "norm1"),
+    Rule(projections("kernel"), (_BLOCK + "attn/qkv/kernel",), FLAX_QKV),
+    Rule(projections("bias"), (_BLOCK + "attn/qkv/bias",), FLAX_QKV_BIAS),
+    Rule((attention + "out/kernel",), (_BLOCK + "attn/proj/kernel",), FLAX_OUT),
+    Rule((attention + "out/bias",), (_BLOCK + "attn/proj/bias",)),
+    *flax_norm(f"{source}LayerNorm_{norms[1]}", _BLOCK + "norm2"),
+    *dense(mlp + "Dense_0", _BLOCK + "mlp/fc1"),
+    *dense(mlp + "Dense_1", _BLOCK + "mlp/fc2"),
+    *flax_norm("Transformer/encoder_norm", "backbone/encoder/norm"),
+    *(
+      Rule((f"{layer}/{k}",))
+      for layer in ("head", "pre_logits")
+      for k in ("kernel", "bias")
+    ),
+  )
+
+
+# The submodules of a block numbered together (the published files, AugReg), or
+# every kind for itself (big_vision and newer).
+GOOGLE_VIT: tuple[Rule, ...] = _google((0, 2), 3, 1)
+GOOGLE_VIT_NEW: tuple[Rule, ...] = _google((0, 1), 0, 0)
+
+
+def _unstacked(names: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """big_vision may scan over the blocks: [depth, ...] -> one array a block."""
+  stack, out = "Transformer/encoderblock/", {}
+  for name, array in names.items():
+    if name.startswith(stack) and array.ndim:
+      rest = name.removeprefix(stack)
+      for i, part in enumerate(array):
+        out[f"Transformer/encoderblock_{i}/{rest}"] = part
+    else:
+      out[name] = array
+  return out
+
+
+def _unwrapped(names: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Without what a model that was saved inside another has before its names."""
+  names = dict(names)
+  for wrapper in ("opt/target/", "params/"):  # an optimiser's state beside them
+    if any(k.startswith(wrapper) for k in names):
+      names = {k: v for k, v in names.items() if k.startswith(wrapper)}
+  for wrapper in ("opt/target/", "params/", "img/", "module."):
+    if names and all(k.startswith(wrapper) for k in names):
+      names = {k.removeprefix(wrapper): v for k, v in names.items()}
+  return names
+
+
+def recognise(
+  names: Mapping[str, np.ndarray],
+) -> tuple[str, tuple[Rule, ...], dict[str, np.ndarray]] | None:
+  """Which table a state dict belongs to.
+
+  Returns:
+    (what it is, its table, the state dict without wrappers such as `module.`),
+    or None if it is nothing known.
+  """
+  names = _unstacked(_unwrapped(names))
+
+  def before(end: str) -> str | None:
+    """What stands before the first name with this end."""
+    return next((k.removesuffix(end) for k in names if k.endswith(end)), None)
+
+  if (source := before("blocks.0.norm1.weight")) is not None:
+    if source == "v.":
+      return "official AST", AST_PTH, names
+    return "timm vision transformer", TIMM_VIT, names
+  for end, table in (
+    ("encoder.layer.0.layernorm_before.weight", _legacy),
+    ("layers.0.layernorm_before.weight", _in_memory),
+  ):
+    if (source := before(end)) is not None:
+      is_ast = source == _HF_AST or "classifier.dense.weight" in names
+      what = "AST" if is_ast else "vision transformer"
+      return f"Hugging Face {what}", table(source), names
+  if before("Transformer/encoderblock_0/LayerNorm_0/scale") is not None:
+    is_new = before("encoderblock_0/LayerNorm_1/scale") is not None
+    table = GOOGLE_VIT_NEW if is_new else GOOGLE_VIT
+    return "Google vision transformer", table, names
+  return None

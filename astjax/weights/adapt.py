@@ -1,0 +1,234 @@
+"""From the shapes of a checkpoint to those of a model: values, not names.
+
+ImageNet -> audio and AudioSet -> another duration, stride or number of mel
+bins, as the original AST does it (its code; the paper, section 2.2, says
+averaged where the code sums). One pure NumPy function per leaf.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+
+from astjax.errors import UserError
+from astjax.weights import convert
+
+KERNEL = "backbone/patch_embed/kernel"
+HEAD = r"head/.*"
+
+
+@dataclasses.dataclass
+class Report:
+  """What became of every leaf, and of every name of the file.
+
+  Attributes:
+    kept: paths taken over as they are.
+    changed: path -> what was done to it.
+    dropped: names or paths that have no place in the model, with the reason.
+    fresh: paths of the model that nothing of the file fills.
+    notes: what else should be known.
+  """
+
+  kept: list[str] = dataclasses.field(default_factory=list)
+  changed: dict[str, str] = dataclasses.field(default_factory=dict)
+  dropped: dict[str, str] = dataclasses.field(default_factory=dict)
+  fresh: list[str] = dataclasses.field(default_factory=list)
+  notes: list[str] = dataclasses.field(default_factory=list)
+
+  def lines(self) -> list[str]:
+    """For people; leaves that stay as they are as a number."""
+    lines = [f"taken: {len(self.kept)} arrays as they are"]
+    lines += [f"adapted: {path}: {what}" for path, what in self.changed.items()]
+    reasons: dict[str, list[str]] = {}
+    for name, reason in self.dropped.items():
+      reasons.setdefault(reason, []).append(name)
+    lines += [
+      f"dropped ({reason}): {_listed(names)}"
+      for reason, names in reasons.items()
+    ]
+    if self.fresh:
+      lines.append(f"fresh: {_listed(self.fresh)}")
+    return lines + [f"note: {text}" for text in self.notes]
+
+
+def _listed(names: Sequence[str]) -> str:
+  more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+  return ", ".join(names[:6]) + more
+
+
+def sum_channels(kernel: np.ndarray) -> np.ndarray:
+  """A kernel for RGB [ph, pw, 3, D] -> for one channel [ph, pw, D].
+
+  The sum, so that a gray image gives what its three equal channels gave.
+  """
+  return kernel.sum(axis=2, dtype=np.float32)
+
+
+def resize_grid(grid: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+  """Positions [F', T', D] for another grid: time first, then frequency.
+
+  An axis that gets shorter is cut around its middle, one that gets longer is
+  interpolated linearly with half-pixel centres and without antialiasing
+  (torch's bilinear, align_corners=False).
+
+  Args:
+    grid: positions of the patches.
+    shape: (F', T') of the model.
+  """
+  grid = _resize_axis(grid, shape[1], axis=1)
+  return _resize_axis(grid, shape[0], axis=0)
+
+
+def _resize_axis(x, size, axis):
+  have = x.shape[axis]
+  if size <= have:
+    start = have // 2 - size // 2
+    return x.take(range(start, start + size), axis=axis)
+  source = (np.arange(size, dtype=np.float32) + 0.5) * np.float32(have / size)
+  source = np.maximum(source - np.float32(0.5), 0)
+  low = np.minimum(source.astype(int), have - 1)
+  high = np.minimum(low + 1, have - 1)
+  weight = np.expand_dims(source - low, [a for a in range(x.ndim) if a != axis])
+  weight = weight.astype(x.dtype)
+  low, high = x.take(low, axis=axis), x.take(high, axis=axis)
+  return low * (1 - weight) + high * weight
+
+
+def _how(have: tuple[int, int], want: tuple[int, int]) -> str:
+  parts = []
+  for name, old, new in zip(("frequency", "time"), have, want, strict=True):
+    if new < old:
+      start = old // 2 - new // 2
+      parts.append(f"{name} {old} -> {new} (cut {start} to {start + new - 1})")
+    elif new > old:
+      parts.append(f"{name} {old} -> {new} (interpolated)")
+  return "positions, " + ", ".join(parts)
+
+
+def fit(
+  source: Mapping[str, np.ndarray],
+  model: Mapping[str, np.ndarray],
+  *,
+  source_prefix: Sequence[str],
+  model_prefix: Sequence[str],
+  rows: Literal["frequency", "time"] = "frequency",
+  fresh: Sequence[str] = (HEAD,),
+) -> tuple[dict[str, np.ndarray], Report]:
+  """The parameters of a model, filled from a checkpoint of another shape.
+
+  Args:
+    source: the checkpoint's parameters by path; a patch kernel may still have
+      image channels [ph, pw, 3, D].
+    model: the model's fresh parameters by path. What stays fresh is copied.
+    source_prefix: names of the checkpoint's prefix tokens, in order.
+    model_prefix: those of the model.
+    rows: whether rows of the checkpoint's patches and grid become frequency
+      (the original's choice for images) or time.
+    fresh: expressions for whole paths that are left fresh although the
+      checkpoint has them.
+
+  Returns:
+    ({path: array of the model's shape}, report).
+
+  Raises:
+    UserError: leaves that are missing, superfluous or of another shape, all
+      listed; an expression that meets nothing.
+  """
+  source, report = dict(source), Report()
+  for expression in fresh:
+    try:
+      met = [p for p in model if re.fullmatch(expression, p)]
+    except re.error as e:
+      raise UserError(f"fresh: {expression!r} is no expression: {e}") from None
+    if not met and expression != HEAD:
+      raise UserError(
+        f"fresh: {expression!r} meets none of the model's parameters, which "
+        f"are named like {', '.join(list(model)[:3])}"
+      )
+  is_fresh = lambda p: any(re.fullmatch(e, p) for e in fresh)  # noqa: E731
+  for path in [p for p in source if is_fresh(p)]:
+    report.dropped[path] = "fresh in the model"
+    del source[path]
+  if rows == "time":
+    _turn(source, report)
+  if KERNEL in source and source[KERNEL].ndim == 4:
+    channels = source[KERNEL].shape[2]
+    source[KERNEL] = sum_channels(source[KERNEL])
+    _note(report, KERNEL, f"sum over {channels} channels")
+  _fit_grid(source, model, report)
+  fresh_rows = _fit_prefix(source, model, source_prefix, model_prefix, report)
+  problems = []
+  for path in [p for p in source if p not in model]:
+    problems.append(f"+ {path} is not in the model")
+  taken = {}
+  for path, value in model.items():
+    if path not in source:
+      if not is_fresh(path) and path not in fresh_rows:
+        problems.append(f"- {path} is not in the file")
+      taken[path] = value
+      report.fresh.append(path)
+    elif source[path].shape != value.shape:
+      problems.append(
+        f"{path} is {source[path].shape} in the file, {value.shape} in the "
+        "model"
+      )
+    else:
+      taken[path] = np.asarray(source[path]).astype(value.dtype)
+      if path not in report.changed:
+        report.kept.append(path)
+  convert.refuse(problems)
+  return taken, report
+
+
+def _note(report, path, what):
+  before = report.changed.get(path)
+  report.changed[path] = f"{before}; {what}" if before else what
+
+
+def _turn(source, report):
+  """Rows become time: the kernel's and the grid's first two axes change."""
+  for path, what in ((KERNEL, "kernel"), (convert.GRID, "positions")):
+    if path in source:
+      source[path] = np.swapaxes(source[path], 0, 1)
+      _note(report, path, f"{what} turned, rows become time")
+
+
+def _fit_grid(source, model, report):
+  if convert.GRID not in source or convert.GRID not in model:
+    return
+  have, want = source[convert.GRID].shape, model[convert.GRID].shape
+  if have[:2] != want[:2] and have[2] == want[2]:
+    source[convert.GRID] = resize_grid(source[convert.GRID], want[:2])
+    _note(report, convert.GRID, _how(have[:2], want[:2]))
+
+
+def _fit_prefix(source, model, source_prefix, model_prefix, report):
+  """Prefix tokens by name; a missing one stays fresh, with its position.
+
+  Not a copy of another token: two equal tokens would get equal gradients and
+  stay equal for ever.
+  """
+  missing = [name for name in model_prefix if name not in source_prefix]
+  for name in source_prefix:
+    if name not in model_prefix:
+      del source[f"backbone/{name}_token"]
+      report.dropped[f"backbone/{name}_token"] = "no such token in the model"
+  if tuple(source_prefix) == tuple(model_prefix):
+    return set()
+  old = source.pop(convert.PREFIX, None)
+  if convert.PREFIX in model:
+    rows = model[convert.PREFIX].copy()
+    if old is not None and old.shape[1:] != rows.shape[1:]:
+      source[convert.PREFIX] = old  # of another width, as all else will be
+      return set()
+    for row, name in enumerate(model_prefix):
+      if name in source_prefix:
+        rows[row] = old[list(source_prefix).index(name)]
+    source[convert.PREFIX] = rows
+    if missing:
+      _note(report, convert.PREFIX, f"the row of {', '.join(missing)} is fresh")
+  return {f"backbone/{name}_token" for name in missing}

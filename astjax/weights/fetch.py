@@ -1,0 +1,209 @@
+"""From a name to a path: published files, Hugging Face folders, local paths.
+
+Published files are kept in $ASTJAX_CACHE (else `astjax` in the user's cache
+folder), Hugging Face's where huggingface_hub keeps them. What is there is used
+without network. An interrupted download goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import pathlib
+import re
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import filelock
+
+from astjax.errors import UserError, nearest
+from astjax.weights import readers, registry
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+_CHUNK = 1 << 20
+_TIMEOUT_S = 30
+
+
+def cache_dir() -> pathlib.Path:
+  """Where published files are kept."""
+  if own := os.environ.get("ASTJAX_CACHE"):
+    return pathlib.Path(own)
+  base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+  return pathlib.Path(base) / "astjax"
+
+
+def check_name(source: str) -> None:
+  """Raises a UserError if a source can be neither of the three kinds.
+
+  Needs no network; whether a Hugging Face name exists shows when it is fetched.
+  """
+  is_path = os.path.exists(os.path.expanduser(source))
+  if source in registry.CHECKPOINTS or is_path:
+    return
+  looks_like_file = source.endswith((*readers.SUFFIXES, "/")) or source[:1] in (
+    "/",
+    ".",
+    "~",
+  )
+  if looks_like_file or not _HUB_NAME.fullmatch(source):
+    raise UserError(
+      f"{source!r} is no existing path, no published checkpoint and no Hugging "
+      f"Face name (owner/repository).{nearest(source, registry.CHECKPOINTS)}"
+    )
+
+
+def fetch(source: str) -> pathlib.Path:
+  """The local file or folder of a checkpoint, fetched if it has to be.
+
+  Args:
+    source: a path, a key of `registry.CHECKPOINTS`, or a Hugging Face name.
+
+  Raises:
+    UserError: it cannot be found or fetched, or arrives damaged.
+  """
+  check_name(source)
+  path = pathlib.Path(source).expanduser()
+  if source in registry.CHECKPOINTS:
+    return _published(source, registry.CHECKPOINTS[source])
+  return path if path.exists() else _from_hub(source)
+
+
+def _published(name, checkpoint):
+  folder = cache_dir()
+  path = folder / checkpoint.file_name
+  if path.is_file():
+    return path
+  if path.exists():
+    raise UserError(f"{path} is in the way: it is no file")
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(f"{path}.lock"):
+      if not path.is_file():  # another process may have fetched it meanwhile
+        download(checkpoint.url, path, sha256=checkpoint.sha256)
+  except UserError as e:
+    mirror = f", or use {checkpoint.mirror!r}" if checkpoint.mirror else ""
+    raise UserError(
+      f"cannot fetch {name!r}: {e}; put the file there by hand ({path}){mirror}"
+    ) from None
+  except OSError as e:
+    raise UserError(f"cannot write to {folder}: {e.strerror or e}") from None
+  return path
+
+
+def download(url: str, path: pathlib.Path, *, sha256: str = "") -> None:
+  """Fetches a file; `path` is complete and checked, or absent.
+
+  Args:
+    url: its address.
+    path: where it goes; `<path>.part` holds what has arrived so far.
+    sha256: the digest or its beginning; "" checks nothing.
+
+  Raises:
+    UserError: no network, no such file, or another file than expected.
+  """
+  part = path.with_name(path.name + ".part")
+  done = part.stat().st_size if part.exists() else 0
+  request = urllib.request.Request(url, headers={"User-Agent": "astjax"})
+  if done:
+    request.add_header("Range", f"bytes={done}-")
+  try:
+    with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
+      is_rest = answer.status == 206
+      total = int(answer.headers.get("Content-Length") or 0)
+      total += done if is_rest and total else 0
+      progress = _Progress(path.name, total)
+      with open(part, "ab" if is_rest else "wb") as file:
+        while chunk := answer.read(_CHUNK):
+          file.write(chunk)
+          progress(file.tell())
+      size = part.stat().st_size
+    if total and size != total:
+      raise ConnectionError(f"{size:,} of {total:,} bytes arrived")
+  except urllib.error.HTTPError as e:
+    if e.code == 416:  # the part is longer than the file: begin again
+      part.unlink()
+      download(url, path, sha256=sha256)
+      return
+    raise UserError(f"{url} answers {e.code} ({e.reason})") from None
+  except (OSError, http.client.HTTPException) as e:
+    if isinstance(e, OSError) and e.filename:
+      raise UserError(f"cannot write {e.filename}: {e.strerror}") from None
+    reason = getattr(e, "reason", None) or e
+    again = "; the next try goes on from there" if part.exists() else ""
+    raise UserError(f"{url} cannot be reached ({reason}){again}") from None
+  digest = readers.sha256(part)
+  if not digest.startswith(sha256):
+    part.unlink()
+    raise UserError(
+      f"{url} gave another file than expected: SHA-256 {digest[:16]}..., "
+      f"expected {sha256}..."
+    )
+  os.replace(part, path)
+
+
+class _Progress:
+  """Megabytes and rate, every two seconds; a growing line on a terminal."""
+
+  def __init__(self, name: str, total: int):
+    self._name, self._total = name, total
+    self._started = self._shown = time.monotonic()
+    self._first: int | None = None
+
+  def __call__(self, done: int) -> None:
+    """Tells how many bytes there are."""
+    now = time.monotonic()
+    if self._first is None:
+      self._first = done
+    is_last = done == self._total
+    if now - self._shown < 2 and not is_last:
+      return
+    self._shown = now
+    rate = (done - self._first) / max(now - self._started, 1e-6)
+    text = f"fetching {self._name}: {done / 1e6:.0f} MB"
+    if self._total:
+      left = (self._total - done) / max(rate, 1.0)
+      text += f" of {self._total / 1e6:.0f}, ETA {left:.0f} s"
+    on_terminal = sys.stderr.isatty()
+    end = "\n" if is_last or not on_terminal else ""
+    print(("\r" if on_terminal else "") + text, end=end, file=sys.stderr)
+
+
+def _from_hub(name: str) -> pathlib.Path:
+  try:
+    import huggingface_hub
+    from huggingface_hub import errors
+  except ModuleNotFoundError:
+    raise UserError(
+      f"{name!r} is no existing path; to fetch it from Hugging Face: "
+      "pip install 'astjax[hub]'"
+    ) from None
+  repository, _, revision = name.partition("@")
+
+  def get(*patterns):
+    return pathlib.Path(
+      huggingface_hub.snapshot_download(
+        repository, revision=revision or None, allow_patterns=patterns
+      )
+    )
+
+  try:
+    folder = get("*.json", "*.safetensors")
+    if not any(folder.glob("*.safetensors")):
+      folder = get("*.json", "pytorch_model*.bin")
+  except errors.GatedRepoError:
+    reason = "its owner has to grant you access first (huggingface-cli login)"
+  except errors.RepositoryNotFoundError:
+    reason = "there is no such repository, or it is private"
+  except errors.RevisionNotFoundError:
+    reason = f"it has no revision {revision!r}"
+  except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
+    reason = "it is not in the cache and Hugging Face cannot be reached"
+  except (errors.HfHubHTTPError, OSError, ValueError) as e:
+    reason = str(e).strip().split("\n")[0][:200]
+  else:
+    return folder
+  raise UserError(
+    f"cannot get {name!r} (no existing path) from Hugging Face: {reason}"
+  )

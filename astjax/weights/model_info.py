@@ -1,0 +1,272 @@
+"""What has to be known beside the weights: `config.json` of a saved model.
+
+A model is a folder with `params.safetensors` (names are the parameters' paths)
+and `config.json` (a `ModelInfo`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import numpy as np
+import safetensors.numpy
+
+from astjax import pp
+from astjax.errors import UserError, call
+from astjax.ops import frontend
+from astjax.types import Params
+from astjax.weights import convert, readers
+
+FORMAT = "astjax 1"
+PARAMS, CONFIG = "params.safetensors", "config.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Head:
+  """A classifier on top of the backbone.
+
+  Attributes:
+    num_classes: C.
+    pooling: "prefix" or "tokens".
+    layer_norm_eps: of its layer norm.
+    scores: "sigmoid" for tags, "softmax" for one class a clip.
+  """
+
+  num_classes: int
+  pooling: Literal["prefix", "tokens"] = "prefix"
+  layer_norm_eps: float = 1e-5
+  scores: Literal["sigmoid", "softmax"] = "sigmoid"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+  """All that turns weights into a model.
+
+  Attributes:
+    model: arguments of `models.ast.make_backbone`.
+    head: the classifier, None for a backbone alone.
+    class_names: names of the classes, empty if unknown.
+    recipe: from a recording to the model's input, host and device ops in one
+      string; empty if unknown.
+    origin: where the weights come from, for people.
+    licence: of the weights, "" if unknown.
+    expected: the metric that their publishers report.
+  """
+
+  model: Mapping[str, Any]
+  head: Head | None = None
+  class_names: tuple[str, ...] = ()
+  recipe: str = ""
+  origin: str = ""
+  licence: str = ""
+  expected: str = ""
+
+  def __post_init__(self):
+    object.__setattr__(self, "class_names", tuple(self.class_names))
+    count = self.head.num_classes if self.head else 0
+    if self.class_names and len(self.class_names) != count:
+      raise UserError(
+        f"{len(self.class_names)} class names for {count} classes"
+      )
+
+  def to_json(self) -> dict[str, Any]:
+    """What `parse` reads."""
+    return {"format": FORMAT} | dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class FrontEnd:
+  """The part of a recipe that other formats can express.
+
+  Attributes:
+    sample_rate: Hz.
+    num_frames: T of the model's input.
+    num_mel_bins: F.
+    statistics: mean and standard deviation, None without standardising.
+    center: whether the waveform's mean is subtracted.
+  """
+
+  sample_rate: int
+  num_frames: int
+  num_mel_bins: int
+  statistics: tuple[float, float] | None
+  center: bool = True
+
+  def recipe(self) -> str:
+    """The recipe that says the same."""
+    rate = f"sample_rate={self.sample_rate}"
+    ops = [
+      "decode",
+      f"resample({self.sample_rate})",
+      f"fit(num_frames={self.num_frames}, {rate})",
+      "quantise",
+      "to_float",
+      *(["center"] if self.center else []),
+      f"fbank({rate}, num_mel_bins={self.num_mel_bins})",
+      f"pad_frames({rate})",
+    ]
+    if self.statistics:
+      mean, std = self.statistics
+      ops.append(f"standardize({float(mean)!r}, {float(std)!r})")
+    return "|".join(ops)
+
+
+def _fit(
+  num_frames,
+  sample_rate=16_000,
+  frame_length_ms=25.0,
+  frame_shift_ms=10.0,
+  audio="audio",
+): ...
+
+
+# The host ops' signatures, without TensorFlow.
+_HOST: dict[str, Callable] = {
+  "decode": lambda channel="mean": ...,
+  "resample": lambda sample_rate: ...,
+  "fit": _fit,
+  "quantise": lambda audio="audio": ...,
+}
+
+
+def front_end(recipe: str) -> FrontEnd:
+  """Reads a recipe.
+
+  Raises:
+    UserError: it does what `FrontEnd` cannot say.
+  """
+  rates, found = set(), {}
+  for name, args, kwargs in pp.calls(recipe, "the recipe"):
+    op = _HOST.get(name) or getattr(frontend, name, None)
+    if op is None:
+      raise UserError(f"the recipe has {name}, which is no part of a front-end")
+    bound = inspect.signature(op).bind(*args, **kwargs)
+    bound.apply_defaults()
+    values = bound.arguments
+    if "sample_rate" in values:
+      rates.add(values["sample_rate"])
+    usual = {
+      "frame_length_ms": 25.0,
+      "frame_shift_ms": 10.0,
+      "low_freq": 20.0,
+      "high_freq": 0.0,
+      "preemphasis": 0.97,
+    }
+    other = [k for k, v in usual.items() if values.get(k, v) != v]
+    if other or name in ("freq_mask", "time_mask", "patchify"):
+      what = f"{name}'s {other[0]}={values[other[0]]}" if other else name
+      raise UserError(f"the recipe has {what}, which only astjax can express")
+    found[name] = values
+  absent = [k for k in ("fit", "fbank", "pad_frames") if k not in found]
+  if absent or len(rates) != 1:
+    what = f"has no {absent[0]}" if absent else f"has the rates {sorted(rates)}"
+    raise UserError(f"the recipe {what}")
+  standardize = found.get("standardize")
+  return FrontEnd(
+    sample_rate=rates.pop(),
+    num_frames=found["fit"]["num_frames"],
+    num_mel_bins=found["fbank"]["num_mel_bins"],
+    statistics=standardize and (standardize["mean"], standardize["std"]),
+    center="center" in found,
+  )
+
+
+def save(folder: str | os.PathLike, info: ModelInfo, params: Params) -> None:
+  """Writes a model's folder, complete or not at all.
+
+  Raises:
+    UserError: the folder is there already, or cannot be written.
+  """
+  with new_folder(folder) as temporary:
+    write_safetensors(temporary / PARAMS, convert.flatten(params))
+    write_json(temporary / CONFIG, info.to_json())
+
+
+def load(folder: str | os.PathLike) -> tuple[ModelInfo, dict[str, np.ndarray]]:
+  """Reads a model's folder: (info, parameters by path).
+
+  Raises:
+    UserError: no such folder, damaged, or of another format.
+  """
+  folder = pathlib.Path(folder)
+  info = parse(readers.read_json(folder / CONFIG), str(folder / CONFIG))
+  return info, readers.read(folder / PARAMS)
+
+
+def parse(config: Mapping[str, Any], where: str) -> ModelInfo:
+  """A `ModelInfo` from the JSON of a config.json."""
+  config = dict(config)
+  if config.pop("format", None) != FORMAT:
+    raise UserError(f"{where} is not of the format {FORMAT!r}")
+  if config.get("head") is not None:
+    if not isinstance(config["head"], dict):
+      raise UserError(f"{where}: head is no object")
+    config["head"] = call(Head, f"{where}: head", config["head"])
+  return call(ModelInfo, where, config)
+
+
+def write_safetensors(
+  path: pathlib.Path,
+  tensors: Mapping[str, np.ndarray],
+  metadata: Mapping[str, str] | None = None,
+) -> None:
+  """A `.safetensors` file; arrays are made contiguous first."""
+  arrays = {k: np.ascontiguousarray(v) for k, v in tensors.items()}
+  safetensors.numpy.save_file(arrays, path, metadata=dict(metadata or {}))
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+  """Indented JSON."""
+  text = json.dumps(value, indent=2, ensure_ascii=False)
+  path.write_text(text + "\n", encoding="utf-8")
+
+
+class new_folder:
+  """`with new_folder(path) as temporary`: renamed to `path` when it is whole.
+
+  Raises:
+    UserError: `path` is there already, or something cannot be written.
+  """
+
+  def __init__(self, path: str | os.PathLike):
+    self._path = pathlib.Path(path).expanduser().absolute()
+
+  def __enter__(self) -> pathlib.Path:
+    """The folder to write into."""
+    path = self._path
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+      raise UserError(f"{path} is there already; give a new folder")
+    try:
+      path.parent.mkdir(parents=True, exist_ok=True)
+      self._temporary = pathlib.Path(
+        tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent)
+      )
+    except OSError as e:
+      raise UserError(f"cannot write to {path.parent}: {e.strerror}") from None
+    return self._temporary
+
+  def __exit__(self, kind, error, traceback) -> None:
+    """Renames it, or takes it away."""
+    try:
+      if error is None:
+        self._temporary.chmod(0o777 & ~_umask())
+        os.replace(self._temporary, self._path)
+    finally:
+      shutil.rmtree(self._temporary, ignore_errors=True)
+    if isinstance(error, (OSError, safetensors.SafetensorError)):
+      reason = getattr(error, "strerror", None) or error
+      raise UserError(f"cannot write {self._path}: {reason}") from None
+
+
+def _umask() -> int:
+  mask = os.umask(0)
+  os.umask(mask)
+  return mask

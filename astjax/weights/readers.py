@@ -1,0 +1,170 @@
+"""Files of weights -> {name: array}; nothing is renamed here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pathlib
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import safetensors
+
+from astjax.errors import UserError
+from astjax.weights import pth
+
+SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".bin")
+
+# Where the weights lie in a checkpoint that holds more than them.
+_KEYS = ("model", "state_dict", "model_state_dict", "module", "net", "params")
+
+
+def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
+  """All tensors of a file, in their own types.
+
+  Args:
+    path: `.safetensors`, `.npz`, or torch's `.pth` (also named .pt or .bin).
+
+  Raises:
+    UserError: a missing, empty, damaged or unknown file, or one without
+      tensors.
+  """
+  path = pathlib.Path(path)
+  if path.is_dir():
+    raise UserError(f"{path} is a folder, expected a file of weights")
+  if not path.is_file():
+    raise UserError(f"there is no file {path}")
+  try:
+    with open(path, "rb") as f:
+      head = f.read(16)
+  except OSError as e:
+    raise UserError(f"cannot read {path}: {e.strerror}") from None
+  if not head:
+    raise UserError(f"{path} is empty")
+  if path.suffix not in SUFFIXES:
+    raise UserError(
+      f"{path} is not a known file of weights; known are {', '.join(SUFFIXES)}"
+    )
+  if path.suffix == ".safetensors":
+    tensors = _read_safetensors(path)
+  elif path.suffix == ".npz":
+    tensors = _read_npz(path)
+  else:
+    tensors = _state_dict(pth.read(path), path)
+  if not tensors:
+    raise UserError(f"{path} has no tensors")
+  return tensors
+
+
+def _read_safetensors(path):
+  try:
+    with safetensors.safe_open(path, framework="numpy") as f:
+      return {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
+  except (safetensors.SafetensorError, OSError, ValueError) as e:
+    raise _damaged(path, "safetensors", e) from None
+  except (KeyError, TypeError, AttributeError) as e:
+    raise UserError(
+      f"{path} has a type of numbers that NumPy does not know: {e}"
+    ) from None
+
+
+def _read_npz(path):
+  try:
+    with np.load(path, allow_pickle=False) as file:
+      if not isinstance(file, np.lib.npyio.NpzFile):
+        raise ValueError("it holds a single array")
+      return {name: _named_type(file[name]) for name in file.files}
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as e:
+    raise _damaged(path, ".npz", e) from None
+  except (MemoryError, OverflowError, SyntaxError, TypeError) as e:
+    raise _damaged(path, ".npz", e) from None
+  except Exception as e:  # zlib.error, tokenize errors of a damaged header
+    raise _damaged(path, ".npz", e) from None
+
+
+def _named_type(array):
+  """NumPy writes bfloat16 as two nameless bytes."""
+  if array.dtype.kind == "V" and array.dtype.itemsize == 2:
+    return array.view(ml_dtypes.bfloat16)
+  return array
+
+
+def _damaged(path, kind, error):
+  reason = str(error).split("\n")[0][:200] or type(error).__name__
+  return UserError(f"{path} is not a whole {kind} file: {reason}")
+
+
+def _state_dict(value: Any, path) -> dict[str, np.ndarray]:
+  """The weights in what a `.pth` file holds."""
+  if not isinstance(value, Mapping):
+    raise UserError(
+      f"{path} holds a {type(value).__name__}, expected a state dict"
+    )
+  nested = [k for k in _KEYS if isinstance(value.get(k), Mapping)]
+  if nested:
+    value = value[nested[0]]
+  others = [k for k, v in value.items() if not isinstance(v, np.ndarray)]
+  if others:
+    what = ", ".join(f"{k!r}" for k in list(value)[:8])
+    raise UserError(
+      f"{path} has no state dict: it holds {what}; expected tensors by name, "
+      f"or those under one of {', '.join(_KEYS)}"
+    )
+  return {str(k): v for k, v in value.items()}
+
+
+def read_folder(folder: str | os.PathLike) -> dict[str, np.ndarray]:
+  """The tensors of a Hugging Face folder, in one file or in shards.
+
+  Raises:
+    UserError: no weights in it, or damaged ones.
+  """
+  return {
+    name: array
+    for path in weight_files(folder)
+    for name, array in read(path).items()
+  }
+
+
+def weight_files(folder: str | os.PathLike) -> list[pathlib.Path]:
+  """The files of weights of a Hugging Face folder."""
+  folder = pathlib.Path(folder)
+  for name in ("model.safetensors", "pytorch_model.bin"):
+    if (folder / name).is_file():
+      return [folder / name]
+    if (folder / (name + ".index.json")).is_file():
+      index = read_json(folder / (name + ".index.json"))
+      shards = index.get("weight_map", {})
+      if not isinstance(shards, dict) or not shards:
+        raise UserError(f"{folder / name}.index.json lists no weights")
+      return [folder / pathlib.Path(s).name for s in sorted({*shards.values()})]
+  raise UserError(
+    f"{folder} has no weights: neither model.safetensors nor pytorch_model.bin"
+  )
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+  """A JSON object.
+
+  Raises:
+    UserError: missing, damaged, or not an object.
+  """
+  try:
+    value = json.loads(path.read_text(encoding="utf-8"))
+  except FileNotFoundError:
+    raise UserError(f"there is no {path}") from None
+  except (OSError, ValueError, RecursionError) as e:
+    raise UserError(f"{path} is not whole JSON: {e}") from None
+  if not isinstance(value, dict):
+    raise UserError(f"{path} holds no JSON object")
+  return value
+
+
+def sha256(path: str | os.PathLike) -> str:
+  """Hex digest of a file."""
+  with open(path, "rb") as f:
+    return hashlib.file_digest(f, "sha256").hexdigest()
