@@ -8,7 +8,7 @@ PY := $(VENV)/bin/python
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 STAMP := $(VENV)/installed-$(VERSION)
 
-.PHONY: setup demo test quick lint clean
+.PHONY: setup demo test quick test-torch lint clean
 
 setup: $(STAMP)
 
@@ -33,11 +33,19 @@ test: setup lint
 
 # What a developer runs between edits.
 quick: setup
-	$(PY) -m pytest -n 2 --dist worksteal -m "not slow"
+	$(PY) -m pytest -n 2 --dist worksteal -m "not slow and not torch"
+
+# Against torch, transformers and timm, in an environment of its own. Python 3.11
+# has a torch without CUDA; elsewhere this fetches gigabytes.
+test-torch:
+	$(MAKE) setup VENV=.venv-torch
+	.venv-torch/bin/python -m pip install --quiet torch==2.13.0 transformers==5.23.0
+	.venv-torch/bin/python -m pip install --quiet --no-deps timm==1.0.31
+	.venv-torch/bin/python -m pytest -m torch
 
 lint: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info
+	rm -rf $(VENV) .venv-torch runs build *.egg-info

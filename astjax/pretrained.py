@@ -203,7 +203,7 @@ def _from_names(names, info, given: _Given, digest) -> Checkpoint:
     expected["backbone"]["patch_embed"]["kernel"] = jax.ShapeDtypeStruct(
       shape, np.float32
     )
-  params = convert.flatten(convert.check(flat, expected))
+  params = convert.flatten(convert.check(flat, expected, table))
   if "head/linear/bias" not in flat:
     info = dataclasses.replace(info, head=None, class_names=())
   info = dataclasses.replace(info, origin=_origin(kind, given))

@@ -27,6 +27,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
   c.task = "supervised"
   c.task_kw = ConfigDict({"loss": "softmax_xent"})
+  c.init_from = ""  # at random
   c.model = ConfigDict(
     {
       "variant": "tiny224",

@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 ARGUMENTS = {
   "demo": [""],
   "ast_digits": [""],
-  "ast_folder": [""],
+  "ast_folder": ["", "scratch", "audioset"],
   "ast_audioset": ["full", "balanced"],
 }
 

@@ -24,7 +24,7 @@ LEVELS = {
     "run_record",
     "workdir",
   ),
-  2: ("tasks", "train_step", "checkpoint"),
+  2: ("tasks", "train_step", "checkpoint", "pretrained"),
   3: ("job", "train", "evaluate"),
   4: ("main", "tools"),
 }
@@ -118,6 +118,8 @@ def test_configs_stand_alone(path):
     "astjax.device_ops",
     "astjax.optim",
     "astjax.weights.maps",
+    "astjax.pretrained",
+    "astjax.tools.convert_weights",
     "astjax.data.audio_file",
     "astjax.data.sources",
   ],

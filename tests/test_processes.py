@@ -112,12 +112,6 @@ def test_kill_9_between_and_during_saves(straight, config_file, tmp_path):
   assert process.returncode == 0, out
   assert "resumed at step" in out
   assert_same_bits(final_state(workdir), final_state(straight))
-  read = lambda folder: losses(
-    [
-      json.loads(line)
-      for line in (folder / "metrics.jsonl").read_text().splitlines()
-    ]
-  )
   assert read(workdir) == read(straight)
 
 
@@ -154,24 +148,41 @@ print(json.dumps([[int(i) for i in batch["id"]] for batch in rows]))
 """
 
 
-def test_two_processes_train_as_one(straight, config_file, tmp_path):
+def train_together(config_file, workdir, *flags):
+  """Two processes to the end; what they printed."""
   with socket.socket() as s:
     s.bind(("127.0.0.1", 0))
     port = s.getsockname()[1]
-  flags = (f"--coordinator=127.0.0.1:{port}", "--num_processes=2")
-  workdir = tmp_path / "run"
+  flags += (f"--coordinator=127.0.0.1:{port}", "--num_processes=2")
   pair = [
     start(config_file, workdir, *flags, f"--process_id={i}") for i in range(2)
   ]
   out = [finish(p) for p in pair]
   assert [p.returncode for p in pair] == [0, 0], out
+  return out
+
+
+def read(folder):
+  text = (folder / "metrics.jsonl").read_text()
+  return losses([json.loads(line) for line in text.splitlines()])
+
+
+def test_two_processes_start_from_weights(straight, config_file, tmp_path):
+  flags = (f"--config.init_from={straight}", "--config.steps=3")
+  out = train_together(config_file, tmp_path / "two", *flags)
+  assert "start from" in out[0] and "start from" not in out[1]
+  process = start(config_file, tmp_path / "one", *flags)
+  assert "start from" in finish(process)
+  one, two = read(tmp_path / "one"), read(tmp_path / "two")
+  assert one.keys() == two.keys() and len(one) == 3
+  for step in one:
+    assert abs(one[step] - two[step]) <= 1e-5 * max(1.0, abs(one[step]))
+
+
+def test_two_processes_train_as_one(straight, config_file, tmp_path):
+  workdir = tmp_path / "run"
+  out = train_together(config_file, workdir)
   assert "2 process(es)" in out[0] and "step" not in out[1]
-  read = lambda folder: losses(
-    [
-      json.loads(line)
-      for line in (folder / "metrics.jsonl").read_text().splitlines()
-    ]
-  )
   one, two = read(straight), read(workdir)
   assert one.keys() == two.keys() and len(one) == 60
   for step in one:

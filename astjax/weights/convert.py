@@ -174,29 +174,42 @@ def lay_out(
   return flat
 
 
-def check(flat: Mapping[str, np.ndarray], expected: Params) -> Params:
+def check(
+  flat: Mapping[str, np.ndarray],
+  expected: Params,
+  rules: Sequence[Rule] = (),
+) -> Params:
   """Parameters with exactly the leaves, shapes and types of `expected`.
+
+  Args:
+    flat: parameters by path.
+    expected: a tree of arrays or `ShapeDtypeStruct`s.
+    rules: the table they came through, to tell the names of the file.
 
   Raises:
     UserError: missing (-), unexpected (+), differently shaped or non-finite
       leaves, all listed.
   """
   leaves = flatten(expected)
-  problems = [f"+ {k} is not in the model" for k in flat if k not in leaves]
-  problems += [f"- {k} is not in the file" for k in leaves if k not in flat]
+  named = lambda path: path + _foreign(path, rules)  # noqa: E731
+  extra, absent = flat.keys() - leaves.keys(), leaves.keys() - flat.keys()
+  problems = [f"+ {named(k)} is not in the model" for k in flat if k in extra]
+  problems += [
+    f"- {named(k)} is not in the file" for k in leaves if k in absent
+  ]
   for path, leaf in leaves.items():
     value = flat.get(path)
     if value is None:
       continue
     if tuple(value.shape) != tuple(leaf.shape):
       problems.append(
-        f"{path} is {tuple(value.shape)} in the file, {tuple(leaf.shape)} in "
-        "the model"
+        f"{named(path)} is {tuple(value.shape)} in the file, "
+        f"{tuple(leaf.shape)} in the model"
       )
     elif not jax.numpy.issubdtype(value.dtype, np.floating):
-      problems.append(f"{path} is of type {value.dtype}, expected numbers")
+      problems.append(f"{named(path)} is of type {value.dtype}, not numbers")
     elif not np.isfinite(value.astype(np.float32, copy=False)).all():
-      problems.append(f"{path} has values that are not finite")
+      problems.append(f"{named(path)} has values that are not finite")
   refuse(problems)
   return unflatten(
     {k: np.asarray(flat[k]).astype(v.dtype) for k, v in leaves.items()}
@@ -225,7 +238,7 @@ def convert(
   if GRID in leaves:
     num_prefix = leaves[PREFIX].shape[0] if PREFIX in leaves else 0
     flat = lay_out(flat, num_prefix, leaves[GRID].shape[:2])
-  return check(flat, expected)
+  return check(flat, expected, rules)
 
 
 def revert(params: Params, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
@@ -261,6 +274,16 @@ def revert(params: Params, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
       values = rule.transform.backward(*arrays)
       out |= zip(names, map(np.ascontiguousarray, values), strict=True)
   return out
+
+
+def _foreign(path: str, rules: Sequence[Rule]) -> str:
+  """The names of a parameter in the file, in brackets, if it has any."""
+  path = SEQUENCE if path in (PREFIX, GRID) else path
+  for rule in rules:
+    for target in rule.targets:
+      if (number := _number(target, path)) is not None:
+        return f" ({', '.join(_fill(s, number) for s in rule.sources)})"
+  return ""
 
 
 @functools.cache

@@ -7,6 +7,7 @@ without network. An interrupted download goes on where it stopped.
 
 from __future__ import annotations
 
+import email.utils
 import http.client
 import os
 import pathlib
@@ -64,31 +65,34 @@ def fetch(source: str) -> pathlib.Path:
     UserError: it cannot be found or fetched, or arrives damaged.
   """
   check_name(source)
-  path = pathlib.Path(source).expanduser()
   if source in registry.CHECKPOINTS:
     return _published(source, registry.CHECKPOINTS[source])
-  return path if path.exists() else _from_hub(source)
+  path = os.path.expanduser(source)
+  return pathlib.Path(path) if os.path.exists(path) else _from_hub(source)
 
 
 def _published(name, checkpoint):
-  folder = cache_dir()
-  path = folder / checkpoint.file_name
-  if path.is_file():
+  path = cache_dir() / checkpoint.file_name
+  if os.path.isfile(path):
     return path
-  if path.exists():
+  if os.path.exists(path):
     raise UserError(f"{path} is in the way: it is no file")
   try:
-    folder.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(f"{path}.lock"):
       if not path.is_file():  # another process may have fetched it meanwhile
         download(checkpoint.url, path, sha256=checkpoint.sha256)
   except UserError as e:
     mirror = f", or use {checkpoint.mirror!r}" if checkpoint.mirror else ""
     raise UserError(
-      f"cannot fetch {name!r}: {e}; put the file there by hand ({path}){mirror}"
+      f"cannot fetch {name!r}: {e}; the file can be put by hand at {path}"
+      f"{mirror}"
     ) from None
   except OSError as e:
-    raise UserError(f"cannot write to {folder}: {e.strerror or e}") from None
+    raise UserError(
+      f"cannot write {e.filename or path}: {e.strerror or e} ($ASTJAX_CACHE "
+      "names another folder)"
+    ) from None
   return path
 
 
@@ -102,60 +106,78 @@ def download(url: str, path: pathlib.Path, *, sha256: str = "") -> None:
 
   Raises:
     UserError: no network, no such file, or another file than expected.
+    OSError: `path` or its part cannot be written.
   """
   part = path.with_name(path.name + ".part")
   done = part.stat().st_size if part.exists() else 0
-  request = urllib.request.Request(url, headers={"User-Agent": "astjax"})
-  if done:
-    request.add_header("Range", f"bytes={done}-")
+  headers = {"User-Agent": "astjax"}
+  if done:  # only the rest, if the file is still the same
+    since = email.utils.formatdate(part.stat().st_mtime, usegmt=True)
+    headers |= {"Range": f"bytes={done}-", "If-Unmodified-Since": since}
   try:
-    with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
-      is_rest = answer.status == 206
-      total = int(answer.headers.get("Content-Length") or 0)
-      total += done if is_rest and total else 0
-      progress = _Progress(path.name, total)
-      with open(part, "ab" if is_rest else "wb") as file:
-        while chunk := answer.read(_CHUNK):
-          file.write(chunk)
-          progress(file.tell())
-      size = part.stat().st_size
-    if total and size != total:
-      raise ConnectionError(f"{size:,} of {total:,} bytes arrived")
+    request = urllib.request.Request(url, headers=headers)
+    answer = urllib.request.urlopen(request, timeout=_TIMEOUT_S)
   except urllib.error.HTTPError as e:
-    if e.code == 416:  # the part is longer than the file: begin again
+    e.close()
+    if done and e.code in (412, 416):  # a newer or a shorter file: begin again
       part.unlink()
-      download(url, path, sha256=sha256)
-      return
-    raise UserError(f"{url} answers {e.code} ({e.reason})") from None
-  except (OSError, http.client.HTTPException) as e:
-    if isinstance(e, OSError) and e.filename:
-      raise UserError(f"cannot write {e.filename}: {e.strerror}") from None
-    reason = getattr(e, "reason", None) or e
-    again = "; the next try goes on from there" if part.exists() else ""
-    raise UserError(f"{url} cannot be reached ({reason}){again}") from None
+      return download(url, path, sha256=sha256)
+    raise UserError(f"{url} answers {e.code} ({_line(e.reason)})") from None
+  except (OSError, http.client.HTTPException, ValueError) as e:
+    reason = _line(getattr(e, "reason", None) or e)
+    raise UserError(f"{url} cannot be reached ({reason})") from None
+  with answer:
+    if answer.headers.get_content_type() == "text/html":
+      raise UserError(f"{url} gives a web page, expected a file")
+    start = done if answer.status == 206 else 0
+    total = 0 if answer.length is None else start + answer.length
+    progress = _Progress(path.name, start, total)
+    with open(part, "ab" if start else "wb") as file:
+      for chunk in _chunks(answer, url):
+        file.write(chunk)
+        progress(file.tell())
+  size = part.stat().st_size
+  if not size or (total and size != total):
+    raise _broke_off(url, f"{size:,} of {total:,} bytes arrived")
   digest = readers.sha256(part)
   if not digest.startswith(sha256):
     part.unlink()
+    if start:  # its beginning was of another file: begin again
+      return download(url, path, sha256=sha256)
     raise UserError(
       f"{url} gave another file than expected: SHA-256 {digest[:16]}..., "
-      f"expected {sha256}..."
+      f"expected {sha256[:16]}..."
     )
   os.replace(part, path)
+
+
+def _chunks(answer, url):
+  try:
+    while chunk := answer.read(_CHUNK):
+      yield chunk
+  except (OSError, http.client.HTTPException) as e:
+    raise _broke_off(url, _line(e)) from None
+
+
+def _broke_off(url, reason):
+  return UserError(f"{url} broke off ({reason}); the next try goes on there")
+
+
+def _line(reason):
+  text = getattr(reason, "strerror", None) or str(reason)
+  return " ".join(text.split())[:200] or type(reason).__name__
 
 
 class _Progress:
   """Megabytes and rate, every two seconds; a growing line on a terminal."""
 
-  def __init__(self, name: str, total: int):
-    self._name, self._total = name, total
+  def __init__(self, name: str, first: int, total: int):
+    self._name, self._first, self._total = name, first, total
     self._started = self._shown = time.monotonic()
-    self._first: int | None = None
 
   def __call__(self, done: int) -> None:
     """Tells how many bytes there are."""
     now = time.monotonic()
-    if self._first is None:
-      self._first = done
     is_last = done == self._total
     if now - self._shown < 2 and not is_last:
       return
@@ -167,14 +189,15 @@ class _Progress:
       text += f" of {self._total / 1e6:.0f}, ETA {left:.0f} s"
     on_terminal = sys.stderr.isatty()
     end = "\n" if is_last or not on_terminal else ""
-    print(("\r" if on_terminal else "") + text, end=end, file=sys.stderr)
+    text = f"\r{text}\x1b[K" if on_terminal else text
+    print(text, end=end, file=sys.stderr)
 
 
 def _from_hub(name: str) -> pathlib.Path:
   try:
     import huggingface_hub
     from huggingface_hub import errors
-  except ModuleNotFoundError:
+  except ImportError:
     raise UserError(
       f"{name!r} is no existing path; to fetch it from Hugging Face: "
       "pip install 'astjax[hub]'"
@@ -193,15 +216,15 @@ def _from_hub(name: str) -> pathlib.Path:
     if not any(folder.glob("*.safetensors")):
       folder = get("*.json", "pytorch_model*.bin")
   except errors.GatedRepoError:
-    reason = "its owner has to grant you access first (huggingface-cli login)"
+    reason = "its owner has to grant you access first (hf auth login)"
   except errors.RepositoryNotFoundError:
     reason = "there is no such repository, or it is private"
   except errors.RevisionNotFoundError:
     reason = f"it has no revision {revision!r}"
   except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
     reason = "it is not in the cache and Hugging Face cannot be reached"
-  except (errors.HfHubHTTPError, OSError, ValueError) as e:
-    reason = str(e).strip().split("\n")[0][:200]
+  except Exception as e:  # also those of the HTTP library below it
+    reason = _line(e)
   else:
     return folder
   raise UserError(

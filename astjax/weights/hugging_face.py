@@ -23,7 +23,7 @@ IMAGE = ("vit", "deit")
 _EXTRACTOR = "preprocessor_config.json"
 
 # transformers' own defaults, for what a config.json leaves out.
-_DEFAULTS = {
+DEFAULTS = {
   "hidden_size": 768,
   "num_hidden_layers": 12,
   "num_attention_heads": 12,
@@ -54,7 +54,7 @@ def read_config(folder: str | os.PathLike) -> ModelInfo:
     raise UserError(
       f"{where} is of model_type {kind!r}; known are {', '.join((AST, *IMAGE))}"
     )
-  config = _DEFAULTS | given
+  config = DEFAULTS | given
   size = config["patch_size"]
   patch = tuple(size) if isinstance(size, list) else (size, size)
   is_ast = kind == AST

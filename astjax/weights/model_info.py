@@ -120,16 +120,12 @@ class FrontEnd:
 
 
 def _fit(
-  num_frames,
-  sample_rate=16_000,
-  frame_length_ms=25.0,
-  frame_shift_ms=10.0,
-  audio="audio",
+  num_frames, sample_rate=16_000, frame_length_ms=25.0, frame_shift_ms=10.0
 ): ...
 
 
 # The host ops' signatures, without TensorFlow.
-_HOST: dict[str, Callable] = {
+HOST_OPS: dict[str, Callable] = {
   "decode": lambda channel="mean": ...,
   "resample": lambda sample_rate: ...,
   "fit": _fit,
@@ -145,10 +141,13 @@ def front_end(recipe: str) -> FrontEnd:
   """
   rates, found = set(), {}
   for name, args, kwargs in pp.calls(recipe, "the recipe"):
-    op = _HOST.get(name) or getattr(frontend, name, None)
+    op = HOST_OPS.get(name) or getattr(frontend, name, None)
     if op is None:
       raise UserError(f"the recipe has {name}, which is no part of a front-end")
-    bound = inspect.signature(op).bind(*args, **kwargs)
+    try:
+      bound = inspect.signature(op).bind(*args, **kwargs)
+    except TypeError as e:
+      raise UserError(f"the recipe's {name}: {e}") from None
     bound.apply_defaults()
     values = bound.arguments
     if "sample_rate" in values:

@@ -14,11 +14,14 @@ pickles before it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
+import math
 import os
 import pathlib
 import pickletools
 import struct
+import types
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -44,6 +47,10 @@ _DTYPES = {
   "ByteStorage": np.dtype("u1"),
   "BoolStorage": np.dtype("?"),
 }
+
+# More than any checkpoint has; a damaged or hostile file may refer to one list
+# from itself, or to one storage a million times.
+_MOST_VALUES, _MOST_DEPTH, _MOST_EXPANSION = 2_000_000, 20, 8
 
 
 class Namespace(dict):
@@ -79,17 +86,19 @@ class _Tensor:
   size: tuple[int, ...]
   stride: tuple[int, ...]
 
+  @property
+  def nbytes(self) -> int:
+    """What its array will take."""
+    return math.prod(self.size) * self.storage.dtype.itemsize
+
   def array(self) -> np.ndarray:
     """Its numbers, which must lie within the storage."""
     flat = self.storage.read()
-    last = self.offset
-    count = 1
-    for n, step in zip(self.size, self.stride, strict=True):
-      count *= n
-      last += max(n - 1, 0) * step
-    if count == 0:
+    if 0 in self.size:
       return np.zeros(self.size, flat.dtype)
-    if count > flat.size or last >= flat.size:
+    steps = zip(self.size, self.stride, strict=True)
+    last = self.offset + sum((n - 1) * step for n, step in steps)
+    if last >= flat.size:
       raise _Damaged(
         f"a tensor of shape {self.size} does not fit its {flat.size} numbers"
       )
@@ -97,7 +106,7 @@ class _Tensor:
     view = np.lib.stride_tricks.as_strided(
       flat[self.offset :], self.size, [s * item for s in self.stride]
     )
-    return np.ascontiguousarray(view)
+    return np.asarray(view, order="C")
 
 
 def _tensor(storage, offset, size, stride, *rest):
@@ -116,14 +125,34 @@ def _parameter(tensor, *rest):
   return tensor
 
 
+def _dict(pairs) -> dict:
+  """With plain keys: a hash of nested tuples may take forever."""
+  pairs = list(pairs)
+  for key, _ in pairs:
+    if not isinstance(key, (str, bytes, int, float, types.NoneType)):
+      raise _Damaged(f"a {type(key).__name__} as the key of a dict")
+  return dict(pairs)
+
+
+def _pairs(items: list) -> zip:
+  return zip(items[::2], items[1::2], strict=True)
+
+
+def _device(*names):
+  """`torch.device`, as "cuda:0"."""
+  if not all(isinstance(n, (str, int)) for n in names):
+    raise _Damaged("a device without a name")
+  return ":".join(str(n) for n in names)
+
+
 # Every name that may be called, and the inert stand-in that is called instead.
 _CALLABLES: dict[str, Callable] = {
-  "collections.OrderedDict": lambda items=(): OrderedDict(items),
+  "collections.OrderedDict": lambda items=(): OrderedDict(_dict(items)),
   "torch._utils._rebuild_tensor": _tensor,
   "torch._utils._rebuild_tensor_v2": _tensor,
   "torch._utils._rebuild_parameter": _parameter,
   "torch.Size": lambda sizes=(): tuple(sizes),
-  "torch.device": lambda *names: ":".join(str(n) for n in names),
+  "torch.device": _device,
   "argparse.Namespace": lambda **values: Namespace(values),
 }
 _STORAGES = {f"torch.{name}": name for name in _DTYPES}
@@ -142,6 +171,7 @@ class _Machine:
     self._storage = storage
     self._stack: list[Any] = []
     self._memo: dict[int, Any] = {}
+    self._copied = 0
 
   def run(self, stream: io.BytesIO) -> Any:
     """The value of the next pickle in the stream."""
@@ -150,8 +180,9 @@ class _Machine:
         return self._stack.pop()
       step = getattr(self, "_op_" + op.name.lower(), None)
       if step is None:
+        what = op.name if arg is None else f"{op.name} {arg!r:.200}"
         raise UserError(
-          f"the pickle instruction {op.name} has no place in a state dict"
+          f"the pickle instruction {what} has no place in a state dict"
         )
       step(arg)
     raise _Damaged("the pickle has no end")
@@ -170,7 +201,7 @@ class _Machine:
 
   _op_proto = _op_frame = _ignore
   _op_int = _op_binint = _op_binint1 = _op_binint2 = _push
-  _op_long = _op_long1 = _op_long4 = _push
+  _op_long = _op_long1 = _push
   _op_float = _op_binfloat = _push
   _op_string = _op_binstring = _op_short_binstring = _push
   _op_unicode = _op_binunicode = _op_short_binunicode = _push
@@ -225,8 +256,7 @@ class _Machine:
     self._push(self._since_mark())
 
   def _op_dict(self, arg):
-    items = self._since_mark()
-    self._push(dict(zip(items[::2], items[1::2], strict=True)))
+    self._push(_dict(_pairs(self._since_mark())))
 
   def _op_append(self, arg):
     value = self._stack.pop()
@@ -238,15 +268,15 @@ class _Machine:
 
   def _op_additems(self, arg):
     items = self._since_mark()
-    self._top(set).update(items)
+    self._top(set).update(_dict((item, None) for item in items))
 
   def _op_setitem(self, arg):
     value, key = self._stack.pop(), self._stack.pop()
-    self._top(dict)[key] = value
+    self._top(dict).update(_dict([(key, value)]))
 
   def _op_setitems(self, arg):
     items = self._since_mark()
-    self._top(dict).update(zip(items[::2], items[1::2], strict=True))
+    self._top(dict).update(_dict(_pairs(items)))
 
   def _top(self, kind):
     if not isinstance(self._stack[-1], kind):
@@ -274,10 +304,13 @@ class _Machine:
     self._name(module, name)
 
   def _name(self, module, name):
+    if not isinstance(module, str) or not isinstance(name, str):
+      raise _Damaged("the pickle names something by what is no text")
     text = f"{module}.{name}"
     if text not in _CALLABLES and text not in _STORAGES:
       raise UserError(
-        f"it wants to use {text!r}, which is not among what a state dict needs"
+        f"it wants to use {text[:200]!r}, which is not among what a state dict "
+        "needs"
       )
     self._push(_Name(text))
 
@@ -292,24 +325,33 @@ class _Machine:
       raise _Damaged("the pickle calls what is not a function")
     if not isinstance(args, tuple):
       raise _Damaged("the pickle calls a function without a tuple")
+    self._copies(args, *args)
     self._push(_CALLABLES[name.text](*args))
 
   def _op_build(self, arg):
     """Attributes: only those of a Namespace mean something."""
     state, target = self._stack.pop(), self._stack[-1]
     if isinstance(target, Namespace) and isinstance(state, dict):
+      self._copies(state)
       target.update(state)
     elif not isinstance(target, (OrderedDict, _Tensor)):
       raise _Damaged(f"the pickle sets attributes of {type(target).__name__}")
 
+  def _copies(self, *values):
+    """A short pickle may have one long list copied again and again."""
+    self._copied += sum(len(v) for v in values if hasattr(v, "__len__"))
+    if self._copied > _MOST_VALUES:
+      raise _Damaged("its values are repeated without end")
+
   def _op_binpersid(self, arg):
+    """The last place, always None today, was for views before torch 0.4."""
     match self._stack.pop():
-      case ("storage", _Name(text), str(key), _, int(numel), *_) if (
-        text in _STORAGES and numel >= 0
+      case ("storage", _Name(text), str(key), _, int(numel), *rest) if (
+        text in _STORAGES and numel >= 0 and rest in ([], [None])
       ):
         self._push(self._storage(_STORAGES[text], key, numel))
       case other:
-        raise _Damaged(f"{str(other)[:80]} is no storage")
+        raise _Damaged(f"a {type(other).__name__} that is no storage")
 
 
 def read(path: str | os.PathLike) -> Any:
@@ -333,115 +375,134 @@ def read(path: str | os.PathLike) -> Any:
     raise UserError(f"cannot read {path}: {e.strerror or e}") from None
   except (MemoryError, RecursionError):
     raise UserError(f"{path} is damaged: it asks for too much") from None
-  # A damaged pickle may do anything within the machine above, such as taking
-  # from an empty stack.
+  except LookupError:
+    raise UserError(
+      f"{path} is not a whole .pth file: its pickle takes what is not there"
+    ) from None
+  # A damaged pickle may do anything within the machine above, such as adding
+  # a number to a dict.
   except Exception as e:
-    reason = str(e).split("\n")[0][:200] or type(e).__name__
-    raise UserError(f"{path} is not a whole .pth file: {reason}") from None
+    raise UserError(f"{path} is not a whole .pth file: {one_line(e)}") from None
 
 
-# More than any checkpoint has; a damaged or hostile file may refer to one list
-# from itself, or to one storage a million times.
-_MOST_VALUES, _MOST_DEPTH, _MOST_EXPANSION = 2_000_000, 20, 8
+def one_line(error: Exception) -> str:
+  """What a library said of a damaged file, which may quote from it."""
+  text = " ".join(str(error).split())[:200]
+  return (
+    "".join(c if c.isprintable() else "?" for c in text) or type(error).__name__
+  )
 
 
 def _arrays(value: Any, file_size: int) -> Any:
   """With every tensor read."""
   count = size = 0
+  most = min(_MOST_VALUES, _MOST_EXPANSION * file_size)
 
   def visit(value, depth):
     nonlocal count, size
     count += 1
-    if depth > _MOST_DEPTH or count > _MOST_VALUES:
+    if depth > _MOST_DEPTH or count > most:
       raise _Damaged("its values are nested without end")
     if isinstance(value, _Tensor):
-      array = value.array()
-      size += array.nbytes
+      size += value.nbytes
       if size > _MOST_EXPANSION * file_size:
         raise _Damaged("its tensors are far larger than the file")
-      return array
+      return value.array()
     if isinstance(value, dict):
       return type(value)((k, visit(v, depth + 1)) for k, v in value.items())
     if isinstance(value, (list, tuple)):
       return type(value)(visit(v, depth + 1) for v in value)
+    if not isinstance(value, (str, bytes, int, float, set, types.NoneType)):
+      raise _Damaged(f"a bare {type(value).__name__.strip('_')} in it")
     return value
 
   return visit(value, 0)
 
 
 def _read_zip(path):
+  size = path.stat().st_size
   with zipfile.ZipFile(path) as archive:
     infos = {i.filename: i for i in archive.infolist()}
+    if len(infos) != len(archive.infolist()):
+      raise _Damaged("the archive has two entries of one name")
     pickles = [n for n in infos if n.split("/")[1:] == ["data.pkl"]]
     if len(pickles) != 1:
-      raise _Damaged("the archive has no data.pkl")
+      raise _Damaged(f"the archive has {len(pickles)} data.pkl, expected one")
     folder = pickles[0].removesuffix("data.pkl")
-    for info in infos.values():
+    for name, info in infos.items():
       if info.compress_type != zipfile.ZIP_STORED:
-        raise _Damaged(f"{info.filename} is compressed, which torch never does")
-    order = "little"
+        raise _Damaged(f"{name!r} is compressed, which torch never does")
+    if sum(info.file_size for info in infos.values()) > size:
+      raise _Damaged("the archive's entries overlap")
+    order = b"little"
     if folder + "byteorder" in infos:
-      order = archive.read(folder + "byteorder").decode()
+      order = archive.read(folder + "byteorder")
+    if order not in (b"little", b"big"):
+      raise _Damaged(f"its byte order is {order[:20]!r}")
 
-    def storage(kind, key, numel):
-      def load():
-        name = f"{folder}data/{key}"
-        if name not in infos:
-          raise _Damaged(f"{name} is missing")
-        dtype = _DTYPES[kind]
-        data = archive.read(name)
-        if len(data) < numel * dtype.itemsize:
-          raise _Damaged(f"{name} is cut short")
-        return _decode(data, dtype, numel, order)
+    def load(key, dtype, numel):
+      name = f"{folder}data/{key}"
+      if name not in infos:
+        raise _Damaged(f"{name!r} is missing")
+      data = archive.read(name)
+      if len(data) < numel * dtype.itemsize:
+        raise _Damaged(f"{name!r} is cut short")
+      array = np.frombuffer(data, dtype, numel)
+      return array.byteswap() if order == b"big" else array
 
-      return _Storage(_DTYPES[kind], numel, _once(load))
-
-    value = _Machine(storage).run(io.BytesIO(archive.read(pickles[0])))
-    return _arrays(value, path.stat().st_size)
+    storages = _Storages(load)
+    value = _Machine(storages.get).run(io.BytesIO(archive.read(pickles[0])))
+    return _arrays(value, size)
 
 
 def _read_stream(path):
   stream = io.BytesIO(path.read_bytes())
   arrays: dict[str, np.ndarray] = {}
-  kinds: dict[str, tuple[str, int]] = {}
-
-  def storage(kind, key, numel):
-    kinds[key] = (kind, numel)
-    return _Storage(_DTYPES[kind], numel, lambda: arrays[key])
+  storages = _Storages(lambda key, dtype, numel: arrays[key])
 
   def plain():
-    return _Machine(storage).run(stream)
+    return _Machine(storages.get).run(stream)
 
   if plain() != _MAGIC or plain() != _PROTOCOL:
     raise _Damaged("it does not begin like one")
-  about = plain()
-  order = "little" if about.get("little_endian", True) else "big"
-  value = _Machine(storage).run(stream)
-  for key in plain():
-    kind, numel = kinds[key]
+  # What machine wrote it does not matter: the numbers are little-endian anyway.
+  plain()
+  value = plain()
+  keys = plain()
+  for key in keys:
+    if not isinstance(key, str) or key not in storages.known:
+      raise _Damaged("it has numbers that belong to no tensor")
+    storage = storages.known[key]
     (count,) = struct.unpack("<q", stream.read(8))
-    dtype = _DTYPES[kind]
-    if count != numel:
-      raise _Damaged(f"storage {key} has {count} elements, expected {numel}")
-    data = stream.read(numel * dtype.itemsize)
-    if len(data) < numel * dtype.itemsize:
+    if count != storage.numel:
+      raise _Damaged(
+        f"storage {key!r} has {count} elements, expected {storage.numel}"
+      )
+    data = stream.read(count * storage.dtype.itemsize)
+    if len(data) < count * storage.dtype.itemsize:
       raise _Damaged("the file ends within its numbers")
-    arrays[key] = _decode(data, dtype, numel, order)
+    arrays[key] = np.frombuffer(data, storage.dtype, count)
   return _arrays(value, path.stat().st_size)
 
 
-def _decode(data, dtype, numel, order):
-  array = np.frombuffer(data, dtype, numel)
-  return array.byteswap() if order == "big" else array
+class _Storages:
+  """The storages by their keys; tensors that share one read it once.
 
+  Args:
+    load: (key, type, number of elements) -> its numbers.
+  """
 
-def _once(load: Callable[[], np.ndarray]) -> Callable[[], np.ndarray]:
-  """Tensors that share a storage read it once."""
-  kept: list[np.ndarray] = []
+  def __init__(self, load: Callable[[str, np.dtype, int], np.ndarray]):
+    self._load = load
+    self.known: dict[str, _Storage] = {}
 
-  def read():
-    if not kept:
-      kept.append(load())
-    return kept[0]
-
-  return read
+  def get(self, kind: str, key: str, numel: int) -> _Storage:
+    """The storage `key`, the same each time."""
+    dtype = _DTYPES[kind]
+    if key not in self.known:
+      read = functools.cache(lambda: self._load(key, dtype, numel))
+      self.known[key] = _Storage(dtype, numel, read)
+    storage = self.known[key]
+    if (storage.dtype, storage.numel) != (dtype, numel):
+      raise _Damaged(f"storage {key!r} is of two types or sizes")
+    return storage

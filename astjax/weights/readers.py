@@ -34,17 +34,17 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
       tensors.
   """
   path = pathlib.Path(path)
-  if path.is_dir():
-    raise UserError(f"{path} is a folder, expected a file of weights")
-  if not path.is_file():
-    raise UserError(f"there is no file {path}")
   try:
+    if path.is_dir():
+      raise UserError(f"{path} is a folder, expected a file of weights")
+    if not path.is_file():
+      raise UserError(f"there is no file {path}")
     with open(path, "rb") as f:
       head = f.read(16)
   except OSError as e:
     raise UserError(f"cannot read {path}: {e.strerror}") from None
   if not head:
-    raise UserError(f"{path} is empty")
+    raise UserError(f"{path} is empty, expected a file of weights")
   if path.suffix not in SUFFIXES:
     raise UserError(
       f"{path} is not a known file of weights; known are {', '.join(SUFFIXES)}"
@@ -74,10 +74,13 @@ def _read_safetensors(path):
 
 def _read_npz(path):
   try:
-    with np.load(path, allow_pickle=False) as file:
+    # NumPy leaves a broken archive open that it opened itself.
+    with open(path, "rb") as f:
+      file = np.load(f, allow_pickle=False)
       if not isinstance(file, np.lib.npyio.NpzFile):
         raise ValueError("it holds a single array")
-      return {name: _named_type(file[name]) for name in file.files}
+      with file:
+        return {name: _named_type(file[name]) for name in file.files}
   except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as e:
     raise _damaged(path, ".npz", e) from None
   except (MemoryError, OverflowError, SyntaxError, TypeError) as e:
@@ -88,14 +91,15 @@ def _read_npz(path):
 
 def _named_type(array):
   """NumPy writes bfloat16 as two nameless bytes."""
+  if not isinstance(array, np.ndarray):
+    raise ValueError("it holds more than arrays")
   if array.dtype.kind == "V" and array.dtype.itemsize == 2:
     return array.view(ml_dtypes.bfloat16)
   return array
 
 
 def _damaged(path, kind, error):
-  reason = str(error).split("\n")[0][:200] or type(error).__name__
-  return UserError(f"{path} is not a whole {kind} file: {reason}")
+  return UserError(f"{path} is not a whole {kind} file: {pth.one_line(error)}")
 
 
 def _state_dict(value: Any, path) -> dict[str, np.ndarray]:
@@ -139,12 +143,17 @@ def weight_files(folder: str | os.PathLike) -> list[pathlib.Path]:
     if (folder / (name + ".index.json")).is_file():
       index = read_json(folder / (name + ".index.json"))
       shards = index.get("weight_map", {})
-      if not isinstance(shards, dict) or not shards:
+      whole = isinstance(shards, dict) and shards
+      if not whole or not all(map(_is_file_name, shards.values())):
         raise UserError(f"{folder / name}.index.json lists no weights")
       return [folder / pathlib.Path(s).name for s in sorted({*shards.values()})]
   raise UserError(
     f"{folder} has no weights: neither model.safetensors nor pytorch_model.bin"
   )
+
+
+def _is_file_name(value):
+  return isinstance(value, str) and value.isprintable()
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 from astjax.errors import UserError
 from astjax.models import ast, heads
 from astjax.weights import convert, maps
-from astjax.weights.convert import Rule
+from astjax.weights.convert import Rule, Transform
 
 D, DEPTH, CLASSES, GRID, PATCH = 8, 11, 5, (2, 3), (4, 6)
 
@@ -47,7 +47,7 @@ SHAPES = {
 }
 
 
-def state_dict(prefix="module."):
+def state_dict(prefix=""):
   rng = np.random.default_rng(0)
   return {
     prefix + k: rng.standard_normal(s).astype(np.float32)
@@ -65,6 +65,13 @@ def expected():
   return jax.eval_shape(model.init, jax.random.key(0), x)["params"]
 
 
+def official(source, tree):
+  """As a file is read: recognised first, then converted."""
+  what, table, names = maps.recognise(source)
+  assert what == "official AST" and table is maps.AST_PTH
+  return convert.convert(names, table, tree)
+
+
 def message(source, rules, tree):
   with pytest.raises(UserError) as e:
     convert.convert(source, rules, tree)
@@ -80,7 +87,7 @@ def message(source, rules, tree):
 @pytest.mark.parametrize("prefix", ["module.", ""])
 def test_every_array_arrives(prefix, expected):
   source = state_dict(prefix)
-  tree = convert.convert(source, maps.AST_PTH, expected)
+  tree = official(source, expected)
   assert jax.tree.structure(tree) == jax.tree.structure(expected)
   assert jax.tree.all(
     jax.tree.map(lambda a, b: a.shape == b.shape, tree, expected)
@@ -120,29 +127,31 @@ def test_every_array_arrives(prefix, expected):
 @pytest.mark.parametrize("name", SHAPES)
 def test_no_name_may_be_missing(name, expected):
   source = state_dict()
-  del source["module." + name]
+  del source[name]
   if name.startswith("v.head"):  # not used, so not needed
     convert.convert(source, maps.AST_PTH, expected)
     return
   problems = message(source, maps.AST_PTH, expected)
   assert len(problems) == (2 if name == "v.pos_embed" else 1)
+  assert all(f"({name})" in p for p in problems)
   assert all(p.startswith("- ") for p in problems)
   assert all(p.endswith(" is not in the file") for p in problems)
 
 
 def test_a_missing_name_is_told(expected):
   source = state_dict()
-  del source["module.v.blocks.3.mlp.fc1.weight"]
+  del source["v.blocks.3.mlp.fc1.weight"]
   assert message(source, maps.AST_PTH, expected) == [
-    "- backbone/encoder/block_3/mlp/fc1/kernel is not in the file"
+    "- backbone/encoder/block_3/mlp/fc1/kernel (v.blocks.3.mlp.fc1.weight) is "
+    "not in the file"
   ]
 
 
 @pytest.mark.parametrize(
   "name",
   [
-    "module.v.blocks.0.attn.k_bias",
-    "module.module.v.cls_token",
+    "v.blocks.0.attn.k_bias",
+    "module.v.cls_token",
     "v.cls_token_",
     "x.v.cls_token",
     "v.blocks.0.norm1.weights",
@@ -154,45 +163,83 @@ def test_a_missing_name_is_told(expected):
 def test_a_name_without_a_rule(name, expected):
   source = state_dict() | {name: np.zeros(D, np.float32)}
   assert message(source, maps.AST_PTH, expected) == [
-    f"{name} meets no rule of the table"
+    f"+ {name} meets no rule of the table"
   ]
 
 
 def test_a_block_too_many(expected):
-  name = "module.v.blocks.11.norm1.weight"
+  name = "v.blocks.11.norm1.weight"
   source = state_dict() | {name: np.zeros(D, np.float32)}
   assert message(source, maps.AST_PTH, expected) == [
-    f"+ backbone/encoder/block_11/norm1/scale (from {name}) is not in the model"
+    f"+ backbone/encoder/block_11/norm1/scale ({name}) is not in the model"
   ]
 
 
 def test_with_and_without_module_in_one_file(expected):
-  source = state_dict() | {"v.norm.bias": np.zeros(D, np.float32)}
+  source = state_dict("module.") | {"v.norm.bias": np.zeros(D, np.float32)}
+  with pytest.raises(UserError, match=r"module\.v\.cls_token meets no rule"):
+    convert.convert(source, maps.AST_PTH, expected)
+
+
+def test_a_block_under_two_numbers(expected):
+  source = state_dict() | {"v.blocks.01.norm1.bias": np.zeros(D, np.float32)}
   assert message(source, maps.AST_PTH, expected) == [
-    "backbone/encoder/norm/bias is set twice, the second time by v.norm.bias"
+    "v.blocks.01.norm1.bias is given twice"
   ]
 
 
 @pytest.mark.parametrize(
   ("name", "shape", "told"),
   [
-    ("mlp_head.1.bias", (6,), r"head/linear/bias is (6,) in the file, (5,)"),
-    ("mlp_head.1.weight", (D, CLASSES), "head/linear/kernel is (5, 8)"),
+    ("mlp_head.1.bias", (6,), "(mlp_head.1.bias) is (6,) in the file, (5,)"),
+    (
+      "mlp_head.1.weight",
+      (D, CLASSES),
+      "head/linear/kernel (mlp_head.1.weight)",
+    ),
     ("mlp_head.1.weight", (CLASSES,), "expected a matrix"),
-    ("v.cls_token", (1, 1, 9), "backbone/cls_token is (9,)"),
-    ("v.pos_embed", (1, 9, D), "expected 2 prefix + 2 x 3 patch positions"),
-    ("v.pos_embed", (1, 7, D), "expected 2 prefix + 2 x 3 patch positions"),
-    ("v.patch_embed.proj.weight", (D, 3, *PATCH), "one-channel"),
-    ("v.patch_embed.proj.weight", (D, 1, 6, 4), "kernel is (6, 4, 8)"),
-    ("v.blocks.2.norm1.bias", (1, D), "block_2/norm1/bias is (1, 8)"),
+    ("v.cls_token", (1, 1, 9), "(v.cls_token) is (9,) in the file, (8,)"),
+    ("v.pos_embed", (1, 9, D), "has 9 positions, expected 2 of prefix"),
+    ("v.pos_embed", (1, 7, D), "has 7 positions, expected 2 of prefix"),
+    ("v.pos_embed", (8, D), "expected positions [1, P + N, D]"),
+    ("v.patch_embed.proj.weight", (D, 3, *PATCH), "is (4, 6, 3, 8) in the"),
+    ("v.patch_embed.proj.weight", (D, 1, 6, 4), "is (6, 4, 8) in the file"),
+    ("v.patch_embed.proj.weight", (D, 24), "expected a patch kernel"),
+    ("v.blocks.2.norm1.bias", (1, D), "is (1, 8) in the file, (8,)"),
   ],
 )
 def test_a_wrong_shape(name, shape, told, expected):
-  source = state_dict() | {"module." + name: np.zeros(shape, np.float32)}
-  problems = message(source, maps.AST_PTH, expected)
-  assert told in problems[0]
-  # Nothing else is wrong, but that the target of a refused array is missing.
-  assert all(p.startswith("- ") for p in problems[1:])
+  source = state_dict() | {name: np.zeros(shape, np.float32)}
+  with pytest.raises(UserError) as e:
+    convert.convert(source, maps.AST_PTH, expected)
+  assert told in str(e.value)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_value_that_is_not_finite(value, expected):
+  source = state_dict()
+  source["v.norm.bias"][3] = value
+  assert "not finite" in message(source, maps.AST_PTH, expected)[0]
+
+
+def test_whole_numbers_are_no_weights(expected):
+  source = state_dict() | {"v.norm.bias": np.zeros(D, np.int64)}
+  assert "of type int64" in message(source, maps.AST_PTH, expected)[0]
+
+
+def test_out_and_in_again(expected):
+  source = state_dict()
+  params = convert.convert(source, maps.AST_PTH, expected)
+  out = convert.revert(params, maps.AST_PTH)
+  unused = {k for k in source if k.startswith("v.head")}
+  assert out.keys() == source.keys() - unused
+  for name, array in out.items():
+    np.testing.assert_array_equal(array, source[name])
+
+
+def test_a_parameter_without_a_name():
+  with pytest.raises(UserError, match="no name for the parameter mask_token"):
+    convert.revert({"mask_token": np.zeros(D)}, maps.AST_PTH)
 
 
 def test_many_problems_are_counted(expected):
@@ -209,7 +256,7 @@ TREE = {
   "a": jax.ShapeDtypeStruct((2,), jnp.float32),
   "b": {"c": jax.ShapeDtypeStruct((2,), jnp.float32)},
 }
-RULES = (Rule("x", ("a",)), Rule("y", ("b/c",)))
+RULES = (Rule(("x",), ("a",)), Rule(("y",), ("b/c",)))
 X, Y = np.arange(2.0), np.arange(2.0) + 5
 
 
@@ -220,29 +267,29 @@ def test_a_small_table():
 
 
 def test_missing_and_unexpected_stand_together():
-  rules = (Rule("x", ("a",)), Rule("y", ("b/d",)))
+  rules = (Rule(("x",), ("a",)), Rule(("y",), ("b/d",)))
   assert message({"x": X, "y": Y}, rules, TREE) == [
-    "+ b/d (from y) is not in the model",
+    "+ b/d (y) is not in the model",
     "- b/c is not in the file",
   ]
 
 
 def test_two_rules_for_one_name():
-  rules = (*RULES, Rule("[xz]", ("a",)))
+  rules = (*RULES, Rule(("x",), ("b/c",)))
   problems = message({"x": X, "y": Y}, rules, TREE)
-  assert problems[0] == "x meets 2 rules of the table"
+  assert problems[0] == "+ x meets 2 rules of the table"
 
 
 def test_a_rule_that_drops_still_counts():
-  rules = (*RULES, Rule("x"))
+  rules = (*RULES, Rule(("x",)))
   problems = message({"x": X, "y": Y}, rules, TREE)
-  assert problems[0] == "x meets 2 rules of the table"
-  out = convert.convert({"x": X, "y": Y, "z": X}, (*RULES, Rule("z")), TREE)
+  assert problems[0] == "+ x meets 2 rules of the table"
+  out = convert.convert({"x": X, "y": Y, "z": X}, (*RULES, Rule(("z",))), TREE)
   assert set(convert.flatten(out)) == {"a", "b/c"}
 
 
 def test_a_target_set_twice():
-  rules = (*RULES, Rule("z", ("b/c",)))
+  rules = (*RULES, Rule(("z",), ("b/c",)))
   assert message({"x": X, "y": Y, "z": Y}, rules, TREE) == [
     "b/c is set twice, the second time by z"
   ]
@@ -251,8 +298,8 @@ def test_a_target_set_twice():
 def test_patterns_fit_whole_names():
   problems = message({"x": X, "y": Y, "xx": X, "zy": Y}, RULES, TREE)
   assert problems == [
-    "xx meets no rule of the table",
-    "zy meets no rule of the table",
+    "+ xx meets no rule of the table",
+    "+ zy meets no rule of the table",
   ]
 
 
@@ -264,11 +311,34 @@ def test_parameters_have_the_type_of_the_model(dtype):
   assert {v.dtype for v in jax.tree.leaves(out)} == {np.dtype(np.float32)}
 
 
-def test_one_source_for_two_targets():
-  rules = (Rule("xy", ("a", "b/c"), lambda x, a, b: (x[: a[0]], x[-b[0] :])),)
+def test_one_source_for_two_targets_and_back():
+  halves = Transform(
+    lambda x: (x[:2], x[2:]), lambda a, b: (np.concatenate([a, b]),)
+  )
+  rules = (Rule(("xy",), ("a", "b/c"), halves),)
   out = convert.convert({"xy": np.arange(4.0)}, rules, TREE)
   np.testing.assert_array_equal(out["a"], [0, 1])
   np.testing.assert_array_equal(out["b"]["c"], [2, 3])
+  back = convert.revert(out, rules)
+  np.testing.assert_array_equal(back["xy"], np.arange(4.0))
+
+
+def test_two_sources_for_one_target_and_back():
+  joined = Transform(
+    lambda *x: (np.concatenate(x),), lambda x: tuple(np.split(x, 2))
+  )
+  rules = (
+    Rule(("n.{i}.q", "n.{i}.k"), ("block_{i}/qk",), joined),
+    Rule(("unused",)),
+  )
+  tree = {"block_7": {"qk": jax.ShapeDtypeStruct((4,), jnp.float32)}}
+  source = {"n.7.k": Y, "n.7.q": X, "unused": X}
+  out = convert.convert(source, rules, tree)
+  np.testing.assert_array_equal(out["block_7"]["qk"], [*X, *Y])
+  back = convert.revert(out, rules)
+  assert list(back) == ["n.7.q", "n.7.k"]
+  np.testing.assert_array_equal(back["n.7.k"], Y)
+  assert message({"n.7.q": X}, rules, tree) == ["- n.7.k is not in the file"]
 
 
 def test_flatten_and_unflatten():

@@ -1,0 +1,162 @@
+"""`config.init_from`: a training that starts from weights."""
+
+import json
+import re
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from astjax import errors, job, pretrained, sharding, train
+from astjax.weights import convert
+from tests.tiny import tiny_config
+
+PIXELS = {"patch_size": (8, 10), "stride": (8, 10)}
+
+
+def run(workdir, *, devices=1, stop_at=None, **config):
+  mesh = sharding.make_mesh(jax.devices()[:devices])
+  return train.train_and_evaluate(
+    tiny_config(**config), workdir, mesh=mesh, stop_at=stop_at
+  )
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+  """A short run, which others start from."""
+  folder = tmp_path_factory.mktemp("first")
+  run(folder)
+  return folder
+
+
+def params_after_no_step(config, devices=1):
+  mesh = sharding.make_mesh(jax.devices()[:devices])
+  built = job.build(config, mesh=mesh)
+  params, lines = job.warm_params(built)
+  _, state = job.fresh_state(built, params)
+  flat = {k: np.asarray(v) for k, v in convert.flatten(state.params).items()}
+  return flat, lines
+
+
+def test_it_starts_from_the_weights(first):
+  """All but the classifier, which is as fresh as without them."""
+  config = tiny_config(init_from=str(first), seed=3)
+  flat, lines = params_after_no_step(config)
+  source = pretrained.load(first).params
+  built = job.build(config, mesh=sharding.make_mesh(jax.devices()[:1]))
+  fresh = convert.flatten(job.fresh_state(built)[1].params)
+  for path, array in flat.items():
+    same = fresh if path.startswith("head/") else source
+    np.testing.assert_array_equal(array, same[path])
+  assert any(line.startswith("fresh: head/") for line in lines)
+  assert any("step 4 of" in line for line in lines)
+
+
+def test_the_classifier_too(first):
+  config = tiny_config(init_from=str(first), init_kw={"fresh": ()})
+  flat, _ = params_after_no_step(config)
+  source = pretrained.load(first).params
+  for path, array in flat.items():
+    np.testing.assert_array_equal(array, source[path])
+
+
+def test_another_length(first):
+  """Positions are adapted when the clips are longer."""
+  on_host = tiny_config().input.on_host.replace(
+    "num_frames=20", "num_frames=30"
+  )
+  config = tiny_config(init_from=str(first), input={"on_host": on_host})
+  flat, lines = params_after_no_step(config)
+  assert flat[convert.GRID].shape[:2] == (2, 3)
+  assert any("time 2 -> 3 (interpolated)" in line for line in lines)
+
+
+def test_the_log_and_the_folder_say_so(first, tmp_path, capsys):
+  history = run(tmp_path, init_from=str(first))
+  out = capsys.readouterr().out
+  assert f"start       {first}" in out
+  text = (tmp_path / "init_from.txt").read_text()
+  assert re.search(r"taken: \d+ arrays as they are", text)
+  assert "SHA-256" in text
+  assert all(line in out for line in text.splitlines()[:3])
+  assert history[-1]["step"] == 4
+  model = json.loads((tmp_path / "model.json").read_text())
+  assert model["model"]["width"] == 16 and len(model["class_names"]) == 10
+  assert model["recipe"].startswith("decode|fit(num_frames=20")
+  assert "mask" not in model["recipe"] and "multi_hot" not in model["recipe"]
+
+
+def test_resumed_without_the_weights(first, tmp_path):
+  """Once it has a checkpoint, a run does not look at the file again."""
+  source = tmp_path / "source"
+  shutil.copytree(first, source)
+  whole = run(tmp_path / "whole", init_from=str(source), steps=4)
+  run(tmp_path / "parts", init_from=str(source), steps=4, stop_at=2)
+  shutil.rmtree(source)
+  parts = run(tmp_path / "parts", init_from=str(source), steps=4)
+  losses = [
+    [h["train/loss"] for h in history if "train/loss" in h]
+    for history in (whole, parts)
+  ]
+  assert losses[0] == losses[1]
+
+
+def test_four_devices_start_alike(first):
+  config = tiny_config(init_from=str(first))
+  one, four = (params_after_no_step(config, n)[0] for n in (1, 4))
+  for path, array in one.items():
+    np.testing.assert_array_equal(array, four[path])
+
+
+@pytest.mark.parametrize(
+  ("config", "told"),
+  [
+    ({"init_from": "nowhere"}, "'nowhere' is no existing path, no published"),
+    (
+      {"init_from": "deit_base_distiled_patch16_384"},
+      "Did you mean 'deit_base_",
+    ),
+    ({"init_from": "gone.pth"}, "'gone.pth' is no existing path"),
+    (
+      {"init_from": "{first}", "model": {"width": 32}},
+      "has width 16, the model",
+    ),
+    ({"init_from": "{first}/config.json"}, "is not a known file of weights"),
+    ({"init_from": 3}, "init_from=3 is int, expected str"),
+    ({"init_kw": {"row": "time"}}, "unknown argument 'row' in config.init_kw"),
+    ({"init_kw": {"rows": "up"}}, "expected one of 'frequency', 'time'"),
+    ({"init_kw": {"grid": (0, 1)}}, "must be positive"),
+    (
+      {"init_from": "{first}", "init_kw": {"fresh": ("hed/.*",)}},
+      "'hed/.*' meets none of the model's parameters",
+    ),
+  ],
+)
+def test_what_cannot_be(config, told, first, tmp_path):
+  if isinstance(config.get("init_from"), str):
+    name = config["init_from"].format(first=first)
+    config = config | {"init_from": name}
+  with pytest.raises(errors.UserError) as e:
+    run(tmp_path, **config)
+  assert told in str(e.value) and "\n" not in str(e.value)
+
+
+def test_another_start_is_another_training(first, tmp_path):
+  run(tmp_path, init_from=str(first))
+  with pytest.raises(errors.UserError, match=r"config\.init_from was"):
+    run(tmp_path)
+
+
+def test_a_damaged_best_checkpoint_is_passed_over(tmp_path, capsys):
+  run(tmp_path, steps=4, evals={"val": {"every_steps": 2}})
+  steps = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
+  best = pretrained.load(tmp_path).info.origin
+  for path in (tmp_path / "checkpoints" / best.split()[1]).rglob("*"):
+    if path.is_file() and "state" in str(path) and path.stat().st_size > 200:
+      data = bytearray(path.read_bytes())
+      data[len(data) // 2 :] = bytes(len(data) - len(data) // 2)
+      path.write_bytes(data)
+  other = pretrained.load(tmp_path).info.origin
+  assert other != best and int(other.split()[1]) in steps
+  assert "is damaged and passed over" in capsys.readouterr().err

@@ -1,0 +1,220 @@
+"""A checkpoint from anywhere, and a model that starts from it."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from astjax import pretrained
+from astjax.errors import UserError
+from astjax.models import ast
+from astjax.weights import convert, maps
+from tests.weights import google
+from tests.weights.test_model_info import INFO, random_params
+
+PARAMS = random_params()
+
+
+def official(tmp_path, name="m.safetensors", change=None):
+  tensors = {f"module.{k}": v for k, v in _names().items()}
+  if change:
+    change(tensors)
+  save_file(tensors, tmp_path / name)
+  return tmp_path / name
+
+
+def _names():
+  return convert.revert(PARAMS, maps.AST_PTH)
+
+
+def options(**kwargs):
+  return pretrained.Options(num_heads=2, **kwargs)
+
+
+def test_the_grid_of_a_bare_file_is_told(tmp_path):
+  loaded = pretrained.load(
+    official(tmp_path), options(grid=(3, 3), stride=(10, 10))
+  )
+  assert loaded.kind == "official AST"
+  assert loaded.info.model == INFO.model
+  assert loaded.info.head.num_classes == 3
+  assert loaded.params[convert.GRID].shape == (3, 3, 32)
+
+
+@pytest.mark.parametrize(
+  ("name", "mels", "stride", "grid"),
+  [
+    ("m.safetensors", 36, (10, 10), (3, 3)),
+    ("x_12_10_0.5.safetensors", 40, (12, 10), (3, 3)),
+    ("x_16_12.safetensors", 16, (16, 12), (1, 9)),
+  ],
+)
+def test_the_grid_of_a_bare_file_follows(name, mels, stride, grid, tmp_path):
+  """From the stride in its name, 10 by default, and the mel bins."""
+  loaded = pretrained.load(official(tmp_path, name), options(num_mel_bins=mels))
+  assert loaded.info.model["stride"] == stride
+  assert loaded.params[convert.GRID].shape[:2] == grid
+
+
+def test_a_published_name_is_known(tmp_path):
+  path = official(tmp_path, "audioset_10_10_0.4593.safetensors")
+  path = path.rename(tmp_path / "audioset_16_16_0.4422.pth")
+  with pytest.raises(UserError, match=r"not a whole \.pth file"):
+    pretrained.load(path, options())
+
+
+@pytest.mark.parametrize(
+  ("given", "told"),
+  [
+    ({}, r"its 9 patch positions are no grid of 12 rows"),
+    ({"grid": (2, 3)}, r"11 positions, expected 2 .* and 2 x 3"),
+    ({"stride": (0, 3)}, "must be positive"),
+    ({"num_mel_bins": 0}, "must be positive"),
+  ],
+)
+def test_a_grid_that_is_wrong(given, told, tmp_path):
+  path = official(tmp_path)
+  with pytest.raises(UserError, match=told):
+    pretrained.load(path, options(**given))
+
+
+def test_heads_that_nobody_tells(tmp_path):
+  with pytest.raises(UserError, match="width of 32 does not tell"):
+    pretrained.load(official(tmp_path), pretrained.Options(grid=(3, 3)))
+
+
+def drop(name):
+  return lambda tensors: tensors.pop(name)
+
+
+def put(name, array):
+  return lambda tensors: tensors.update({name: array})
+
+
+@pytest.mark.parametrize(
+  ("change", "told"),
+  [
+    (drop("module.v.blocks.1.norm2.bias"), r"- .*\(v.blocks.1.norm2.bias\) is"),
+    (drop("module.v.pos_embed"), r"- backbone/pos_embed/sequence is not in"),
+    (drop("module.v.norm.weight"), "- backbone/encoder/norm/scale is not in"),
+    (drop("module.mlp_head.1.bias"), r"\+ head/linear/kernel"),
+    (drop("module.v.cls_token"), "positions"),
+    (put("module.v.what", np.zeros(3)), r"\+ v.what meets no rule"),
+    (put("other.v.x", np.zeros(3)), "meets no rule"),
+    (
+      put("module.v.blocks.0.norm1.bias", np.zeros(9, np.float32)),
+      r"\(v.blocks.0.norm1.bias\) is \(9,\) in the file, \(32,\) in the model",
+    ),
+    (put("module.v.norm.bias", np.full(32, np.nan)), "not finite"),
+    (put("module.v.pos_embed", np.zeros((11, 32))), "expected positions"),
+    (put("module.v.norm.weight", np.zeros((0,))), "in the file"),
+  ],
+)
+def test_a_file_that_does_not_fit(change, told, tmp_path):
+  path = official(tmp_path, change=change)
+  with pytest.raises(UserError, match=told) as e:
+    pretrained.load(path, options(grid=(3, 3)))
+  assert str(path) in str(e.value) and "\n" not in str(e.value)
+
+
+def test_names_of_another_model(tmp_path):
+  save_file({"conv1.weight": np.zeros(3)}, tmp_path / "m.safetensors")
+  with pytest.raises(UserError, match=r"no known model: conv1\.weight"):
+    pretrained.load(tmp_path / "m.safetensors")
+
+
+def test_a_folder_without_a_model(tmp_path):
+  with pytest.raises(UserError, match="neither a model of astjax"):
+    pretrained.load(tmp_path)
+
+
+def test_a_folder_without_weights(tmp_path):
+  config = {"model_type": "audio-spectrogram-transformer"}
+  (tmp_path / "config.json").write_text(json.dumps(config))
+  with pytest.raises(UserError, match="has no weights"):
+    pretrained.load(tmp_path)
+
+
+def test_a_run_without_a_checkpoint(tmp_path):
+  (tmp_path / "checkpoints").mkdir()
+  with pytest.raises(UserError, match=r"there is no .*model\.json"):
+    pretrained.load(tmp_path)
+
+
+# The start of a model.
+
+
+def fresh(model, grid=(3, 3)):
+  backbone = ast.make_backbone(**model)
+  cells = np.zeros((1, *grid, np.prod(backbone.patch_size)), np.float32)
+  params = jax.jit(backbone.init)(jax.random.key(0), patches=cells)["params"]
+  return backbone, {"backbone": params}
+
+
+def test_from_google_to_audio(tmp_path):
+  path = tmp_path / "vit.npz"
+  np.savez(path, **google.state_dict("old", width=32, side=4))
+  loaded = pretrained.load(path, options())
+  assert loaded.is_image and loaded.info.model["prefix"] == ("cls",)
+  model = {**loaded.info.model, "stride": (10, 10), "prefix": ("cls", "dist")}
+  backbone, params = fresh(model, (2, 7))
+  out, report = pretrained.start(loaded, params, backbone=backbone)
+  assert report.fresh == ["backbone/dist_token"]
+  assert out["backbone"]["pos_embed"]["grid"].shape == (2, 7, 32)
+  # It runs.
+  backbone.apply({"params": out["backbone"]}, np.zeros((1, 76, 26)))
+
+
+@pytest.mark.parametrize(
+  ("change", "told"),
+  [
+    ({"width": 64}, r"has width 32, the model 64"),
+    ({"depth": 3}, r"has depth 2, the model 3"),
+    ({"num_heads": 4}, r"has num_heads 2, the model 4"),
+    (
+      {"patch_size": (16, 8)},
+      r"has patch_size \(16, 16\), the model \(16, 8\)",
+    ),
+    ({"mlp_dim": 96}, r"fc1/bias is \(64,\) in the file, \(96,\) in the model"),
+  ],
+)
+def test_a_model_of_another_size(change, told, tmp_path):
+  loaded = pretrained.load(official(tmp_path), options(grid=(3, 3)))
+  backbone, params = fresh({**INFO.model, **change})
+  with pytest.raises(UserError, match=told):
+    pretrained.start(loaded, params, backbone=backbone)
+
+
+def test_another_epsilon_is_noted(tmp_path):
+  loaded = pretrained.load(official(tmp_path), options(grid=(3, 3)))
+  backbone, params = fresh({**INFO.model, "layer_norm_eps": 1e-12})
+  _, report = pretrained.start(loaded, params, backbone=backbone)
+  assert report.notes == [
+    "its layer norms have epsilon 1e-06, the model's 1e-12"
+  ]
+
+
+def test_classes_have_to_be_the_same(tmp_path):
+  from astjax.weights import model_info
+
+  model_info.save(tmp_path / "m", INFO, PARAMS)
+  loaded = pretrained.load(tmp_path / "m")
+  backbone, _ = fresh(INFO.model)
+  taken, report = pretrained.start(
+    loaded,
+    PARAMS,
+    backbone=backbone,
+    class_names=INFO.class_names,
+    options=options(fresh=()),
+  )
+  assert not report.fresh and "linear" in taken["head"]
+  with pytest.raises(UserError, match="class 1 is 'cat', the data's 'cow'"):
+    pretrained.start(
+      loaded,
+      PARAMS,
+      backbone=backbone,
+      class_names=("dog", "cow", "Glocke, groß"),
+      options=options(fresh=()),
+    )
