@@ -5,9 +5,9 @@
 
 needs torch and transformers. Exports the run as a Hugging Face folder, loads it
 with transformers alone (AutoFeatureExtractor, AutoModelForAudioClassification),
-classifies the test recordings, and prints one JSON line: the accuracy of the run
-as it logged it, the accuracy there, and their ratio. docs/weights.md has the
-command that trains the run: transformers' extractor is made for 16 kHz.
+classifies the test recordings, and prints one JSON line: the accuracy of the
+run as it logged it, the accuracy there, and their ratio. docs/weights.md has
+the command that trains the run: transformers' extractor is made for 16 kHz.
 """
 
 import argparse

@@ -12,7 +12,8 @@ Starts from DeiT, which is fetched (350 MB); --config.init_from= starts at
 random, --config.init_from=FILE.pth from a file.
 Expected: the paper reports mAP 0.459 (full) and 0.347 (balanced), without
 ImageNet weights 0.366 and 0.148, with its class-balanced draw (full), waveform
-mixing and averaged weights, which are not part of this recipe. Not measured here.
+mixing and averaged weights, which are not part of this recipe. Not measured
+here.
 Hardware: the paper used 4 GPUs of 12 GB for a week (full). Not measured here.
 """
 

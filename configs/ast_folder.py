@@ -7,8 +7,9 @@ digest of their path, is held out as the split "val".
 Command: python -m astjax.main --config=configs/ast_folder.py \
   --config.input.data_dir=sounds --workdir=runs/sounds
 `ast_folder.py` trains a small model from random initialisation, on a laptop;
-`ast_folder.py:audioset` fine-tunes the published AudioSet model (base384), which
-wants a GPU (its rate, decay and masks are those of the original's ESC-50 recipe).
+`ast_folder.py:audioset` fine-tunes the published AudioSet model (base384),
+which wants a GPU (its rate, decay and masks are those of the original's ESC-50
+recipe).
 Longer clips: change SECONDS. Several labels per recording: see the source "csv"
 in docs/data.md and set task_kw.loss to "bce".
 Expected: depends on the recordings; from random initialisation a transformer

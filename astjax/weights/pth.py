@@ -1,14 +1,9 @@
 """Reads torch's `.pth` files without torch, and runs nothing that is in them.
 
-A `.pth` file is a pickle: a small program for a stack machine, which may name
-any function of any module and call it. Python's own interpreter of that
-language does as told. The one below knows only the instructions that build
-plain values, and a table of the few names that a state dict needs; it imports
-nothing, looks nothing up and calls nothing else. Whatever is not in the table
-is refused by its name.
-
-Both containers of torch are read: the zip archive (since 1.6) and the stream of
-pickles before it.
+A `.pth` file is a pickle, and flat arrays that it refers to. Here stands the
+table of the few names that a state dict needs; the interpreter of the pickle
+(`pickle_machine`) knows no other. Both containers of torch are read: the zip
+archive (since 1.6) and the stream of pickles before it.
 """
 
 from __future__ import annotations
@@ -19,7 +14,6 @@ import io
 import math
 import os
 import pathlib
-import pickletools
 import struct
 import types
 import zipfile
@@ -31,6 +25,14 @@ import ml_dtypes
 import numpy as np
 
 from astjax.errors import UserError
+from astjax.weights import pickle_machine
+from astjax.weights.pickle_machine import (
+  Damaged,
+  Machine,
+  Name,
+  Namespace,
+  plain_dict,
+)
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
@@ -48,24 +50,9 @@ _DTYPES = {
   "BoolStorage": np.dtype("?"),
 }
 
-# More than any checkpoint has; a damaged or hostile file may refer to one list
-# from itself, or to one storage a million times.
-_MOST_VALUES, _MOST_DEPTH, _MOST_EXPANSION = 2_000_000, 20, 8
-
-
-class Namespace(dict):
-  """An `argparse.Namespace` in a file, as the inert dict of its values."""
-
-
-class _Damaged(ValueError):
-  """The file does not say anything sensible."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Name:
-  """A name in the pickle: nothing but its text."""
-
-  text: str
+# A damaged or hostile file may refer to one list from itself, or to one storage
+# a million times.
+_MOST_DEPTH, _MOST_EXPANSION = 20, 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +86,7 @@ class _Tensor:
     steps = zip(self.size, self.stride, strict=True)
     last = self.offset + sum((n - 1) * step for n, step in steps)
     if last >= flat.size:
-      raise _Damaged(
+      raise Damaged(
         f"a tensor of shape {self.size} does not fit its {flat.size} numbers"
       )
     item = flat.dtype.itemsize
@@ -112,11 +99,11 @@ class _Tensor:
 def _tensor(storage, offset, size, stride, *rest):
   """`torch._utils._rebuild_tensor_v2`; gradients and hooks are left out."""
   if not isinstance(storage, _Storage):
-    raise _Damaged("a tensor without numbers")
+    raise Damaged("a tensor without numbers")
   sizes = (*size, *stride, offset)
   whole = all(type(n) is int and 0 <= n < 2**48 for n in sizes)
   if not whole or len(size) != len(stride) or len(size) > 32:
-    raise _Damaged("a tensor of impossible shape")
+    raise Damaged("a tensor of impossible shape")
   return _Tensor(storage, offset, tuple(size), tuple(stride))
 
 
@@ -125,29 +112,16 @@ def _parameter(tensor, *rest):
   return tensor
 
 
-def _dict(pairs) -> dict:
-  """With plain keys: a hash of nested tuples may take forever."""
-  pairs = list(pairs)
-  for key, _ in pairs:
-    if not isinstance(key, (str, bytes, int, float, types.NoneType)):
-      raise _Damaged(f"a {type(key).__name__} as the key of a dict")
-  return dict(pairs)
-
-
-def _pairs(items: list) -> zip:
-  return zip(items[::2], items[1::2], strict=True)
-
-
 def _device(*names):
   """`torch.device`, as "cuda:0"."""
   if not all(isinstance(n, (str, int)) for n in names):
-    raise _Damaged("a device without a name")
+    raise Damaged("a device without a name")
   return ":".join(str(n) for n in names)
 
 
 # Every name that may be called, and the inert stand-in that is called instead.
 _CALLABLES: dict[str, Callable] = {
-  "collections.OrderedDict": lambda items=(): OrderedDict(_dict(items)),
+  "collections.OrderedDict": lambda items=(): OrderedDict(plain_dict(items)),
   "torch._utils._rebuild_tensor": _tensor,
   "torch._utils._rebuild_tensor_v2": _tensor,
   "torch._utils._rebuild_parameter": _parameter,
@@ -155,203 +129,21 @@ _CALLABLES: dict[str, Callable] = {
   "torch.device": _device,
   "argparse.Namespace": lambda **values: Namespace(values),
 }
-_STORAGES = {f"torch.{name}": name for name in _DTYPES}
+_STORAGES = frozenset(f"torch.{name}" for name in _DTYPES)
 
 
-class _Machine:
-  """The stack machine of one pickle.
-
-  Args:
-    storage: (class name, key, number of elements) -> `_Storage`.
-  """
-
-  _MARK = object()
-
-  def __init__(self, storage: Callable[[str, str, int], _Storage]):
-    self._storage = storage
-    self._stack: list[Any] = []
-    self._memo: dict[int, Any] = {}
-    self._copied = 0
-
-  def run(self, stream: io.BytesIO) -> Any:
-    """The value of the next pickle in the stream."""
-    for op, arg, _ in pickletools.genops(stream):
-      if op.name == "STOP":
-        return self._stack.pop()
-      step = getattr(self, "_op_" + op.name.lower(), None)
-      if step is None:
-        what = op.name if arg is None else f"{op.name} {arg!r:.200}"
-        raise UserError(
-          f"the pickle instruction {what} has no place in a state dict"
-        )
-      step(arg)
-    raise _Damaged("the pickle has no end")
-
-  def _push(self, value):
-    self._stack.append(value)
-
-  def _since_mark(self):
-    items = []
-    while (item := self._stack.pop()) is not self._MARK:
-      items.append(item)
-    return items[::-1]
-
-  def _ignore(self, arg):
-    pass
-
-  _op_proto = _op_frame = _ignore
-  _op_int = _op_binint = _op_binint1 = _op_binint2 = _push
-  _op_long = _op_long1 = _push
-  _op_float = _op_binfloat = _push
-  _op_string = _op_binstring = _op_short_binstring = _push
-  _op_unicode = _op_binunicode = _op_short_binunicode = _push
-  _op_binunicode8 = _op_binbytes = _op_short_binbytes = _op_binbytes8 = _push
-
-  def _op_none(self, arg):
-    self._push(None)
-
-  def _op_newtrue(self, arg):
-    self._push(True)
-
-  def _op_newfalse(self, arg):
-    self._push(False)
-
-  def _op_mark(self, arg):
-    self._push(self._MARK)
-
-  def _op_pop(self, arg):
-    self._stack.pop()
-
-  def _op_pop_mark(self, arg):
-    self._since_mark()
-
-  def _op_dup(self, arg):
-    self._push(self._stack[-1])
-
-  def _op_empty_dict(self, arg):
-    self._push({})
-
-  def _op_empty_list(self, arg):
-    self._push([])
-
-  def _op_empty_tuple(self, arg):
-    self._push(())
-
-  def _op_empty_set(self, arg):
-    self._push(set())
-
-  def _op_tuple(self, arg):
-    self._push(tuple(self._since_mark()))
-
-  def _op_tuple1(self, arg):
-    self._push((self._stack.pop(),))
-
-  def _op_tuple2(self, arg):
-    self._stack[-2:] = [tuple(self._stack[-2:])]
-
-  def _op_tuple3(self, arg):
-    self._stack[-3:] = [tuple(self._stack[-3:])]
-
-  def _op_list(self, arg):
-    self._push(self._since_mark())
-
-  def _op_dict(self, arg):
-    self._push(_dict(_pairs(self._since_mark())))
-
-  def _op_append(self, arg):
-    value = self._stack.pop()
-    self._top(list).append(value)
-
-  def _op_appends(self, arg):
-    items = self._since_mark()
-    self._top(list).extend(items)
-
-  def _op_additems(self, arg):
-    items = self._since_mark()
-    self._top(set).update(_dict((item, None) for item in items))
-
-  def _op_setitem(self, arg):
-    value, key = self._stack.pop(), self._stack.pop()
-    self._top(dict).update(_dict([(key, value)]))
-
-  def _op_setitems(self, arg):
-    items = self._since_mark()
-    self._top(dict).update(_dict(_pairs(items)))
-
-  def _top(self, kind):
-    if not isinstance(self._stack[-1], kind):
-      raise _Damaged(f"the pickle fills a {type(self._stack[-1]).__name__}")
-    return self._stack[-1]
-
-  def _op_put(self, arg):
-    self._memo[arg] = self._stack[-1]
-
-  _op_binput = _op_long_binput = _op_put
-
-  def _op_memoize(self, arg):
-    self._memo[len(self._memo)] = self._stack[-1]
-
-  def _op_get(self, arg):
-    self._push(self._memo[arg])
-
-  _op_binget = _op_long_binget = _op_get
-
-  def _op_global(self, arg):
-    self._name(*arg.split(" ", 1))
-
-  def _op_stack_global(self, arg):
-    name, module = self._stack.pop(), self._stack.pop()
-    self._name(module, name)
-
-  def _name(self, module, name):
-    if not isinstance(module, str) or not isinstance(name, str):
-      raise _Damaged("the pickle names something by what is no text")
-    text = f"{module}.{name}"
-    if text not in _CALLABLES and text not in _STORAGES:
-      raise UserError(
-        f"it wants to use {text[:200]!r}, which is not among what a state dict "
-        "needs"
-      )
-    self._push(_Name(text))
-
-  def _op_reduce(self, arg):
-    args, name = self._stack.pop(), self._stack.pop()
-    self._call(name, args)
-
-  _op_newobj = _op_reduce
-
-  def _call(self, name, args):
-    if not isinstance(name, _Name) or name.text not in _CALLABLES:
-      raise _Damaged("the pickle calls what is not a function")
-    if not isinstance(args, tuple):
-      raise _Damaged("the pickle calls a function without a tuple")
-    self._copies(args, *args)
-    self._push(_CALLABLES[name.text](*args))
-
-  def _op_build(self, arg):
-    """Attributes: only those of a Namespace mean something."""
-    state, target = self._stack.pop(), self._stack[-1]
-    if isinstance(target, Namespace) and isinstance(state, dict):
-      self._copies(state)
-      target.update(state)
-    elif not isinstance(target, (OrderedDict, _Tensor)):
-      raise _Damaged(f"the pickle sets attributes of {type(target).__name__}")
-
-  def _copies(self, *values):
-    """A short pickle may have one long list copied again and again."""
-    self._copied += sum(len(v) for v in values if hasattr(v, "__len__"))
-    if self._copied > _MOST_VALUES:
-      raise _Damaged("its values are repeated without end")
-
-  def _op_binpersid(self, arg):
+def _machine(storages: _Storages) -> Machine:
+  def persistent(reference):
     """The last place, always None today, was for views before torch 0.4."""
-    match self._stack.pop():
-      case ("storage", _Name(text), str(key), _, int(numel), *rest) if (
+    match reference:
+      case ("storage", Name(text), str(key), _, int(numel), *rest) if (
         text in _STORAGES and numel >= 0 and rest in ([], [None])
       ):
-        self._push(self._storage(_STORAGES[text], key, numel))
+        return storages.get(text.removeprefix("torch."), key, numel)
       case other:
-        raise _Damaged(f"a {type(other).__name__} that is no storage")
+        raise Damaged(f"a {type(other).__name__} that is no storage")
+
+  return Machine(_CALLABLES, _STORAGES, persistent, (_Tensor,))
 
 
 def read(path: str | os.PathLike) -> Any:
@@ -396,24 +188,24 @@ def one_line(error: Exception) -> str:
 def _arrays(value: Any, file_size: int) -> Any:
   """With every tensor read."""
   count = size = 0
-  most = min(_MOST_VALUES, _MOST_EXPANSION * file_size)
+  most = min(pickle_machine.MOST_VALUES, _MOST_EXPANSION * file_size)
 
   def visit(value, depth):
     nonlocal count, size
     count += 1
     if depth > _MOST_DEPTH or count > most:
-      raise _Damaged("its values are nested without end")
+      raise Damaged("its values are nested without end")
     if isinstance(value, _Tensor):
       size += value.nbytes
       if size > _MOST_EXPANSION * file_size:
-        raise _Damaged("its tensors are far larger than the file")
+        raise Damaged("its tensors are far larger than the file")
       return value.array()
     if isinstance(value, dict):
       return type(value)((k, visit(v, depth + 1)) for k, v in value.items())
     if isinstance(value, (list, tuple)):
       return type(value)(visit(v, depth + 1) for v in value)
     if not isinstance(value, (str, bytes, int, float, set, types.NoneType)):
-      raise _Damaged(f"a bare {type(value).__name__.strip('_')} in it")
+      raise Damaged(f"a bare {type(value).__name__.strip('_')} in it")
     return value
 
   return visit(value, 0)
@@ -424,34 +216,34 @@ def _read_zip(path):
   with zipfile.ZipFile(path) as archive:
     infos = {i.filename: i for i in archive.infolist()}
     if len(infos) != len(archive.infolist()):
-      raise _Damaged("the archive has two entries of one name")
+      raise Damaged("the archive has two entries of one name")
     pickles = [n for n in infos if n.split("/")[1:] == ["data.pkl"]]
     if len(pickles) != 1:
-      raise _Damaged(f"the archive has {len(pickles)} data.pkl, expected one")
+      raise Damaged(f"the archive has {len(pickles)} data.pkl, expected one")
     folder = pickles[0].removesuffix("data.pkl")
     for name, info in infos.items():
       if info.compress_type != zipfile.ZIP_STORED:
-        raise _Damaged(f"{name!r} is compressed, which torch never does")
+        raise Damaged(f"{name!r} is compressed, which torch never does")
     if sum(info.file_size for info in infos.values()) > size:
-      raise _Damaged("the archive's entries overlap")
+      raise Damaged("the archive's entries overlap")
     order = b"little"
     if folder + "byteorder" in infos:
       order = archive.read(folder + "byteorder")
     if order not in (b"little", b"big"):
-      raise _Damaged(f"its byte order is {order[:20]!r}")
+      raise Damaged(f"its byte order is {order[:20]!r}")
 
     def load(key, dtype, numel):
       name = f"{folder}data/{key}"
       if name not in infos:
-        raise _Damaged(f"{name!r} is missing")
+        raise Damaged(f"{name!r} is missing")
       data = archive.read(name)
       if len(data) < numel * dtype.itemsize:
-        raise _Damaged(f"{name!r} is cut short")
+        raise Damaged(f"{name!r} is cut short")
       array = np.frombuffer(data, dtype, numel)
       return array.byteswap() if order == b"big" else array
 
     storages = _Storages(load)
-    value = _Machine(storages.get).run(io.BytesIO(archive.read(pickles[0])))
+    value = _machine(storages).run(io.BytesIO(archive.read(pickles[0])))
     return _arrays(value, size)
 
 
@@ -461,26 +253,26 @@ def _read_stream(path):
   storages = _Storages(lambda key, dtype, numel: arrays[key])
 
   def plain():
-    return _Machine(storages.get).run(stream)
+    return _machine(storages).run(stream)
 
   if plain() != _MAGIC or plain() != _PROTOCOL:
-    raise _Damaged("it does not begin like one")
+    raise Damaged("it does not begin like one")
   # What machine wrote it does not matter: the numbers are little-endian anyway.
   plain()
   value = plain()
   keys = plain()
   for key in keys:
     if not isinstance(key, str) or key not in storages.known:
-      raise _Damaged("it has numbers that belong to no tensor")
+      raise Damaged("it has numbers that belong to no tensor")
     storage = storages.known[key]
     (count,) = struct.unpack("<q", stream.read(8))
     if count != storage.numel:
-      raise _Damaged(
+      raise Damaged(
         f"storage {key!r} has {count} elements, expected {storage.numel}"
       )
     data = stream.read(count * storage.dtype.itemsize)
     if len(data) < count * storage.dtype.itemsize:
-      raise _Damaged("the file ends within its numbers")
+      raise Damaged("the file ends within its numbers")
     arrays[key] = np.frombuffer(data, storage.dtype, count)
   return _arrays(value, path.stat().st_size)
 
@@ -504,5 +296,5 @@ class _Storages:
       self.known[key] = _Storage(dtype, numel, read)
     storage = self.known[key]
     if (storage.dtype, storage.numel) != (dtype, numel):
-      raise _Damaged(f"storage {key!r} is of two types or sizes")
+      raise Damaged(f"storage {key!r} is of two types or sizes")
     return storage
