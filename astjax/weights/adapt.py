@@ -177,7 +177,7 @@ def fit(
         "model"
       )
     else:
-      taken[path] = np.asarray(source[path]).astype(value.dtype)
+      taken[path] = source[path].astype(value.dtype, copy=False)
       if path not in report.changed:
         report.kept.append(path)
   convert.refuse(problems)

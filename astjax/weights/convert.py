@@ -212,7 +212,7 @@ def check(
       problems.append(f"{named(path)} has values that are not finite")
   refuse(problems)
   return unflatten(
-    {k: np.asarray(flat[k]).astype(v.dtype) for k, v in leaves.items()}
+    {k: flat[k].astype(v.dtype, copy=False) for k, v in leaves.items()}
   )
 
 
