@@ -26,6 +26,7 @@ from astjax import (
   pp,
   pretrained,
   run_config,
+  saved_model,
   sharding,
   tasks,
   train_step,
@@ -98,15 +99,20 @@ class Job:
       schedule,
     )
 
-  def model_info(self) -> ModelInfo:
-    """What turns this job's parameters into a model, without its data."""
+  def model_info(self, start: ModelInfo | None = None) -> ModelInfo:
+    """What turns this job's parameters into a model, without its data.
+
+    Args:
+      start: of the weights that the training began from.
+    """
     splits = [*self.evals.values(), self.train]
     return ModelInfo(
-      model=pretrained.describe(self.task.backbone),
+      model=saved_model.describe(self.task.backbone),
       head=self.task.head,
       class_names=self.train.class_names if self.task.head else (),
       recipe=_inference_recipe(splits[0]),
-      origin="trained by astjax",
+      origin="trained by astjax" + (f" from {start.origin}" if start else ""),
+      licence=start.licence if start else "",
     )
 
 
@@ -334,32 +340,43 @@ def fresh_state(
   return tx, jax.jit(init, out_shardings=whole)(params)
 
 
-def warm_params(job: Job) -> tuple[Params, list[str]]:
+def warm_params(job: Job) -> tuple[Params, ModelInfo, list[str]]:
   """The parameters that `config.init_from` asks for.
 
   Returns:
-    (parameters on the host, what was taken from where, in lines).
+    (parameters on the host, what they are of, what was taken, in lines).
 
   Raises:
-    UserError: the checkpoint cannot be had, or does not fit the model.
+    UserError: the checkpoint cannot be had, or does not fit the model; the same
+      on all processes.
   """
   options = call(pretrained.Options, "config.init_kw", job.config.init_kw)
+  source = job.config.init_from
   with located("config.init_from"):
-    loaded = pretrained.load(job.config.init_from, options)
-    digests = sharding.union({"digest": [(loaded.digest, "")]})["digest"]
-    if len(digests) > 1:
+    loaded, failure = None, ""
+    try:
+      loaded = pretrained.load(source, options)
+    except UserError as e:
+      failure = str(e)
+    mine = (loaded.digest if loaded else "", failure)
+    everyone = sharding.union({"files": [mine]})["files"]
+    for _, text in everyone:
+      if text:
+        raise UserError(text)
+    if len(everyone) > 1:
       raise UserError(
-        f"the processes read {len(digests)} different files as "
-        f"{job.config.init_from!r}"
+        f"the processes read {len(everyone)} different files as {source!r}"
       )
     params, report = pretrained.start(
       loaded,
       jax.jit(job.fresh_params)(),
       backbone=job.task.backbone,
+      head=job.task.head,
       class_names=job.train.class_names,
       options=options,
     )
-  lines = [f"start from {job.config.init_from}: {loaded.info.origin}"]
-  if loaded.info.licence:
-    lines.append(f"licence of the weights: {loaded.info.licence}")
-  return params, [*lines, f"SHA-256 {loaded.digest}", *report.lines()]
+  info = loaded.info
+  lines = [f"start from {source}: {info.origin}"]
+  if info.licence:
+    lines.append(f"licence of the weights: {info.licence}")
+  return params, info, [*lines, f"SHA-256 {loaded.digest}", *report.lines()]

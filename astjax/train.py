@@ -92,19 +92,20 @@ def train_and_evaluate(
   record = RunRecord(run.best, run.best_is_lowest)
   checkpoints = Checkpoints(folder, keep=run.checkpoint.keep)
   tx, state = fresh_state(job)
-  origin: list[str] = []
+  start, origin = None, []
   restored = checkpoints.restore(state)
   if restored is not None:
     state, saved = restored
     record.restore(saved)
   elif run.init_from:
     del state
-    params, origin = warm_params(job)
+    params, start, origin = warm_params(job)
     tx, state = fresh_state(job, params)
   if is_main:
     workdir.write_versions(folder)
     num_params = workdir.write_parameters(folder, state.params)
-    workdir.write_model(folder, job.model_info().to_json())
+    if restored is None:
+      workdir.write_model(folder, job.model_info(start).to_json())
     if origin:
       workdir.write_init_from(folder, origin)
   first_step = int(state.step)

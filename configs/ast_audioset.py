@@ -56,6 +56,7 @@ def get_config(arg: str = "full") -> ConfigDict:
   c.task_kw = ConfigDict({"loss": "bce", "pooling": "prefix"})
   # Rows of an image become frequency; the classifier is new.
   c.init_from = "deit_base_distilled_patch16_384"
+  c.init_kw = ConfigDict({"fresh": ("head/.*",), "rows": "frequency"})
   c.model = ConfigDict(
     {
       "variant": "base384",

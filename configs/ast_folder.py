@@ -85,6 +85,7 @@ def get_config(arg: str = "scratch") -> ConfigDict:
   c.task = "supervised"
   c.task_kw = ConfigDict({"loss": "softmax_xent"})
   c.init_from = recipe["init_from"]
+  c.init_kw = ConfigDict({"fresh": ("head/.*",), "rows": "frequency"})
   c.model = ConfigDict(recipe["model"])
 
   c.input = ConfigDict()

@@ -26,6 +26,7 @@ def get_config(arg: str = "") -> ConfigDict:
   c.task = "supervised"
   c.task_kw = ConfigDict({"loss": "bce"})
   c.init_from = ""  # at random
+  c.init_kw = ConfigDict({"fresh": ("head/.*",), "rows": "frequency"})
   c.model = ConfigDict(
     {
       "variant": "tiny224",

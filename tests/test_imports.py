@@ -24,7 +24,14 @@ LEVELS = {
     "run_record",
     "workdir",
   ),
-  2: ("tasks", "train_step", "checkpoint", "pretrained"),
+  2: (
+    "tasks",
+    "train_step",
+    "checkpoint",
+    "saved_model",
+    "identify",
+    "pretrained",
+  ),
   3: ("job", "train", "evaluate"),
   4: ("main", "tools"),
 }

@@ -15,20 +15,19 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
+import json
 import pathlib
 import re
 import sys
-import tempfile
 from collections.abc import Sequence
+from functools import partial
 
 import jax
-import numpy as np
 from absl import logging
 
-from astjax import pretrained
+from astjax import pretrained, saved_model
 from astjax.errors import UserError
-from astjax.models import ast, heads
+from astjax.models import ast
 from astjax.ops import patches
 from astjax.types import Params
 from astjax.weights import (
@@ -78,8 +77,9 @@ def _parser() -> argparse.ArgumentParser:
   add("--prefix", help="tokens, such as cls,dist; as in the source by default")
   add("--rows", choices=("frequency", "time"), default="frequency",
       help="what rows of the source's patches become")  # fmt: skip
-  add("--num_classes", type=int, default=0, help="a fresh classifier")
-  add("--labels", help="file with one class name a line, or AudioSet's CSV")
+  add("--num_classes", type=int, help="a fresh classifier of so many")
+  add("--labels", help="class names, one a line, or AudioSet's CSV; if there "
+      "are not as many classes, also a fresh classifier")  # fmt: skip
   add("--scores", choices=("sigmoid", "softmax"), help="of the classifier")
   add("--sample_rate", type=int, help="Hz")
   add("--mean", type=float, help="of the log-mels, to standardise")
@@ -116,12 +116,13 @@ def _list() -> str:
 
 def _convert(args) -> None:
   out = pathlib.Path(args.out).expanduser()
-  _check_out(out, args.format)
+  if args.format == "official" and out.suffix != ".safetensors":
+    raise UserError(f"{out}: official names go into a file named .safetensors")
+  if out.is_file() or (out.is_dir() and any(out.iterdir())):
+    raise UserError(f"{out} is there already; give a new name")
   labels = _labels(args)
-  has_new_head = bool(labels or args.num_classes)
   options = pretrained.Options(
     rows=args.rows,
-    fresh=(adapt.HEAD,) if has_new_head else (),
     grid=args.source_grid,
     stride=args.source_stride,
     num_mel_bins=args.source_mel_bins,
@@ -129,16 +130,30 @@ def _convert(args) -> None:
   )
   loaded = pretrained.load(args.source, options)
   info, grid = _target(loaded, args, labels)
-  backbone, fresh = _fresh(info, grid, args.seed)
-  params, report = pretrained.start(
-    loaded, fresh, backbone=backbone, class_names=(), options=options
+  old = loaded.info.head
+  is_kept = (
+    args.num_classes is None
+    and info.head is not None
+    and old is not None
+    and info.head.num_classes == old.num_classes
   )
+  init = jax.jit(partial(saved_model.init_params, info, grid))
+  params, report = pretrained.start(
+    loaded,
+    init(jax.random.key(args.seed)),
+    backbone=saved_model.backbone_of(info),
+    options=dataclasses.replace(
+      options, fresh=() if is_kept else (adapt.HEAD,)
+    ),
+  )
+  if report.changed or report.fresh:  # it is another model now
+    info = dataclasses.replace(info, expected="")
   print(f"source: {loaded.info.origin}, SHA-256 {loaded.digest[:16]}...")
   if info.licence:
     print(f"licence of the weights: {info.licence}")
-  if info.expected:
-    print(f"published result: {info.expected}")
-  report.notes += _write(args.format, out, info, params)
+  if loaded.info.expected:
+    print(f"published result of the source: {loaded.info.expected}")
+  report.notes += _write(args.format, out, info, grid, params)
   print("\n".join(report.lines()))
   count = sum(x.size for x in jax.tree.leaves(params))
   print(
@@ -147,20 +162,13 @@ def _convert(args) -> None:
   )
 
 
-def _check_out(out: pathlib.Path, kind: str) -> None:
-  if kind == "official" and out.suffix != ".safetensors":
-    raise UserError(f"{out}: official names go into a file named .safetensors")
-  if out.exists() and (out.is_file() or any(out.iterdir())):
-    raise UserError(f"{out} is there already; give a new name")
-
-
 def _labels(args) -> tuple[str, ...]:
   if not args.labels:
     return ()
   from astjax.data import listings
 
   labels = tuple(listings.read_label_list(args.labels)[0])
-  if args.num_classes and args.num_classes != len(labels):
+  if args.num_classes not in (None, len(labels)):
     raise UserError(
       f"--num_classes={args.num_classes}, but {args.labels} has {len(labels)}"
     )
@@ -173,94 +181,104 @@ def _target(loaded, args, labels) -> tuple[ModelInfo, tuple[int, int]]:
   model = dict(info.model)
   if args.variant:
     model |= ast.VARIANTS[args.variant]
-  stride = args.stride or ((10, 10) if loaded.is_image else model["stride"])
-  model["stride"] = tuple(stride)
   if args.prefix is not None:
     model["prefix"] = tuple(p for p in args.prefix.split(",") if p)
   patch = tuple(model["patch_size"])
-  patch = patch[::-1] if args.rows == "time" else patch
+  if loaded.is_image:
+    if not args.input:
+      raise UserError(
+        "a checkpoint of images needs the size of the spectrograms: give "
+        "--input=128x1024 (mel bins x frames)"
+      )
+    patch = patch[::-1] if args.rows == "time" else patch
+    model["stride"] = (10, 10)
   model["patch_size"] = patch
-  if loaded.is_image and not args.input:
-    raise UserError(
-      "a checkpoint of images needs the size of the spectrograms: give "
-      "--input=128x1024 (mel bins x frames)"
-    )
-  known = model_info.front_end(info.recipe) if info.recipe else None
-  grid = loaded.params[convert.GRID].shape[:2]
-  size = args.input or (known and (known.num_mel_bins, known.num_frames))
+  if args.stride:
+    model["stride"] = args.stride
+  head, names = info.head, labels or info.class_names
+  if args.num_classes is not None and args.num_classes < 1:
+    raise UserError(f"--num_classes={args.num_classes} must be at least 1")
+  count = len(labels) or args.num_classes
+  if count and (head is None or head.num_classes != count or args.num_classes):
+    head, names = Head(num_classes=count), labels
+  if args.scores:
+    if head is None:
+      raise UserError("--scores is of a classifier; this model has none")
+    head = dataclasses.replace(head, scores=args.scores)
+  recipe, size = _recipe(info, args)
+  grid = tuple(loaded.params[convert.GRID].shape[:2])
   if size:
     grid = patches.grid_shape(size[1], size[0], patch, model["stride"])
-  head = info.head
-  names = info.class_names
-  if labels or args.num_classes:
-    head, names = Head(num_classes=len(labels) or args.num_classes), labels
-  if args.scores and head:
-    head = dataclasses.replace(head, scores=args.scores)
-  recipe = _recipe(known, size, args)
+  elif args.stride:
+    raise UserError("--stride needs --input=128x1024 (mel bins x frames)")
   info = dataclasses.replace(
     info, model=model, head=head, class_names=names, recipe=recipe
   )
   return info, grid
 
 
-def _recipe(known: FrontEnd | None, size, args) -> str:
-  """The front-end, as far as the source and the flags tell; else nothing."""
+def _recipe(info: ModelInfo, args):
+  """(recipe, (mel bins, frames) if they change); without flags as it is."""
   if (args.mean is None) != (args.std is None):
     raise UserError("--mean and --std belong together")
-  if args.std is not None and args.std <= 0:
-    raise UserError(f"--std={args.std} must be above 0")
-  if known is None and (size is None or args.mean is None):
-    return ""
-  front_end = known or FrontEnd(16_000, size[1], size[0], None)
-  changes = {"num_mel_bins": size[0], "num_frames": size[1]}
+  changes = {}
+  if args.input:
+    changes = {"num_mel_bins": args.input[0], "num_frames": args.input[1]}
   if args.mean is not None:
     changes["statistics"] = (args.mean, args.std)
   if args.sample_rate is not None:
     changes["sample_rate"] = args.sample_rate
-  return dataclasses.replace(front_end, **changes).recipe()
+  if info.recipe and (changes or args.stride):
+    front_end = model_info.front_end(info.recipe)
+    front_end = dataclasses.replace(front_end, **changes)
+    size = (front_end.num_mel_bins, front_end.num_frames)
+    return front_end.recipe(), size
+  if info.recipe or not changes:
+    return info.recipe, None
+  if not args.input:
+    raise UserError(
+      "the source's front-end is unknown: --mean, --std and --sample_rate need "
+      "--input=128x1024 (mel bins x frames)"
+    )
+  if args.mean is None:
+    return "", args.input
+  front_end = FrontEnd(args.sample_rate or 16_000, *args.input[::-1], None)
+  return dataclasses.replace(front_end, **changes).recipe(), args.input
 
 
-def _fresh(
-  info: ModelInfo, grid: tuple[int, int], seed: int
-) -> tuple[ast.Backbone, Params]:
-  backbone = ast.make_backbone(**info.model)
-  cells = np.zeros((1, *grid, np.prod(backbone.patch_size)), np.float32)
-  key = jax.random.key(seed)
-  if info.head is None:
-    init = jax.jit(lambda x: backbone.init(key, patches=x)["params"])
-    return backbone, {"backbone": init(cells)}
-  head = heads.ClassifierHead(
-    info.head.num_classes, layer_norm_eps=info.head.layer_norm_eps
-  )
-  model = ast.AST(backbone, head, info.head.pooling)
-  return backbone, jax.jit(lambda x: model.init(key, patches=x)["params"])(
-    cells
-  )
-
-
-def _write(kind, out, info: ModelInfo, params: Params) -> list[str]:
+def _write(kind, out, info: ModelInfo, grid, params: Params) -> list[str]:
   """Writes it; returns what should be known about the result."""
   if kind == "astjax":
     model_info.save(out, info, params)
     return [] if info.recipe else ["the front-end is unknown and left out"]
   if kind == "hf":
     return hugging_face.save(out, info, params)
-  if tuple(info.model["prefix"]) != ("cls", "dist") or info.head is None:
+  notes = ["v.head and v.head_dist, which AST never uses, are not written"]
+  head = info.head
+  if (
+    head is None
+    or head.pooling != "prefix"
+    or (tuple(info.model["prefix"]) != ("cls", "dist"))
+  ):
     raise UserError(
-      "the official AST has the tokens cls and dist, and a classifier; this "
-      f"model has {tuple(info.model['prefix'])} and "
-      f"{'no' if info.head is None else 'a'} classifier"
+      "the official AST has the tokens cls and dist, and a classifier on their "
+      f"mean; this model has the tokens {tuple(info.model['prefix'])} and "
+      f"{'no classifier' if head is None else f'pooling={head.pooling!r}'}"
+    )
+  epsilons = (info.model["layer_norm_eps"], head.layer_norm_eps)
+  if epsilons != (1e-6, 1e-5):
+    notes.append(
+      "the official code has epsilons 1e-06 and 1e-05 (classifier), this model "
+      f"{epsilons[0]:g} and {epsilons[1]:g}"
     )
   tensors = convert.revert(params, maps.AST_PTH)
-  try:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent) as temporary:
-      part = pathlib.Path(temporary) / out.name
-      model_info.write_safetensors(part, tensors, {"format": "pt"})
-      os.replace(part, out)
-  except OSError as e:
-    raise UserError(f"cannot write {out}: {e.strerror or e}") from None
-  return ["v.head and v.head_dist, which AST never uses, are not written"]
+  # For this library: what the official names do not tell.
+  own = json.dumps({"info": info.to_json(), "grid": grid})
+  with model_info.new_path(out) as temporary:
+    model_info.write_safetensors(
+      temporary, tensors, {"format": "pt", "astjax": own}
+    )
+  return notes
 
 
 if __name__ == "__main__":

@@ -215,12 +215,12 @@ def _fit_prefix(source, model, source_prefix, model_prefix, report):
   missing = [name for name in model_prefix if name not in source_prefix]
   for name in source_prefix:
     if name not in model_prefix:
-      del source[f"backbone/{name}_token"]
+      source.pop(f"backbone/{name}_token", None)
       report.dropped[f"backbone/{name}_token"] = "no such token in the model"
   if tuple(source_prefix) == tuple(model_prefix):
     return set()
   old = source.pop(convert.PREFIX, None)
-  if convert.PREFIX in model:
+  if convert.PREFIX in model and (old is not None or not source_prefix):
     rows = model[convert.PREFIX].copy()
     if old is not None and old.shape[1:] != rows.shape[1:]:
       source[convert.PREFIX] = old  # of another width, as all else will be

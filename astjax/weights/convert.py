@@ -142,15 +142,20 @@ def rename(
 
 
 def lay_out(
-  flat: Mapping[str, np.ndarray], num_prefix: int, grid: tuple[int, int]
+  flat: Mapping[str, np.ndarray],
+  num_prefix: int,
+  grid: tuple[int, int],
+  *,
+  may_lack_prefix: bool = False,
 ) -> dict[str, np.ndarray]:
   """Splits the sequence of positions, if there is one.
 
   Args:
     flat: parameters by path.
-    num_prefix: P. Positions of the N patches alone (big_vision adds them before
-      the prefix joins) give zeros to the prefix.
+    num_prefix: P.
     grid: (F', T'); frequency is the outer one.
+    may_lack_prefix: positions of the N patches alone are right, and give zeros
+      to the prefix (big_vision adds them before the prefix joins).
 
   Raises:
     UserError: another number of positions than P + F' * T'.
@@ -161,7 +166,7 @@ def lay_out(
   sequence = flat.pop(SEQUENCE)
   rows, width = sequence.shape
   patches = grid[0] * grid[1]
-  if rows == patches:
+  if rows == patches and may_lack_prefix:
     sequence = np.concatenate([np.zeros_like(sequence[:num_prefix]), sequence])
   elif rows != num_prefix + patches:
     raise UserError(

@@ -8,16 +8,21 @@ mean of the waveform.
 
 from __future__ import annotations
 
+import collections
 import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from astjax.errors import UserError
+from astjax.errors import UserError, lookup
 from astjax.types import Params
 from astjax.weights import convert, maps, model_info, readers, registry
 from astjax.weights.model_info import FrontEnd, Head, ModelInfo
 
+_PROBLEMS = {
+  "multi_label_classification": "sigmoid",
+  "single_label_classification": "softmax",
+}
 AST = "audio-spectrogram-transformer"
 IMAGE = ("vit", "deit")
 _EXTRACTOR = "preprocessor_config.json"
@@ -39,8 +44,17 @@ DEFAULTS = {
 }
 
 
-def read_config(folder: str | os.PathLike) -> ModelInfo:
+def read_config(
+  folder: str | os.PathLike, scores: str = ""
+) -> tuple[ModelInfo, list[str]]:
   """What the JSON files of a folder say.
+
+  Args:
+    folder: with config.json.
+    scores: "sigmoid" or "softmax", where config.json has no problem_type.
+
+  Returns:
+    (the model, what was assumed about it).
 
   Raises:
     UserError: not a folder of AST, ViT or DeiT, or something astjax's model
@@ -57,6 +71,8 @@ def read_config(folder: str | os.PathLike) -> ModelInfo:
   config = DEFAULTS | given
   size = config["patch_size"]
   patch = tuple(size) if isinstance(size, list) else (size, size)
+  if len(patch) != 2:
+    raise UserError(f"{where}: patch_size is {size!r}, expected one or two")
   is_ast = kind == AST
   strides = (config["frequency_stride"], config["time_stride"])
   numbers = {
@@ -79,26 +95,33 @@ def read_config(folder: str | os.PathLike) -> ModelInfo:
       f"{where}: hidden_act {config['hidden_act']!r} and qkv_bias "
       f"{config['qkv_bias']!r}; astjax's model has 'gelu' and True"
     )
+  epsilon = config["layer_norm_eps"]
+  if type(epsilon) not in (int, float) or not 0 < epsilon < 1:
+    raise UserError(
+      f"{where}: layer_norm_eps is {epsilon!r}, expected a number"
+    )
   sizes = {k: numbers[k] for k in ("width", "depth", "num_heads", "mlp_dim")}
   model = sizes | {
     "patch_size": patch,
     "stride": strides if is_ast else patch,
     "prefix": ("cls",) if kind == "vit" else ("cls", "dist"),
-    "layer_norm_eps": float(config["layer_norm_eps"]),
+    "layer_norm_eps": float(epsilon),
   }
   if not is_ast:
-    return ModelInfo(model=model)
-  names = _class_names(config, where)
-  is_one = config.get("problem_type") == "single_label_classification"
+    return ModelInfo(model=model), []
+  names, notes = _class_names(config, where), []
+  problem = config.get("problem_type")
+  if problem is not None:
+    scores = lookup(_PROBLEMS, problem, f"problem_type in {where}")
+  elif not scores:
+    scores = "sigmoid"
+    notes.append("scores are assumed to be sigmoid: no problem_type is given")
   head = Head(
-    num_classes=len(names),
-    layer_norm_eps=float(config["layer_norm_eps"]),
-    scores="softmax" if is_one else "sigmoid",
+    num_classes=len(names), layer_norm_eps=float(epsilon), scores=scores
   )
-  front_end = _read_extractor(folder, config)
-  return ModelInfo(
-    model=model, head=head, class_names=names, recipe=front_end.recipe()
-  )
+  recipe = _read_extractor(folder, config).recipe()
+  info = ModelInfo(model=model, head=head, class_names=names, recipe=recipe)
+  return info, notes
 
 
 def _class_names(config, where):
@@ -106,8 +129,11 @@ def _class_names(config, where):
   if not isinstance(labels, Mapping):
     raise UserError(f"{where}: id2label is no object")
   names = [labels.get(str(i)) for i in range(len(labels))]
-  if not names:  # transformers' default
-    return tuple(f"LABEL_{i}" for i in range(config.get("num_labels", 2)))
+  if not names:
+    count = config.get("num_labels", 2)  # transformers' default
+    if type(count) is not int or not 0 < count < 1_000_000:
+      raise UserError(f"{where}: num_labels is {count!r}, expected a number")
+    return tuple(f"LABEL_{i}" for i in range(count))
   if None in names:
     raise UserError(f"{where}: id2label does not count from 0")
   return tuple(str(n) for n in names)
@@ -122,13 +148,21 @@ def _read_extractor(folder, config):
     rate = int(given.get("sampling_rate", 16_000))
   except (TypeError, ValueError) as e:
     raise UserError(f"{path}: {e}") from None
-  return FrontEnd(
-    sample_rate=rate,
-    num_frames=config["max_length"],
-    num_mel_bins=config["num_mel_bins"],
-    statistics=statistics if given.get("do_normalize", True) else None,
-    center=False,
-  )
+  for name in ("max_length", "num_mel_bins"):
+    if given.get(name, config[name]) != config[name]:
+      raise UserError(
+        f"{path} has {name} {given[name]!r}, config.json {config[name]}"
+      )
+  try:
+    return FrontEnd(
+      sample_rate=rate,
+      num_frames=config["max_length"],
+      num_mel_bins=config["num_mel_bins"],
+      statistics=statistics if given.get("do_normalize", True) else None,
+      center=False,
+    )
+  except UserError as e:
+    raise UserError(f"{path}: {e}") from None
 
 
 def save(
@@ -150,7 +184,8 @@ def save(
   """
   config, extractor, notes = _configs(info, params)
   tensors = convert.revert(params, maps.HF_AST)
-  with model_info.new_folder(folder) as temporary:
+  with model_info.new_path(folder) as temporary:
+    temporary.mkdir()
     model_info.write_safetensors(
       temporary / "model.safetensors", tensors, {"format": "pt"}
     )
@@ -199,7 +234,12 @@ def _configs(info: ModelInfo, params: Params):
   names = info.class_names or tuple(
     f"LABEL_{i}" for i in range(head.num_classes)
   )
-  is_tags = head.scores == "sigmoid"
+  twice = [n for n, c in collections.Counter(names).items() if c > 1]
+  if twice:
+    raise UserError(
+      f"the class name {twice[0]!r} comes twice, and Hugging Face's format "
+      "counts classes by name"
+    )
   config: dict[str, Any] = {
     "architectures": ["ASTForAudioClassification"],
     "model_type": AST,
@@ -220,9 +260,7 @@ def _configs(info: ModelInfo, params: Params):
     "num_mel_bins": front_end.num_mel_bins,
     "id2label": {str(i): name for i, name in enumerate(names)},
     "label2id": {name: i for i, name in enumerate(names)},
-    "problem_type": (
-      "multi_label_classification" if is_tags else "single_label_classification"
-    ),
+    "problem_type": {v: k for k, v in _PROBLEMS.items()}[head.scores],
   }
   mean, std = front_end.statistics or (0.0, 0.5)
   extractor = {

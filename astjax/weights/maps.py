@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -263,28 +264,44 @@ def _unstacked(names: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   return out
 
 
-def _unwrapped(names: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Without what a model that was saved inside another has before its names."""
-  names = dict(names)
-  for wrapper in ("opt/target/", "params/"):  # an optimiser's state beside them
-    if any(k.startswith(wrapper) for k in names):
-      names = {k: v for k, v in names.items() if k.startswith(wrapper)}
-  for wrapper in ("opt/target/", "params/", "img/", "module."):
-    if names and all(k.startswith(wrapper) for k in names):
-      names = {k.removeprefix(wrapper): v for k, v in names.items()}
-  return names
-
-
-def recognise(
-  names: Mapping[str, np.ndarray],
-) -> tuple[str, tuple[Rule, ...], dict[str, np.ndarray]] | None:
+class Recognised(NamedTuple):
   """Which table a state dict belongs to.
 
-  Returns:
-    (what it is, its table, the state dict without wrappers such as `module.`),
-    or None if it is nothing known.
+  Attributes:
+    kind: what it is, for people.
+    table: its rules.
+    names: the state dict without wrappers such as `module.`.
+    outside: names that are no weights: an optimiser's state.
   """
-  names = _unstacked(_unwrapped(names))
+
+  kind: str
+  table: tuple[Rule, ...]
+  names: dict[str, np.ndarray]
+  outside: tuple[str, ...]
+
+
+def _unwrapped(names: Mapping[str, np.ndarray]):
+  """(without what a model saved inside another has before its names, rest)."""
+  names, outside = dict(names), []
+  for wrapper in ("opt/target/", "params/"):
+    if any(k.startswith(wrapper) for k in names):
+      outside = [
+        k for k in names if k.startswith("opt/") and not k.startswith(wrapper)
+      ]
+      names = {
+        k.removeprefix(wrapper): v for k, v in names.items() if k not in outside
+      }
+      break
+  for wrapper in ("img/", "module."):
+    if names and all(k.startswith(wrapper) for k in names):
+      names = {k.removeprefix(wrapper): v for k, v in names.items()}
+  return names, tuple(outside)
+
+
+def recognise(names: Mapping[str, np.ndarray]) -> Recognised | None:
+  """Which table a state dict belongs to; None if it is nothing known."""
+  names, outside = _unwrapped(names)
+  names = _unstacked(names)
 
   def before(end: str) -> str | None:
     """What stands before the first name with this end."""
@@ -292,18 +309,21 @@ def recognise(
 
   if (source := before("blocks.0.norm1.weight")) is not None:
     if source == "v.":
-      return "official AST", AST_PTH, names
-    return "timm vision transformer", TIMM_VIT, names
+      return Recognised("official AST", AST_PTH, names, outside)
+    return Recognised("timm vision transformer", TIMM_VIT, names, outside)
   for end, table in (
     ("encoder.layer.0.layernorm_before.weight", _legacy),
     ("layers.0.layernorm_before.weight", _in_memory),
   ):
     if (source := before(end)) is not None:
-      is_ast = source == _HF_AST or "classifier.dense.weight" in names
-      what = "AST" if is_ast else "vision transformer"
-      return f"Hugging Face {what}", table(source), names
+      kernel = names.get(
+        f"{source}embeddings.patch_embeddings.projection.weight"
+      )
+      is_image = kernel is not None and kernel.ndim == 4 and kernel.shape[1] > 1
+      what = "vision transformer" if is_image else "AST"
+      return Recognised(f"Hugging Face {what}", table(source), names, outside)
   if before("Transformer/encoderblock_0/LayerNorm_0/scale") is not None:
     is_new = before("encoderblock_0/LayerNorm_1/scale") is not None
     table = GOOGLE_VIT_NEW if is_new else GOOGLE_VIT
-    return "Google vision transformer", table, names
+    return Recognised("Google vision transformer", table, names, outside)
   return None

@@ -6,14 +6,15 @@ and `config.json` (a `ModelInfo`).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import json
+import math
 import os
 import pathlib
-import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -44,6 +45,13 @@ class Head:
   pooling: Literal["prefix", "tokens"] = "prefix"
   layer_norm_eps: float = 1e-5
   scores: Literal["sigmoid", "softmax"] = "sigmoid"
+
+  def __post_init__(self):
+    if self.num_classes < 1 or not 0 < self.layer_norm_eps < 1:
+      raise UserError(
+        f"a classifier of {self.num_classes} classes and epsilon "
+        f"{self.layer_norm_eps}: expected at least one, and 0 < epsilon < 1"
+      )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,6 +84,12 @@ class ModelInfo:
       raise UserError(
         f"{len(self.class_names)} class names for {count} classes"
       )
+    has_tokens = self.model.get("prefix", True)
+    if self.head and self.head.pooling == "prefix" and not has_tokens:
+      raise UserError(
+        "a classifier with pooling='prefix' needs prefix tokens, the model has "
+        "none"
+      )
 
   def to_json(self) -> dict[str, Any]:
     """What `parse` reads."""
@@ -92,6 +106,7 @@ class FrontEnd:
     num_mel_bins: F.
     statistics: mean and standard deviation, None without standardising.
     center: whether the waveform's mean is subtracted.
+    channel: "mean" or "first" of several.
   """
 
   sample_rate: int
@@ -99,12 +114,23 @@ class FrontEnd:
   num_mel_bins: int
   statistics: tuple[float, float] | None
   center: bool = True
+  channel: str = "mean"
+
+  def __post_init__(self):
+    sizes = (self.sample_rate, self.num_frames, self.num_mel_bins)
+    mean, std = self.statistics or (0.0, 1.0)
+    if min(sizes) < 1 or not (math.isfinite(mean) and 0 < std < math.inf):
+      raise UserError(
+        f"a front-end of {self.sample_rate} Hz, {self.num_frames} frames, "
+        f"{self.num_mel_bins} mel bins, mean {mean} and standard deviation "
+        f"{std}: expected positive and finite numbers"
+      )
 
   def recipe(self) -> str:
     """The recipe that says the same."""
     rate = f"sample_rate={self.sample_rate}"
     ops = [
-      "decode",
+      "decode" if self.channel == "mean" else f"decode({self.channel!r})",
       f"resample({self.sample_rate})",
       f"fit(num_frames={self.num_frames}, {rate})",
       "quantise",
@@ -133,6 +159,22 @@ HOST_OPS: dict[str, Callable] = {
 }
 
 
+# What `FrontEnd` can say, in this order; patches that the recipe cuts are those
+# of the model.
+_ORDER = (
+  "decode",
+  "resample",
+  "fit",
+  "quantise",
+  "to_float",
+  "center",
+  "fbank",
+  "pad_frames",
+  "standardize",
+  "patchify",
+)
+
+
 def front_end(recipe: str) -> FrontEnd:
   """Reads a recipe.
 
@@ -140,7 +182,15 @@ def front_end(recipe: str) -> FrontEnd:
     UserError: it does what `FrontEnd` cannot say.
   """
   rates, found = set(), {}
-  for name, args, kwargs in pp.calls(recipe, "the recipe"):
+  calls = list(pp.calls(recipe, "the recipe"))
+  names = [name for name, _, _ in calls]
+  in_order = [name for name in _ORDER if name in names]
+  if names != in_order and set(names) <= {*_ORDER}:
+    raise UserError(
+      f"the recipe goes {'|'.join(names)}; others can follow only "
+      f"{'|'.join(in_order)}"
+    )
+  for name, args, kwargs in calls:
     op = HOST_OPS.get(name) or getattr(frontend, name, None)
     if op is None:
       raise UserError(f"the recipe has {name}, which is no part of a front-end")
@@ -160,7 +210,7 @@ def front_end(recipe: str) -> FrontEnd:
       "preemphasis": 0.97,
     }
     other = [k for k, v in usual.items() if values.get(k, v) != v]
-    if other or name in ("freq_mask", "time_mask", "patchify"):
+    if other or name not in _ORDER:
       what = f"{name}'s {other[0]}={values[other[0]]}" if other else name
       raise UserError(f"the recipe has {what}, which only astjax can express")
     found[name] = values
@@ -175,6 +225,7 @@ def front_end(recipe: str) -> FrontEnd:
     num_mel_bins=found["fbank"]["num_mel_bins"],
     statistics=standardize and (standardize["mean"], standardize["std"]),
     center="center" in found,
+    channel=found.get("decode", {}).get("channel", "mean"),
   )
 
 
@@ -184,7 +235,8 @@ def save(folder: str | os.PathLike, info: ModelInfo, params: Params) -> None:
   Raises:
     UserError: the folder is there already, or cannot be written.
   """
-  with new_folder(folder) as temporary:
+  with new_path(folder) as temporary:
+    temporary.mkdir()
     write_safetensors(temporary / PARAMS, convert.flatten(params))
     write_json(temporary / CONFIG, info.to_json())
 
@@ -217,9 +269,17 @@ def write_safetensors(
   tensors: Mapping[str, np.ndarray],
   metadata: Mapping[str, str] | None = None,
 ) -> None:
-  """A `.safetensors` file; arrays are made contiguous first."""
+  """A `.safetensors` file; arrays are made contiguous first.
+
+  Raises:
+    OSError: it cannot be written.
+  """
   arrays = {k: np.ascontiguousarray(v) for k, v in tensors.items()}
-  safetensors.numpy.save_file(arrays, path, metadata=dict(metadata or {}))
+  try:
+    safetensors.numpy.save_file(arrays, path, metadata=dict(metadata or {}))
+  except safetensors.SafetensorError as e:
+    raise OSError(0, str(e)) from None
+  path.chmod(0o666 & ~_umask())  # it is made for its owner alone
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -228,41 +288,30 @@ def write_json(path: pathlib.Path, value: Any) -> None:
   path.write_text(text + "\n", encoding="utf-8")
 
 
-class new_folder:
-  """`with new_folder(path) as temporary`: renamed to `path` when it is whole.
+@contextlib.contextmanager
+def new_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+  """A name beside `path`, renamed to it when what is written there is whole.
+
+  Raises in the block leave nothing behind; the name is free, for a file or a
+  folder.
 
   Raises:
-    UserError: `path` is there already, or something cannot be written.
+    UserError: `path` is there already (and not an empty folder), or something
+      cannot be written.
   """
-
-  def __init__(self, path: str | os.PathLike):
-    self._path = pathlib.Path(path).expanduser().absolute()
-
-  def __enter__(self) -> pathlib.Path:
-    """The folder to write into."""
-    path = self._path
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-      raise UserError(f"{path} is there already; give a new folder")
-    try:
-      path.parent.mkdir(parents=True, exist_ok=True)
-      self._temporary = pathlib.Path(
-        tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent)
-      )
-    except OSError as e:
-      raise UserError(f"cannot write to {path.parent}: {e.strerror}") from None
-    return self._temporary
-
-  def __exit__(self, kind, error, traceback) -> None:
-    """Renames it, or takes it away."""
-    try:
-      if error is None:
-        self._temporary.chmod(0o777 & ~_umask())
-        os.replace(self._temporary, self._path)
-    finally:
-      shutil.rmtree(self._temporary, ignore_errors=True)
-    if isinstance(error, (OSError, safetensors.SafetensorError)):
-      reason = getattr(error, "strerror", None) or error
-      raise UserError(f"cannot write {self._path}: {reason}") from None
+  path = pathlib.Path(os.path.realpath(pathlib.Path(path).expanduser()))
+  if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+    raise UserError(f"{path} is there already; give a new name")
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+      prefix=f".{path.name}-", dir=path.parent
+    ) as folder:
+      temporary = pathlib.Path(folder) / path.name
+      yield temporary
+      os.replace(temporary, path)
+  except OSError as e:
+    raise UserError(f"cannot write {path}: {e.strerror or e}") from None
 
 
 def _umask() -> int:

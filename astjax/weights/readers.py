@@ -18,6 +18,8 @@ from astjax.weights import pth
 
 SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".bin")
 
+HF_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+
 # Where the weights lie in a checkpoint that holds more than them.
 _KEYS = ("model", "state_dict", "model_state_dict", "module", "net", "params")
 
@@ -113,7 +115,21 @@ def _state_dict(value: Any, path) -> dict[str, np.ndarray]:
       f"{path} has no state dict: it holds {what}; expected tensors by name, "
       f"or those under one of {', '.join(_KEYS)}"
     )
-  return {str(k): v for k, v in value.items()}
+  names = {str(k): v for k, v in value.items()}
+  if len(names) < len(value):
+    raise UserError(f"{path} has two tensors of one name")
+  return names
+
+
+def metadata(path: str | os.PathLike) -> dict[str, str]:
+  """The texts in a `.safetensors` file beside its tensors; {} of others."""
+  if pathlib.Path(path).suffix != ".safetensors":
+    return {}
+  try:
+    with safetensors.safe_open(path, framework="numpy") as f:
+      return dict(f.metadata() or {})
+  except (safetensors.SafetensorError, OSError, ValueError) as e:
+    raise _damaged(path, "safetensors", e) from None
 
 
 def read_folder(folder: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -132,7 +148,7 @@ def read_folder(folder: str | os.PathLike) -> dict[str, np.ndarray]:
 def weight_files(folder: str | os.PathLike) -> list[pathlib.Path]:
   """The files of weights of a Hugging Face folder."""
   folder = pathlib.Path(folder)
-  for name in ("model.safetensors", "pytorch_model.bin"):
+  for name in HF_WEIGHTS:
     if (folder / name).is_file():
       return [folder / name]
     if (folder / (name + ".index.json")).is_file():

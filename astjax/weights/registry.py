@@ -167,8 +167,19 @@ CHECKPOINTS: dict[str, Published] = {
 
 
 def of_file(name: str) -> Published | None:
-  """The published checkpoint that a file name belongs to."""
-  stem = name.removesuffix(".pth")
-  if stem in CHECKPOINTS:
-    return CHECKPOINTS[stem]
-  return next((c for c in CHECKPOINTS.values() if c.file_name == name), None)
+  """The published checkpoint that a file name belongs to.
+
+  Google gives one name to several files: it tells nothing without a digest.
+  """
+  for key, published in CHECKPOINTS.items():
+    if name == f"{key}.pth" or (
+      name == published.file_name and not name.endswith(".npz")
+    ):
+      return published
+  return None
+
+
+def of_mirror(name: str) -> Published | None:
+  """The published checkpoint that has this Hugging Face name."""
+  name = name.split("@")[0]
+  return next((c for c in CHECKPOINTS.values() if c.mirror == name), None)

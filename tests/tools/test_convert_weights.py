@@ -1,5 +1,6 @@
 """The command: what it writes, what it says, how it fails."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,7 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 from astjax import pretrained
 from astjax.tools import convert_weights
-from astjax.weights import convert, hugging_face, maps, model_info
+from astjax.weights import convert, maps, model_info
 from tests.weights import google
 from tests.weights.test_model_info import INFO, random_params
 
@@ -53,8 +54,10 @@ def test_every_format_comes_back_bit_by_bit(kind, model, tmp_path, capsys):
   said = capsys.readouterr().out
   assert f"wrote {out}" in said and "taken: " in said
   assert "licence of the weights: Apache-2.0" in said and "mAP 0.5" in said
-  flags = ["--source_grid=3x3", "--num_heads=2"] if kind == "official" else []
-  assert command(out, tmp_path / "back", *flags) == 0
+  assert command(out, tmp_path / "back") == 0
+  written, read = (pretrained.load(p).info for p in (model, tmp_path / "back"))
+  assert written.model == read.model  # the number of heads, too
+  assert written.class_names == read.class_names
   back = load_file(tmp_path / "back" / "params.safetensors")
   want = load_file(model / "params.safetensors")
   assert back.keys() == want.keys()
@@ -85,7 +88,7 @@ def test_from_images(image, tmp_path, capsys):
   assert "the front-end is unknown" in said
   loaded = pretrained.load(tmp_path / "out")
   assert loaded.params[convert.GRID].shape == (3, 5, 32)
-  assert loaded.info.model["stride"] == [10, 10]
+  assert loaded.info.model["stride"] == (10, 10)
   assert loaded.info.head.num_classes == 5
 
 
@@ -114,6 +117,7 @@ def test_another_length_keeps_the_classifier(model, tmp_path):
 def test_new_classes(model, tmp_path):
   (tmp_path / "labels.txt").write_text("one\ntwo\n")
   args = [f"--labels={tmp_path / 'labels.txt'}", "--scores=softmax"]
+  # As many names as classes would only name them.
   assert command(model, tmp_path / "out", *args) == 0
   assert command(model, tmp_path / "same", *args) == 0
   assert command(model, tmp_path / "other", *args, "--seed=1") == 0
@@ -144,7 +148,7 @@ def test_a_front_end_by_hand(tmp_path):
   extractor = json.loads((tmp_path / "hf/preprocessor_config.json").read_text())
   assert (extractor["mean"], extractor["std"]) == (-4.0, 4.5)
   assert extractor["max_length"] == 36
-  assert hugging_face.read_config(tmp_path / "hf").class_names[2] == "LABEL_2"
+  assert pretrained.load(tmp_path / "hf").info.class_names[2] == "LABEL_2"
 
 
 @pytest.mark.parametrize(
@@ -163,7 +167,13 @@ def test_a_front_end_by_hand(tmp_path):
     ),
     (["{model}", "{tmp}/out", "--input=8x8"], "patch"),
     (["{model}", "{tmp}/out", "--mean=3"], "--mean and --std belong together"),
-    (["{model}", "{tmp}/out", "--mean=3", "--std=0"], "must be above 0"),
+    (["{model}", "{tmp}/out", "--mean=3", "--std=0"], "standard deviation 0.0"),
+    (["{model}", "{tmp}/out", "--mean=nan", "--std=1"], "mean nan"),
+    (["{model}", "{tmp}/out", "--sample_rate=-8"], "front-end of -8 Hz"),
+    (["{model}", "{tmp}/out", "--num_classes=-1"], "must be at least 1"),
+    (["{model}", "{tmp}/out", "--num_classes=0"], "must be at least 1"),
+    (["{model}", "{tmp}/out", "--prefix="], "needs prefix tokens"),
+    (["{model}", "{tmp}/out", "--rows=time"], "for checkpoints of images"),
     (["{model}", "{tmp}/out", "--labels=no.txt"], "no.txt"),
     (["{model}", "{tmp}/out", "--prefix=cls,dst"], "prefix"),
     (["{model}", "{tmp}/out", "--format=official"], "named .safetensors"),
@@ -197,3 +207,67 @@ def test_flags_that_are_no_pair(flag, capsys):
     command("a", "b", flag)
   assert e.value.code == 2
   assert "is no pair like 128x1024" in capsys.readouterr().err
+
+
+def test_names_for_the_classes_that_are_there(model, tmp_path, capsys):
+  (tmp_path / "labels.txt").write_text("one\ntwo\nthree\n")
+  args = [model, tmp_path / "out", f"--labels={tmp_path / 'labels.txt'}"]
+  assert command(*args) == 0
+  assert "fresh" not in capsys.readouterr().out
+  loaded = pretrained.load(tmp_path / "out")
+  assert loaded.info.class_names == ("one", "two", "three")
+  np.testing.assert_array_equal(
+    loaded.params["head/linear/kernel"], PARAMS["head"]["linear"]["kernel"]
+  )
+  assert command(*args[:1], tmp_path / "new", args[2], "--num_classes=3") == 0
+  assert "fresh: head/" in capsys.readouterr().out
+
+
+def test_a_published_result_stays_with_its_weights(model, tmp_path):
+  command(model, tmp_path / "same")
+  command(model, tmp_path / "longer", "--input=36x86")
+  assert pretrained.load(tmp_path / "same").info.expected == "mAP 0.5"
+  assert pretrained.load(tmp_path / "longer").info.expected == ""
+
+
+@pytest.mark.parametrize(
+  "recipe",
+  [
+    "decode('first')|fit(num_frames=36)|quantise|to_float|fbank(num_mel_bins=36)"
+    "|standardize(-4.0, 4.5)|pad_frames|patchify((16, 16), (10, 10))",
+    "decode|fit(36, frame_shift_ms=5.0)|fbank(frame_shift_ms=5.0)|center",
+  ],
+)
+def test_any_recipe_travels_as_it_is(recipe, tmp_path, capsys):
+  info = dataclasses.replace(INFO, recipe=recipe)
+  model_info.save(tmp_path / "m", info, PARAMS)
+  assert command(tmp_path / "m", tmp_path / "out") == 0
+  assert pretrained.load(tmp_path / "out").info.recipe == recipe
+  capsys.readouterr()
+  assert "recipe" in refused(
+    capsys, tmp_path / "m", tmp_path / "hf", "--format=hf"
+  )
+
+
+def test_official_code_averages_two_tokens(tmp_path, capsys):
+  head = dataclasses.replace(INFO.head, pooling="tokens")
+  model_info.save(tmp_path / "m", dataclasses.replace(INFO, head=head), PARAMS)
+  out = tmp_path / "o.safetensors"
+  told = refused(capsys, tmp_path / "m", out, "--format=official")
+  assert "pooling='tokens'" in told
+
+
+def test_the_disk_is_full(model, tmp_path, monkeypatch, capsys):
+  def full(*args, **kwargs):
+    raise OSError(28, "No space left on device")
+
+  monkeypatch.setattr(model_info.safetensors.numpy, "save_file", full)
+  before = sorted(tmp_path.rglob("*"))
+  for flags in (
+    ["o"],
+    ["o", "--format=hf"],
+    ["o.safetensors", "--format=official"],
+  ):
+    told = refused(capsys, model, tmp_path / flags[0], *flags[1:])
+    assert "No space left" in told
+  assert sorted(tmp_path.rglob("*")) == before

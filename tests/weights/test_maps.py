@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from astjax import pretrained
+from astjax import saved_model
 from astjax.errors import UserError
 from astjax.weights import convert, maps
 from astjax.weights.model_info import Head, ModelInfo
@@ -27,7 +27,7 @@ GRID = (3, 4)
 
 
 def random_params(info=INFO, grid=GRID):
-  expected = pretrained.expected_params(info, grid)
+  expected = saved_model.expected_params(info, grid)
   rng = np.random.default_rng(0)
   draw = lambda x: rng.standard_normal(x.shape).astype(np.float32)
   return jax.tree.map(draw, expected), expected
@@ -46,7 +46,7 @@ def test_out_and_in_again(name, wrapper):
   params, expected = random_params()
   out = convert.revert(params, TABLES[name])
   out = {wrapper + k: v for k, v in out.items()}
-  kind, table, names = maps.recognise(out)
+  kind, table, names, _ = maps.recognise(out)
   assert name.startswith(kind)
   back = convert.convert(names, table, expected)
   same = jax.tree.map(np.array_equal, back, params)
@@ -57,7 +57,8 @@ def test_out_and_in_again(name, wrapper):
 def test_a_backbone_alone_has_a_table_too():
   params, _ = random_params()
   names = convert.revert({"backbone": params["backbone"]}, maps.TIMM_VIT)
-  kind, table, names = maps.recognise(names | {"head.weight": np.zeros((5, D))})
+  names |= {"head.weight": np.zeros((5, D))}
+  kind, table, names, _ = maps.recognise(names)
   assert kind == "timm vision transformer" and table is maps.TIMM_VIT
   assert convert.rename(names, table)[1] == ["head.weight"]
 
@@ -70,12 +71,14 @@ def test_hugging_face_s_image_models(source):
     source + k.removeprefix("audio_spectrogram_transformer."): v
     for k, v in names.items()
   }
+  kernel = f"{source}embeddings.patch_embeddings.projection.weight"
+  names[kernel] = np.repeat(names[kernel], 3, axis=1)
   names |= {
     "classifier.weight": np.zeros((5, D)),
     "classifier.bias": np.zeros(5),
   }
   names |= {f"{source}pooler.dense.bias": np.zeros(D)}
-  kind, table, names = maps.recognise(names)
+  kind, table, names, _ = maps.recognise(names)
   assert kind == "Hugging Face vision transformer"
   assert len(convert.rename(names, table)[1]) == 3
 
@@ -90,11 +93,12 @@ def test_google(numbering, stacked, wrapper):
   names = {wrapper + k: v for k, v in names.items()}
   if wrapper:  # the optimiser's state lies beside the weights
     names["opt/state/step"] = np.zeros(())
-  kind, table, names = maps.recognise(names)
+  kind, table, names, outside = maps.recognise(names)
   assert kind == "Google vision transformer"
+  assert outside == (("opt/state/step",) if wrapper else ())
   flat, dropped = convert.rename(names, table)
   assert sorted(dropped) == ["head/bias", "head/kernel"]
-  flat = convert.lay_out(flat, 1, (4, 4))
+  flat = convert.lay_out(flat, 1, (4, 4), may_lack_prefix=True)
   block = "Transformer/encoderblock_1/"
   attention = next(
     k.removesuffix("query/kernel")

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from astjax import pretrained
+from astjax import pretrained, saved_model
 from astjax.data import host_ops
 from astjax.errors import UserError
 from astjax.weights import convert, hugging_face, model_info
@@ -35,7 +35,7 @@ GRID = (3, 3)
 
 
 def random_params(info=INFO, grid=GRID):
-  expected = pretrained.expected_params(info, grid)
+  expected = saved_model.expected_params(info, grid)
   rng = np.random.default_rng(0)
   draw = lambda x: rng.standard_normal(x.shape).astype(np.float32)
   return jax.tree.map(draw, expected)
@@ -67,7 +67,9 @@ def test_a_recipe_of_a_config():
     "decode('first')|resample(16000)|fit(1024)|quantise|to_float|center|fbank"
     "|pad_frames|standardize(mean=-4, std=4.5)"
   )
-  assert model_info.front_end(recipe) == FrontEnd(16_000, 1024, 128, (-4, 4.5))
+  want = FrontEnd(16_000, 1024, 128, (-4, 4.5), channel="first")
+  assert model_info.front_end(recipe) == want
+  assert model_info.front_end(want.recipe() + "|patchify") == want
 
 
 @pytest.mark.parametrize(
@@ -75,9 +77,16 @@ def test_a_recipe_of_a_config():
   [
     ("to_float", "to_float|roll(3)", "has roll, which is no part"),
     ("num_mel_bins=36", "frame_shift_ms=5.0", "fbank's frame_shift_ms=5.0"),
-    ("quantise", "quantise|patchify((16, 16), (10, 10))", "has patchify"),
+    ("quantise", "quantise|patchify((16, 16), (10, 10))", "can follow only"),
     ("resample(16000)", "resample(8000)", r"rates \[8000, 16000\]"),
     ("|pad_frames(sample_rate=16000)", "", "has no pad_frames"),
+    ("quantise", "quantise|quantise", "can follow only"),
+    (
+      "|pad_frames(sample_rate=16000)|standardize(-4.0, 4.5)",
+      "|standardize(-4.0, 4.5)|pad_frames(sample_rate=16000)",
+      "can follow only",
+    ),
+    ("to_float", "to_float|freq_mask(3)", "has freq_mask, which only astjax"),
     ("quantise", "quantise(", "is not a recipe"),
     ("quantise", "quantise(1, 2, 3)", "too many positional"),
   ],
@@ -230,6 +239,7 @@ def replaced(**changes):
     (replaced(model={"patch_size": (16, 8)}), "square patches"),
     (replaced(recipe=""), "front-end is unknown"),
     (replaced(recipe="decode|fbank(low_freq=50.0)"), "low_freq=50.0"),
+    (replaced(class_names=("a", "b", "a")), "'a' comes twice"),
     (
       replaced(head=Head(num_classes=3, pooling="tokens")),
       "averages the prefix tokens",
@@ -264,8 +274,16 @@ def test_another_rate_is_noted(tmp_path):
     ("config", {"intermediate_size": 5}, "says mlp_dim=5, its weights 64"),
     ("config", {"patch_size": 8}, "says patch_size"),
     ("config", {"hidden_act": "relu"}, "hidden_act 'relu'"),
-    ("config", {"max_length": 200}, "11 positions, expected 2"),
-    ("config", {"max_length": 3}, "patch"),
+    ("config", {"max_length": 200}, "has max_length 36, config.json 200"),
+    ("preprocessor_config", {"num_mel_bins": 64}, "num_mel_bins 64, config"),
+    ("preprocessor_config", {"std": 0}, "standard deviation 0"),
+    ("preprocessor_config", {"sampling_rate": -1}, "front-end of -1 Hz"),
+    ("config", {"layer_norm_eps": None}, "layer_norm_eps is None, expected"),
+    ("config", {"layer_norm_eps": -1}, "layer_norm_eps is -1, expected"),
+    ("config", {"patch_size": [16]}, "patch_size is"),
+    ("config", {"patch_size": []}, "patch_size is"),
+    ("config", {"problem_type": "regression"}, "unknown problem_type"),
+    ("config", {"id2label": {}, "num_labels": "x"}, "num_labels is 'x'"),
     ("config", {"num_attention_heads": 5}, "multiple of num_heads"),
     ("config", {"id2label": {"0": "a", "2": "b"}}, "does not count from 0"),
     ("config", {"id2label": {"0": "a"}}, r"head/linear/kernel .* is \(32, 3\)"),
@@ -280,3 +298,56 @@ def test_a_wrong_folder_of_hugging_face(file, change, told, tmp_path):
   with pytest.raises(UserError, match=told) as e:
     pretrained.load(tmp_path / "hf")
   assert "\n" not in str(e.value)
+
+
+def test_a_folder_without_problem_type(tmp_path):
+  """Sigmoid is assumed, and said, unless the name is a published one."""
+  hugging_face.save(tmp_path / "hf", INFO, random_params())
+  path = tmp_path / "hf" / "config.json"
+  config = json.loads(path.read_text())
+  del config["problem_type"]
+  path.write_text(json.dumps(config))
+  loaded = pretrained.load(tmp_path / "hf")
+  assert loaded.info.head.scores == "sigmoid"
+  assert loaded.notes == (
+    "scores are assumed to be sigmoid: no problem_type is given",
+  )
+  info, notes = hugging_face.read_config(tmp_path / "hf", "softmax")
+  assert info.head.scores == "softmax" and not notes
+
+
+def test_its_weights_alone_are_read_with_the_folder(tmp_path):
+  hugging_face.save(tmp_path / "hf", INFO, random_params())
+  loaded = pretrained.load(tmp_path / "hf" / "model.safetensors")
+  assert loaded.info.class_names == INFO.class_names
+
+
+@pytest.mark.parametrize(
+  "make",
+  [
+    lambda: Head(num_classes=0),
+    lambda: Head(num_classes=3, layer_norm_eps=-1.0),
+    lambda: FrontEnd(0, 10, 10, None),
+    lambda: FrontEnd(16_000, 10, 10, (float("nan"), 1.0)),
+    lambda: FrontEnd(16_000, 10, 10, (0.0, 0.0)),
+    lambda: replaced(model={"prefix": ()}),
+  ],
+)
+def test_what_makes_no_sense(make):
+  with pytest.raises(UserError):
+    make()
+
+
+def test_files_can_be_read_by_others(tmp_path):
+  model_info.save(tmp_path / "m", INFO, random_params())
+  for path in (tmp_path / "m").iterdir():
+    assert path.stat().st_mode & 0o044 == 0o044
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_out_may_be_a_link(exists, tmp_path):
+  if exists:
+    (tmp_path / "real").mkdir()
+  (tmp_path / "link").symlink_to(tmp_path / "real")
+  model_info.save(tmp_path / "link", INFO, random_params())
+  assert (tmp_path / "real" / "params.safetensors").is_file()

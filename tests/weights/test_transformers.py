@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from astjax import device_ops, pretrained, train_step
+from astjax import device_ops, pretrained, saved_model, train_step
 from astjax.data import host_ops, pipeline, sources
 from astjax.data.reader import Reader
 from astjax.models import ast, heads
@@ -108,7 +108,7 @@ def our_model(size, frames, tmp_path, classes=7):
   rng = np.random.default_rng(1)
   params = jax.tree.map(lambda x: np.asarray(x) + scaled(x.shape, rng), params)
   info = model_info.ModelInfo(
-    model=pretrained.describe(backbone),
+    model=saved_model.describe(backbone),
     head=model_info.Head(num_classes=classes),
     class_names=tuple(f"sound {i}" for i in range(classes)),
     recipe=model_info.FrontEnd(16_000, frames, 128, (-4.27, 4.57)).recipe(),

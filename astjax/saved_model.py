@@ -1,0 +1,68 @@
+"""From what is known about a saved model to its Flax module and its shapes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from astjax.errors import call
+from astjax.models import ast, heads
+from astjax.types import Array, Params
+from astjax.weights.model_info import ModelInfo
+
+
+def describe(backbone: ast.Backbone) -> dict[str, Any]:
+  """The arguments of `make_backbone` that a saved model needs."""
+  sizes = {k: getattr(backbone, k) for k in ("width", "depth", "num_heads")}
+  return sizes | {
+    "mlp_dim": backbone.mlp_dim or 4 * backbone.width,
+    "patch_size": tuple(backbone.patch_size),
+    "stride": tuple(backbone.stride),
+    "prefix": tuple(backbone.prefix),
+    "layer_norm_eps": backbone.layer_norm_eps,
+  }
+
+
+def backbone_of(info: ModelInfo) -> ast.Backbone:
+  """The backbone.
+
+  Raises:
+    UserError: sizes that do not fit.
+  """
+  return call(ast.make_backbone, "config.json: model", info.model)
+
+
+def module_of(info: ModelInfo) -> nn.Module:
+  """`AST`, or `Backbone` if there is no classifier.
+
+  Raises:
+    UserError: sizes that do not fit.
+  """
+  backbone = backbone_of(info)
+  if info.head is None:
+    return backbone
+  head = heads.ClassifierHead(
+    info.head.num_classes, layer_norm_eps=info.head.layer_norm_eps
+  )
+  return ast.AST(backbone, head, info.head.pooling)
+
+
+def init_params(info: ModelInfo, grid: tuple[int, int], key: Array) -> Params:
+  """Fresh parameters {"backbone": ..., "head": ...} for a grid (F', T')."""
+  module = module_of(info)
+  height, width = backbone_of(info).patch_size
+  patches = np.zeros((1, *grid, height * width), np.float32)
+  params = module.init(key, patches=patches)["params"]
+  return {"backbone": params} if info.head is None else dict(params)
+
+
+def expected_params(info: ModelInfo, grid: tuple[int, int]) -> Params:
+  """The shapes of `init_params`.
+
+  Raises:
+    UserError: sizes that do not fit.
+  """
+  return jax.eval_shape(lambda: init_params(info, grid, jax.random.key(0)))
