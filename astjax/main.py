@@ -96,7 +96,8 @@ def _explain(error: Exception) -> str:
     return text
   if isinstance(error, KeyError):  # its text is a repr of a repr
     text = text.replace("\\n", " ").replace("\\", "").strip("'\"")
-    return f"the config has no key '{text}"
+    name, _, hint = text.partition("'")
+    return f"the config has no key {name!r}{hint}"
   text = text.split("failure to load:")[-1].strip()
   return f"the config: {type(error).__name__}: {text}"
 
