@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -32,7 +33,7 @@ from astjax import (
   train_step,
 )
 from astjax.checkpoint import Checkpoints
-from astjax.data import host_ops, pipeline, sources
+from astjax.data import host_ops, order, pipeline, sources
 from astjax.data.reader import Reader
 from astjax.errors import UserError, call, nearest
 from astjax.run_config import InputConfig, RunConfig
@@ -52,6 +53,7 @@ class Split:
   host_ops: tuple[pp.NamedOp, ...]
   device_ops: tuple[pp.NamedOp, ...]
   row_shapes: Mapping[str, tuple[tuple[int, ...], Any]]
+  weights: np.ndarray | None = None
   every: int = 0
 
   @property
@@ -254,7 +256,8 @@ def _split(name: str, config: InputConfig, where: str, mesh: Mesh) -> Split:
     )
   with located(f"{where}.on_host"):
     shapes = pipeline.row_shapes(reader, on_host)
-  split = Split(name, config, reader, on_host, on_device, shapes)
+  weights = order.draw_weights(source, config.draw, where)
+  split = Split(name, config, reader, on_host, on_device, shapes, weights)
   with located(f"{where}.on_device"):
     _one_row(split)
   return split

@@ -32,6 +32,8 @@ class InputConfig:
     batch_size: B, over all devices and processes.
     on_host: recipe of host ops.
     on_device: recipe of device ops.
+    draw: a name in `data.order.DRAWS`: "shuffle" shows every example once per
+      epoch, "balanced" draws rare classes as often as frequent ones.
   """
 
   source: str
@@ -42,6 +44,7 @@ class InputConfig:
   data_dir: str = ""
   split: str = ""
   folds: tuple[str | int, ...] = ()
+  draw: str = "shuffle"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,9 +73,9 @@ class EvalConfig:
     own = {
       f.name: getattr(self, f.name)
       for f in dataclasses.fields(InputConfig)
-      if getattr(self, f.name) is not None
+      if getattr(self, f.name, None) is not None
     }
-    return dataclasses.replace(training, **own)
+    return dataclasses.replace(training, **own, draw="shuffle")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

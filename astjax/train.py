@@ -200,6 +200,7 @@ class _Loop:
       seed=run.seed,
       first_step=self.step,
       last_step=total,
+      weights=job.train.weights,
       process_index=jax.process_index(),
       process_count=jax.process_count(),
     )

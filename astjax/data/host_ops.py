@@ -7,6 +7,7 @@ the example's key, a function of (seed, position).
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Literal
 
@@ -28,6 +29,7 @@ __all__ = (
   "decode",
   "fit",
   "keep",
+  "mix",
   "multi_hot",
   "quantise",
   "resample",
@@ -172,10 +174,78 @@ def quantise(audio: str = "audio") -> Op:
   return op
 
 
+def mix(
+  rate: float = 0.5,
+  alpha: float = 10.0,
+  channel: Literal["mean", "first"] = "mean",
+  *,
+  reader: Reader,
+) -> Op:
+  """Mixes the waveform with another one of the whole training set (mixup).
+
+  With probability `rate`, x = l * x1 + (1 - l) * x2, l ~ Beta(alpha, alpha)
+  (AST paper, section 3.1; the original's order and means): each waveform loses
+  its own mean first and the mixture its mean afterwards; the partner, uniform
+  over the source, is cut or zero-padded to the length of the first. `multi_hot`
+  after it mixes the labels alike. `channel` is that of `decode`.
+  """
+  if not 0 <= rate <= 1 or not 0 < alpha < math.inf:
+    raise UserError(
+      f"mix needs a rate in [0, 1] and a positive alpha, got {rate}, {alpha}"
+    )
+
+  def draw(key, index):
+    # RandomState's stream is frozen across NumPy versions.
+    random = np.random.RandomState(key)
+    if random.random_sample() >= rate:
+      return np.int32(index), np.float32(1.0)
+    partner = random.randint(len(reader.source))
+    return np.int32(partner), np.float32(random.beta(alpha, alpha))
+
+  def blend(audio, count, sample_rate, partner, share):
+    if share >= 1.0:
+      return audio, partner
+    other, other_rate, partner = reader.read_or_next(int(partner))
+    other = audio_file.to_mono(other, channel)
+    other = audio_file.resample(other, other_rate, int(sample_rate))
+    mixed = share * (audio[:count] - audio[:count].mean())
+    other = (other - other.mean())[:count]
+    mixed[: len(other)] += (np.float32(1.0) - share) * other
+    out = np.zeros_like(audio)
+    out[:count] = mixed - mixed.mean()
+    return out, np.int32(partner)
+
+  def op(example, key, backend):
+    _need_float(example, "audio", "mix")
+    if "label" in example:
+      raise UserError("mix changes the labels: put it before multi_hot")
+    scalar = tf.TensorSpec([], tf.int32)
+    partner, share = python_call(
+      draw, [key, example["id"]], scalar, tf.TensorSpec([], tf.float32)
+    )
+    audio, partner = python_call(
+      blend,
+      [
+        example["audio"],
+        example["num_samples"],
+        example["sample_rate"],
+        partner,
+        share,
+      ],
+      tf.TensorSpec(example["audio"].shape, tf.float32),
+      scalar,
+    )
+    return example | {"audio": audio, "partner": partner, "share": share}
+
+  op.draws = True
+  return op
+
+
 def multi_hot(num_classes: int = 0, *, reader: Reader) -> Op:
   """Adds `label`, float32 [C], of the recording that was read.
 
-  `num_classes` is only a check; 0 takes the number of the source.
+  `num_classes` is only a check; 0 takes the number of the source. After `mix`,
+  the labels of the two recordings have their shares; a shared one has 1.
   """
   names = reader.source.class_names
   if num_classes not in (0, len(names)):
@@ -184,14 +254,20 @@ def multi_hot(num_classes: int = 0, *, reader: Reader) -> Op:
       f"{len(names)} classes"
     )
 
-  def encode(index):
+  def encode(index, partner, share):
     label = np.zeros(len(names), np.float32)
-    label[list(reader.source.labels(int(index)))] = 1.0
+    label[list(reader.source.labels(int(index)))] = share
+    if share < 1.0:
+      label[list(reader.source.labels(int(partner)))] += np.float32(1.0) - share
     return label
 
   def op(example, key, backend):
+    partner = example.get("partner", example["id"])
+    share = example.get("share", tf.constant(1.0))
     label = python_call(
-      encode, [example["id"]], tf.TensorSpec([len(names)], tf.float32)
+      encode,
+      [example["id"], partner, share],
+      tf.TensorSpec([len(names)], tf.float32),
     )
     return example | {"label": label}
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import csv as csv_lib
+import json
 import os
 import pathlib
 import re
@@ -61,6 +62,39 @@ def read_table(path: pathlib.Path, what: str):
         yield reader.line_num, {k: v or "" for k, v in row.items()}
     except (csv_lib.Error, UnicodeDecodeError) as e:
       raise UserError(f"{path} is not a CSV file: {e}") from None
+
+
+def read_manifest(path: pathlib.Path) -> list[tuple[str, tuple[str, ...]]]:
+  """(path, labels) of each entry of an AST manifest.
+
+  Raises:
+    UserError: missing, damaged, empty, or an entry without path or label.
+  """
+  file = _existing_file(str(path), "source_kw.json")
+  try:
+    content = json.loads(file.read_text(encoding="utf-8-sig"))
+    entries = content["data"]
+  except (ValueError, KeyError, TypeError, RecursionError) as e:
+    raise UserError(
+      f"{path} is not a manifest: {e}; expected "
+      '{"data": [{"wav": path, "labels": "mid1,mid2"}, ...]}'
+    ) from None
+  if not isinstance(entries, list) or not entries:
+    raise UserError(f"{path} lists no recordings")
+  rows = []
+  for i, entry in enumerate(entries):
+    wav, labels = (
+      (entry.get("wav"), entry.get("labels"))
+      if isinstance(entry, dict)
+      else (None, None)
+    )
+    if not isinstance(wav, str) or not isinstance(labels, str):
+      raise UserError(f"{path}, entry {i}: expected texts 'wav' and 'labels'")
+    names = tuple(n.strip() for n in labels.split(",") if n.strip())
+    if not wav or not names:
+      raise UserError(f"{path}, entry {i}: no path or no label")
+    rows.append((wav, names))
+  return rows
 
 
 def read_label_list(path: str) -> tuple[list[str], dict[str, int]]:

@@ -1,34 +1,55 @@
 """Which example stands at which position of the training stream (NumPy only).
 
-Position p of the stream belongs to epoch p // n, and every epoch is a new
-permutation of all n examples; step s holds positions s * B ... (s + 1) * B - 1.
-All of it is a function of (seed, position), so that any step can be reached
-directly, on any number of processes.
+Position p of the stream belongs to epoch p // n. An epoch is a permutation of
+all n examples or, with weights, n draws with replacement; step s holds
+positions s * B ... (s + 1) * B - 1. All of it is a function of (seed,
+position), so that any step can be reached directly, on any number of processes.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 
-from astjax.errors import UserError
+from astjax.data.sources import Source
+from astjax.errors import UserError, lookup
 from astjax.ops.backends import NUMPY, random_key
 
 
 class Order:
-  """The stream of a source of `num_examples` examples."""
+  """The stream of a source of `num_examples` examples.
 
-  def __init__(self, seed: int, num_examples: int, batch_size: int):
+  Args:
+    seed: of the order and of the keys.
+    num_examples: n.
+    batch_size: B.
+    weights: [n], how likely each example is at each position; None goes through
+      all of them once per epoch.
+  """
+
+  def __init__(
+    self,
+    seed: int,
+    num_examples: int,
+    batch_size: int,
+    weights: np.ndarray | None = None,
+  ):
     self.seed = seed
     self.num_examples = num_examples
     self.batch_size = batch_size
+    self._cumulative = None if weights is None else np.cumsum(weights)
+    self._epoch = functools.lru_cache(maxsize=2)(self._make_epoch)
+
+  def _make_epoch(self, epoch: int) -> np.ndarray:
     # RandomState's stream is frozen across NumPy versions.
-    self._epoch = functools.lru_cache(maxsize=2)(
-      lambda epoch: np.random.RandomState([seed, epoch]).permutation(
-        num_examples
-      )
-    )
+    random = np.random.RandomState([self.seed, epoch])
+    if self._cumulative is None:
+      return random.permutation(self.num_examples)
+    at = random.random_sample(self.num_examples) * self._cumulative[-1]
+    index = np.searchsorted(self._cumulative, at, side="right")
+    return np.minimum(index, self.num_examples - 1)
 
   def index(self, position: int) -> int:
     """The example at this position."""
@@ -39,6 +60,56 @@ class Order:
     """Random key of this position, uint32 [2]: that of its row of its step."""
     step, row = divmod(int(position), self.batch_size)
     return NUMPY.fold_in(NUMPY.fold_in(random_key(self.seed), step), row)
+
+
+def shuffled(source: Source) -> None:
+  """Every example once per epoch."""
+
+
+def balanced(source: Source) -> np.ndarray:
+  """[n]: rare classes as often as frequent ones, for several labels per clip.
+
+  The original's class-balanced draw (AST paper, section 3.1; PSLA): class k
+  with c_k examples has the weight 1000 / (c_k + 0.01), an example the sum of
+  the weights of its labels.
+  """
+  rows = [source.labels(i) for i in range(len(source))]
+  flat = np.array([k for row in rows for k in row], np.int64)
+  counts = np.bincount(flat, minlength=len(source.class_names))
+  of_class = 1000.0 / (counts + 0.01)
+  return np.array([sum(of_class[k] for k in row) for row in rows])
+
+
+# `config.input.draw`.
+DRAWS = {"shuffle": shuffled, "balanced": balanced}
+
+
+def draw_weights(source: Source, draw: str, where: str) -> np.ndarray | None:
+  """[n] weights of the examples, None for a permutation.
+
+  A source made of several with shares (`Several`) keeps them under any draw:
+  its parts' weights are scaled to their shares.
+
+  Args:
+    source: of the training.
+    draw: a key of `DRAWS`.
+    where: section of the config, for errors.
+
+  Raises:
+    UserError: an unknown draw, or examples that would never be drawn.
+  """
+  weights = lookup(DRAWS, draw, f"{where}.draw")(source)
+  parts: Sequence[tuple[range, float]] = getattr(source, "shares", ())
+  if parts:
+    weights = np.ones(len(source)) if weights is None else weights
+    for rows, share in parts:
+      part = weights[rows.start : rows.stop]
+      weights[rows.start : rows.stop] = part * (share / max(part.sum(), 1e-300))
+  if weights is not None and not weights.sum() > 0:
+    raise UserError(
+      f"{where}.draw={draw!r}: no recording has a label, so none would be drawn"
+    )
+  return weights
 
 
 def process_rows(

@@ -25,7 +25,7 @@ from astjax.ops.backends import NUMPY, random_key
 _INDEX_AND_KEY = (tf.TensorSpec([], tf.int32), tf.TensorSpec([2], tf.uint32))
 
 # What the host needs on the way and the device does not.
-_HOST_ONLY = ("index", "replace", "sample_rate")
+_HOST_ONLY = ("index", "replace", "sample_rate", "partner", "share")
 
 
 def hide_accelerators() -> None:
@@ -46,6 +46,7 @@ def train_batches(
   seed: int,
   first_step: int,
   last_step: int,
+  weights: np.ndarray | None = None,
   process_index: int = 0,
   process_count: int = 1,
 ) -> Iterator[dict[str, np.ndarray]]:
@@ -58,13 +59,14 @@ def train_batches(
     seed: of the order and of all draws.
     first_step: where to begin.
     last_step: where to end.
+    weights: from `order.draw_weights`.
     process_index: of this process.
     process_count: number of processes.
 
   Raises:
     UserError: no readable recording, or one that does not suit the recipe.
   """
-  stream = order.Order(seed, len(reader.source), batch_size)
+  stream = order.Order(seed, len(reader.source), batch_size, weights)
   rows = order.process_rows(batch_size, process_index, process_count)
 
   def look_up(position):

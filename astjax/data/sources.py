@@ -16,7 +16,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from astjax import errors
-from astjax.data import audio_file, listings
+from astjax.data import audio_file, listings, tfds_source
+from astjax.data.several import Several
 from astjax.data.synthetic import Synthetic
 from astjax.errors import UserError
 
@@ -237,6 +238,93 @@ def csv(
   return _select(root, rows, split, folds, label_list)
 
 
+def manifest(
+  *,
+  data_dir: str,
+  json: str,
+  label_list: str,
+  split: str = "",
+  folds: tuple[str, ...] = (),
+) -> Recordings:
+  """The original's manifest: {"data": [{"wav": path, "labels": "mid1,mid2"}]}.
+
+  Args:
+    data_dir: paths in the manifest, and `json` and `label_list`, are relative
+      to it (or absolute).
+    json: the file.
+    label_list: the original's label CSV (index, mid, display_name).
+    split: a manifest is of one split: leave it empty.
+    folds: likewise.
+  """
+  if split or folds:
+    raise UserError(
+      f"a manifest has no splits or folds (given: {split or folds}): give one "
+      "manifest for each"
+    )
+  root = listings.existing_dir(data_dir)
+  rows = [Row(*row) for row in listings.read_manifest(root / json)]
+  return _select(root, rows, "", (), label_list)
+
+
+def tfds(
+  *,
+  data_dir: str = "",
+  split: str = "train",
+  folds: tuple[str, ...] = (),
+  name: str,
+  sample_rate: int = 0,
+) -> Source:
+  """A dataset of tensorflow-datasets, prepared as ArrayRecord.
+
+  Args:
+    data_dir: of TFDS; empty takes its default ($TFDS_DATA_DIR).
+    split: such as "train" or "train[:90%]".
+    folds: not used.
+    name: such as "spoken_digit" or "speech_commands:0.0.3".
+    sample_rate: in Hz, where the dataset does not tell; 0 takes its own.
+  """
+  if folds:
+    raise UserError("the source 'tfds' has no folds: use splits")
+  return tfds_source.load(name, split or "train", data_dir, sample_rate)
+
+
+def several(
+  *,
+  data_dir: str = "",
+  split: str = "",
+  folds: tuple[str, ...] = (),
+  sources: tuple[Mapping[str, Any], ...],
+  shares: tuple[float, ...] = (),
+) -> Several:
+  """Several sources as one; classes of the same name are the same class.
+
+  Args:
+    data_dir: for parts that have none of their own.
+    split: likewise.
+    folds: likewise.
+    sources: {"source": name, "source_kw": {...}, "data_dir": ..., "split": ...}
+      each.
+    shares: how much of the draws each part gets (with replacement); empty shows
+      every example once per epoch.
+  """
+  if not sources:
+    raise UserError("source_kw.sources is empty")
+  own = {"data_dir": data_dir, "split": split, "folds": folds}
+  known = ("source", "source_kw", *own)
+  parts = []
+  for i, given in enumerate(sources):
+    where = f"source_kw.sources[{i}]"
+    for key in given:
+      errors.lookup(dict.fromkeys(known), key, f"key of {where}")
+    if "source" not in given:
+      raise UserError(f"{where} has no 'source'")
+    kw = {k: given.get(k, v) for k, v in own.items()}
+    parts.append(
+      build(given["source"], where, given.get("source_kw", {}), **kw)
+    )
+  return Several(parts, shares)
+
+
 def synthetic(
   *,
   data_dir: str = "",
@@ -262,6 +350,9 @@ SOURCES: dict[str, Callable[..., Source]] = {
   "filenames": filenames,
   "folder": folder,
   "csv": csv,
+  "manifest": manifest,
+  "tfds": tfds,
+  "several": several,
   "synthetic": synthetic,
 }
 

@@ -22,6 +22,9 @@ class TfBackend:
   def float32(self, x):
     return tf.cast(x, tf.float32)
 
+  def int32(self, x):
+    return tf.cast(x, tf.int32)
+
   def shape(self, x):
     return tuple(x.shape)
 
@@ -78,15 +81,12 @@ class TfBackend:
       left=tf.bitwise.left_shift,
       right=tf.bitwise.right_shift,
     )
-    return tf.stack(words)
+    return tf.stack(words, axis=-1)
 
   def uniform(self, key, count):
-    bits = [self.fold_in(key, i)[0] for i in range(count)]
-    return [
-      tf.cast(tf.bitwise.right_shift(b, np.uint32(8)), tf.float32)
-      * np.float32(2**-24)
-      for b in bits
-    ]
+    bits = self.fold_in(key, np.arange(count))[:, 0]
+    bits = tf.bitwise.right_shift(bits, np.uint32(8))
+    return tf.cast(bits, tf.float32) * np.float32(2**-24)
 
 
 TF = TfBackend()

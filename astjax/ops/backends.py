@@ -38,6 +38,9 @@ class Backend(Protocol):
   def float32(self, x: Array) -> Array:
     """Casts to float32."""
 
+  def int32(self, x: Array) -> Array:
+    """Casts to int32."""
+
   def shape(self, x: Array) -> tuple[int, ...]:
     """The static shape."""
 
@@ -86,8 +89,8 @@ class Backend(Protocol):
   def fold_in(self, key: Array, data: int) -> Array:
     """A new key from a key and a number."""
 
-  def uniform(self, key: Array, count: int) -> list[Array]:
-    """`count` float32 scalars in [0, 1)."""
+  def uniform(self, key: Array, count: int) -> Array:
+    """float32 [count] in [0, 1): number i from the key folded with i."""
 
 
 class NumpyBackend:
@@ -101,6 +104,9 @@ class NumpyBackend:
 
   def float32(self, x):
     return np.asarray(x, np.float32)
+
+  def int32(self, x):
+    return np.asarray(x, np.int32)
 
   def shape(self, x):
     return np.shape(x)
@@ -155,8 +161,8 @@ class NumpyBackend:
     return np.stack(words, axis=-1)
 
   def uniform(self, key, count):
-    bits = [self.fold_in(key, i)[..., 0] for i in range(count)]
-    return [np.float32(b >> np.uint32(8)) * np.float32(2**-24) for b in bits]
+    bits = self.fold_in(key, np.arange(count))[:, 0]
+    return (bits >> np.uint32(8)).astype(np.float32) * np.float32(2**-24)
 
 
 class JaxBackend:
@@ -184,6 +190,9 @@ class JaxBackend:
 
   def float32(self, x):
     return jnp.asarray(x, jnp.float32)
+
+  def int32(self, x):
+    return jnp.asarray(x, jnp.int32)
 
   def shape(self, x):
     return jnp.shape(x)
@@ -240,10 +249,10 @@ class JaxBackend:
   def uniform(self, key, count):
     # Drawn from the folded keys themselves, so that the other backends need
     # nothing of jax.random but the published threefry-2x32.
-    keys = [
-      jax.random.key_data(jax.random.fold_in(key, i)) for i in range(count)
-    ]
-    return [(k[0] >> 8).astype(jnp.float32) * jnp.float32(2**-24) for k in keys]
+    numbers = jnp.arange(count, dtype=jnp.uint32)
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(numbers)
+    bits = jax.random.key_data(keys)[:, 0]
+    return (bits >> 8).astype(jnp.float32) * jnp.float32(2**-24)
 
 
 NUMPY = NumpyBackend()

@@ -28,8 +28,10 @@ __all__ = (
   "center",
   "fbank",
   "freq_mask",
+  "noise",
   "pad_frames",
   "patchify",
+  "roll",
   "standardize",
   "time_mask",
   "to_float",
@@ -141,9 +143,9 @@ def _mask(example, key, backend, *, name, width, axis):
     raise UserError(
       f"a mask of up to {width} does not fit an axis of {length} cells"
     )
-  u, v = backend.uniform(key, 2)
-  span = u * float(width)
-  start = backend.floor(v * (float(length) - span))
+  u = backend.uniform(key, 2)
+  span = u[0] * float(width)
+  start = backend.floor(u[1] * (float(length) - span))
   cell = backend.float32(backend.arange(length))
   inside = (cell >= start) & (cell < start + backend.floor(span))
   if axis == -2:
@@ -182,6 +184,46 @@ def standardize(mean: float, std: float, fbank: str = "fbank") -> Op:
   def op(example, key, backend):
     return example | {fbank: (example[fbank] - mean) * (0.5 / std)}
 
+  return op
+
+
+def noise(max_scale: float = 0.1, fbank: str = "fbank") -> Op:
+  """Adds uniform noise in [0, r), r uniform in [0, max_scale) once a clip.
+
+  After standardising (the original's noise augmentation); never negative.
+  """
+  if not 0 < max_scale < math.inf:
+    raise UserError(f"noise needs a positive scale, got {max_scale}")
+
+  def op(example, key, backend):
+    x = example[fbank]  # [..., T, F]
+    shape = backend.shape(x)
+    u = backend.uniform(key, math.prod(shape) + 1)
+    scale = u[0] * max_scale
+    return example | {fbank: x + backend.reshape(u[1:], shape) * scale}
+
+  op.draws = True
+  return op
+
+
+def roll(max_shift: int = 10, fbank: str = "fbank") -> Op:
+  """Rolls the frames by -max_shift ... max_shift - 1, positive towards later.
+
+  Frames that leave at one end come in at the other, padding too, as in the
+  original.
+  """
+  if max_shift < 1:
+    raise UserError(f"roll needs at least one frame, got {max_shift}")
+
+  def op(example, key, backend):
+    x = example[fbank]  # [..., T, F]
+    length = backend.shape(x)[-2]
+    u = backend.uniform(key, 1)[0]
+    shift = backend.int32(backend.floor(u * (2 * max_shift))) - max_shift
+    source = (backend.arange(length) - shift) % length
+    return example | {fbank: backend.take(x, source, axis=-2)}
+
+  op.draws = True
   return op
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from astjax import device_ops, train_step
+from astjax.data import order as order_lib
 from astjax.data.order import Order, process_rows
 from astjax.errors import UserError
 
@@ -99,3 +100,105 @@ def test_every_position_has_its_own_key():
   order = Order(0, 10, 8)
   keys = {tuple(order.key(p).tolist()) for p in range(2000)}
   assert len(keys) == 2000
+
+
+# Draws with weights.
+
+
+class Labelled:
+  """Examples with these labels, of which nothing is read."""
+
+  def __init__(self, labels, num_classes, shares=()):
+    self._labels = labels
+    self.class_names = tuple(str(i) for i in range(num_classes))
+    self.shares = shares
+
+  def __len__(self):
+    return len(self._labels)
+
+  def labels(self, index):
+    return self._labels[index]
+
+
+def unbalanced(size=400, num_classes=7, seed=0):
+  """Class k is twice as frequent as class k + 1; one or two labels each."""
+  rng = np.random.default_rng(seed)
+  share = 0.5 ** np.arange(num_classes)
+  pick = lambda n: rng.choice(
+    num_classes, n, replace=False, p=share / share.sum()
+  )
+  return [tuple(sorted(pick(rng.integers(1, 3)))) for _ in range(size)]
+
+
+def by_formula(labels, num_classes):
+  """The original's weights, one loop after the other."""
+  counts = [0] * num_classes
+  for row in labels:
+    for k in row:
+      counts[k] += 1
+  return [sum(1000 / (counts[k] + 0.01) for k in row) for row in labels]
+
+
+def test_a_hundred_thousand_balanced_draws():
+  labels = unbalanced()
+  source = Labelled(labels, 7)
+  weights = order_lib.draw_weights(source, "balanced", "config.input")
+  np.testing.assert_allclose(weights, by_formula(labels, 7), rtol=1e-12)
+  order = Order(0, len(labels), 8, weights)
+  draws = 100_000
+  seen = np.bincount(
+    [order.index(p) for p in range(draws)], minlength=len(labels)
+  )
+  expected = weights / weights.sum() * draws
+  chi2 = np.sum((seen - expected) ** 2 / expected)
+  dof = len(labels) - 1
+  assert abs(chi2 - dof) < 4 * np.sqrt(2 * dof)
+  # Rare classes come about as often as frequent ones.
+  of_class = np.zeros(7)
+  for row, count in zip(labels, seen, strict=True):
+    of_class[list(row)] += count
+  assert of_class.max() / of_class.min() < 4
+  plain = np.bincount([k for row in labels for k in row])
+  assert plain.max() / plain.min() > 10
+
+
+def test_drawn_streams_are_functions_of_seed_and_position():
+  weights = np.arange(1.0, 21.0)
+  first = [Order(3, 20, 4, weights).index(p) for p in range(200)]
+  late = Order(3, 20, 16, weights)
+  assert [late.index(p) for p in reversed(range(200))][::-1] == first
+  other = [Order(4, 20, 4, weights).index(p) for p in range(200)]
+  assert other != first
+
+
+def test_what_has_no_weight_is_never_drawn():
+  weights = np.array([0.0, 1.0, 0.0, 2.0, 0.0])
+  order = Order(0, 5, 4, weights)
+  assert {order.index(p) for p in range(2_000)} == {1, 3}
+
+
+@pytest.mark.parametrize("draw", ["shuffle", "balanced"])
+def test_shares_of_parts(draw):
+  labels = unbalanced(300)
+  shares = ((range(0, 100), 3.0), (range(100, 300), 1.0))
+  source = Labelled(labels, 7, shares)
+  weights = order_lib.draw_weights(source, draw, "config.input")
+  assert weights[:100].sum() == pytest.approx(3 * weights[100:].sum())
+  within = weights[:100] / weights[:100].sum()
+  plain = np.ones(300) if draw == "shuffle" else by_formula(labels, 7)
+  np.testing.assert_allclose(within, np.array(plain)[:100] / sum(plain[:100]))
+
+
+def test_shuffling_needs_no_weights():
+  source = Labelled(unbalanced(20), 7)
+  assert order_lib.draw_weights(source, "shuffle", "config.input") is None
+
+
+def test_an_unknown_draw():
+  with pytest.raises(UserError, match="Did you mean 'balanced'"):
+    order_lib.draw_weights(Labelled([(0,)], 1), "balancd", "config.input")
+
+
+def test_nothing_to_balance():
+  with pytest.raises(UserError, match="no recording has a label"):
+    order_lib.draw_weights(Labelled([()], 1), "balanced", "config.input")

@@ -1,0 +1,271 @@
+"""Manifests of the original, TFDS datasets, and several sources as one."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from astjax.data import sources
+from astjax.data.several import Several
+from astjax.errors import UserError
+
+
+def sound(path, seconds=0.1, rate=8_000, seed=0):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  rng = np.random.default_rng(seed)
+  soundfile.write(path, 0.1 * rng.standard_normal(int(seconds * rate)), rate)
+
+
+# The original's manifest.
+
+LABELS = 'index,mid,display_name\n0,/m/0,Dog\n1,/m/1,"Cat, meowing"\n'
+
+
+@pytest.fixture
+def manifest(tmp_path):
+  sound(tmp_path / "a.wav", seed=1)
+  sound(tmp_path / "far" / "b.flac", seed=2)
+  entries = [
+    {"wav": "a.wav", "labels": "/m/0"},
+    {"wav": str(tmp_path / "far" / "b.flac"), "labels": "/m/1,/m/0"},
+  ]
+  (tmp_path / "train.json").write_text(json.dumps({"data": entries}))
+  (tmp_path / "labels.csv").write_text(LABELS)
+  return tmp_path
+
+
+def build(kind, folder, /, split="", folds=(), **kw):
+  return sources.build(
+    kind, "config.input", kw, data_dir=str(folder), split=split, folds=folds
+  )
+
+
+def test_manifest(manifest):
+  source = build(
+    "manifest", manifest, json="train.json", label_list="labels.csv"
+  )
+  assert source.class_names == ("Dog", "Cat, meowing")
+  assert [source.labels(i) for i in range(2)] == [(0,), (0, 1)]
+  for i in range(2):
+    audio, rate = source.read(i)
+    assert rate == 8_000 and len(audio) == 800
+
+
+@pytest.mark.parametrize(
+  ("text", "told"),
+  [
+    ("", "is not a manifest"),
+    ("[1]", "is not a manifest"),
+    ('{"dta": []}', "is not a manifest: 'data'"),
+    ('{"data": []}', "lists no recordings"),
+    ('{"data": {}}', "lists no recordings"),
+    ('{"data": [{"wav": "a.wav"}]}', "entry 0: expected texts"),
+    ('{"data": ["a.wav"]}', "entry 0: expected texts"),
+    ('{"data": [{"wav": "", "labels": "/m/0"}]}', "entry 0: no path"),
+    (
+      '{"data": [{"wav": "a", "labels": " , "}]}',
+      "entry 0: no path or no label",
+    ),
+    ('{"data": [{"wav": "a", "labels": "/m/7"}]}', "'/m/7' of a is not in the"),
+  ],
+)
+def test_a_manifest_that_is_wrong(text, told, manifest):
+  (manifest / "bad.json").write_text(text)
+  with pytest.raises(UserError, match=told) as e:
+    build("manifest", manifest, json="bad.json", label_list="labels.csv")
+  assert "\n" not in str(e.value)
+
+
+def test_a_manifest_has_no_splits(manifest):
+  kw = {"json": "train.json", "label_list": "labels.csv"}
+  with pytest.raises(UserError, match="one manifest for each"):
+    build("manifest", manifest, split="train", **kw)
+  with pytest.raises(UserError, match="does not exist"):
+    build("manifest", manifest, **kw | {"json": "no.json"})
+
+
+# Several sources.
+
+
+def folder_of(root, classes, count):
+  for name in classes:
+    for i in range(count):
+      sound(root / name / f"{i}.wav", seed=i)
+  return {"source": "folder", "data_dir": str(root)}
+
+
+def test_several(tmp_path):
+  parts = (
+    folder_of(tmp_path / "one", ["dog", "cat"], 2),
+    folder_of(tmp_path / "two", ["cow", "cat"], 1),
+  )
+  source = build("several", "", sources=parts)
+  assert source.class_names == ("cat", "dog", "cow")
+  assert len(source) == 6 and source.shares == ()
+  names = [source.name(i) for i in range(6)]
+  labels = [source.class_names[source.labels(i)[0]] for i in range(6)]
+  assert labels == [n.split("/")[0] for n in names]
+  for i in range(6):
+    audio, _ = source.read(i)
+    folder = tmp_path / ("one" if i < 4 else "two")
+    want, _ = soundfile.read(folder / names[i], dtype="float32")
+    np.testing.assert_array_equal(audio, want)
+
+
+def test_shares(tmp_path):
+  parts = (
+    folder_of(tmp_path / "one", ["dog"], 3),
+    folder_of(tmp_path / "two", ["cat"], 2),
+  )
+  source = build("several", "", sources=parts, shares=(3.0, 1.0))
+  assert source.shares == ((range(0, 3), 3.0), (range(3, 5), 1.0))
+
+
+def test_splits_of_parts(tmp_path):
+  part = folder_of(tmp_path / "one", ["dog", "cat"], 10)
+  part["source_kw"] = {"holdout": 0.5}
+  sizes = [
+    len(build("several", "", split=split, sources=(part,)))
+    for split in ("train", "val", "")
+  ]
+  assert sizes[0] + sizes[1] == sizes[2] == 20
+  own = build("several", "", split="train", sources=(part | {"split": "val"},))
+  assert len(own) == sizes[1]
+
+
+@pytest.mark.parametrize(
+  ("kw", "told"),
+  [
+    ({"sources": ()}, "sources is empty"),
+    ({"sources": ({"data_dir": "x"},)}, r"sources\[0\] has no 'source'"),
+    ({"sources": ({"source": "foldr"},)}, "Did you mean 'folder'"),
+    ({"sources": ({"sorce": "folder"},)}, "Did you mean 'source'"),
+    (
+      {"sources": ({"source": "synthetic"},), "shares": (1.0, 2.0)},
+      "2 numbers",
+    ),
+    ({"sources": ({"source": "synthetic"},), "shares": (0.0,)}, "positive"),
+  ],
+)
+def test_several_that_are_wrong(kw, told):
+  with pytest.raises(UserError, match=told):
+    build("several", "", **kw)
+
+
+def test_one_of_several_alone(tmp_path):
+  part = folder_of(tmp_path / "one", ["dog"], 2)
+  inner = build("folder", part["data_dir"])
+  assert sources.fingerprint(Several([inner])) == sources.fingerprint(inner)
+
+
+# TFDS.
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+  """Small datasets with TFDS's own features, in two formats."""
+  tfds = pytest.importorskip("tensorflow_datasets")
+
+  class TinyAudio(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+    pkg_dir_path = None
+    audio = tfds.features.Audio(sample_rate=8_000)
+
+    def _info(self):
+      return tfds.core.DatasetInfo(
+        builder=self,
+        features=tfds.features.FeaturesDict(
+          {
+            "audio": self.audio,
+            "label": tfds.features.ClassLabel(names=["no", "yes"]),
+            "speaker": tfds.features.Text(),
+          }
+        ),
+      )
+
+    def _split_generators(self, manager):
+      return {"train": self._generate(6), "test": self._generate(2)}
+
+    def _generate_examples(self):
+      raise NotImplementedError
+
+    def _generate(self, count):
+      for i in range(count):
+        audio = (np.arange(100 * (i + 1)) - 50).astype(np.int64)
+        yield i, {"audio": audio, "label": i % 2, "speaker": "x"}
+
+  class TinyAudioWithoutRate(TinyAudio):
+    audio = tfds.features.Audio()
+
+  folder = tmp_path_factory.mktemp("tfds")
+  for make in (TinyAudio, TinyAudioWithoutRate):
+    made = make(data_dir=folder, file_format="array_record")
+    made.download_and_prepare()
+  TinyAudio(data_dir=folder / "old").download_and_prepare()
+  return folder
+
+
+QUIET = pytest.mark.filterwarnings("ignore")
+
+
+@QUIET
+def test_tfds(prepared):
+  source = build("tfds", prepared, split="train", name="tiny_audio")
+  assert source.class_names == ("no", "yes")
+  assert len(source) == 6
+  lengths = set()
+  for i in range(6):
+    audio, rate = source.read(i)
+    assert rate == 8_000 and audio.dtype == np.float32
+    np.testing.assert_array_equal(audio, (np.arange(len(audio)) - 50) / 32_768)
+    # Which example stands where is TFDS's matter; the label has to be its own.
+    number = len(audio) // 100 - 1
+    assert source.labels(i) == (number % 2,)
+    lengths.add(number)
+  assert lengths == set(range(6))
+  assert len(build("tfds", prepared, split="test", name="tiny_audio")) == 2
+  assert (
+    len(build("tfds", prepared, split="train[:50%]", name="tiny_audio")) == 3
+  )
+
+
+@QUIET
+@pytest.mark.parametrize(
+  ("kw", "split", "told"),
+  [
+    ({"name": "tiny_adio"}, "train", "knows no dataset 'tiny_adio'"),
+    (
+      {"name": "spoken_digit"},
+      "train",
+      "is not prepared in .*ArrayRecord.*python",
+    ),
+    (
+      {"name": "tiny_audio"},
+      "tain",
+      "has no split 'tain'. Did you mean 'train'",
+    ),
+    (
+      {"name": "tiny_audio_without_rate"},
+      "train",
+      "give source_kw.sample_rate",
+    ),
+  ],
+)
+def test_tfds_that_is_wrong(kw, split, told, prepared):
+  with pytest.raises(UserError, match=told) as e:
+    build("tfds", prepared, split=split, **kw)
+  assert "\n" not in str(e.value)
+
+
+@QUIET
+def test_tfds_of_another_format(prepared):
+  with pytest.raises(UserError, match=r"is prepared as tfrecord .*array_record"):
+    build("tfds", prepared / "old", split="train", name="tiny_audio")
+
+
+@QUIET
+def test_a_rate_by_hand(prepared):
+  name = "tiny_audio_without_rate"
+  source = build("tfds", prepared, name=name, sample_rate=16_000)
+  assert source.read(0)[1] == 16_000
