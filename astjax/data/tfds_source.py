@@ -25,25 +25,24 @@ class TfdsRecordings:
     class_names: of its `ClassLabel` feature.
   """
 
-  def __init__(self, data: Any, name: str, audio: str, label: str, rate: int):
+  def __init__(
+    self, builder: Any, split: str, audio: str, label: str, rate: int
+  ):
     import tensorflow_datasets as tfds
 
-    self._data = data
-    self._name = name
+    self._name = f"{builder.info.name}/{split}"
     self._audio = audio
     self._rate = rate
-    features = data.dataset_info.features
-    feature = features[label]
+    self._data = builder.as_data_source(split=split)
+    feature = builder.info.features[label]
     self.class_names = tuple(getattr(feature, "feature", feature).names)
     # One pass, without decoding the audio: orders, balancing and checks need
     # all labels.
     skip = {audio: tfds.decode.SkipDecoding()}
-    undecoded = data.dataset_builder.as_data_source(
-      split=data.split, decoders=skip
-    )
+    undecoded = builder.as_data_source(split=split, decoders=skip)
     self._labels = [
-      tuple(sorted({int(k) for k in np.ravel(example[label])}))
-      for example in undecoded
+      tuple(sorted({int(k) for k in np.ravel(undecoded[i][label])}))
+      for i in range(len(undecoded))
     ]
 
   def __len__(self) -> int:
@@ -125,11 +124,10 @@ def load(
       "source_kw.sample_rate"
     )
   try:
-    data = builder.as_data_source(split=split)
+    return TfdsRecordings(builder, split, audio, label, int(rate))
   except (ValueError, NotImplementedError, OSError) as e:
     reason = str(e).strip().split("\n")[0][:200]
     raise UserError(f"TFDS cannot read {name!r}[{split}]: {reason}") from None
-  return TfdsRecordings(data, f"{name}/{split}", audio, label, int(rate))
 
 
 def _is_audio(feature: Any) -> bool:

@@ -260,7 +260,9 @@ def test_tfds_that_is_wrong(kw, split, told, prepared):
 
 @QUIET
 def test_tfds_of_another_format(prepared):
-  with pytest.raises(UserError, match=r"is prepared as tfrecord .*array_record"):
+  with pytest.raises(
+    UserError, match=r"is prepared as tfrecord .*array_record"
+  ):
     build("tfds", prepared / "old", split="train", name="tiny_audio")
 
 
