@@ -11,7 +11,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from astjax.data import audio_file
 from astjax.errors import UserError
@@ -62,6 +62,31 @@ def read_table(path: pathlib.Path, what: str):
         yield reader.line_num, {k: v or "" for k, v in row.items()}
     except (csv_lib.Error, UnicodeDecodeError) as e:
       raise UserError(f"{path} is not a CSV file: {e}") from None
+
+
+def read_split_lists(
+  root: pathlib.Path, lists: Mapping[str, str]
+) -> dict[str, str]:
+  """{path below `root`: split} of text files with one path a line.
+
+  Raises:
+    UserError: a missing file, or one that names nothing that is there.
+  """
+  out: dict[str, str] = {}
+  for split, name in lists.items():
+    file = _existing_file(str(root / name), f"source_kw.split_lists.{split}")
+    try:
+      lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as e:
+      raise UserError(f"{file} is not UTF-8 text: {e.reason}") from None
+    paths = [line.strip() for line in lines if line.strip()]
+    if not any((root / path).is_file() for path in paths):
+      raise UserError(
+        f"{file} lists no recording below {root}"
+        f"{', but for example ' + repr(paths[0]) if paths else ''}"
+      )
+    out |= dict.fromkeys(paths, split)
+  return out
 
 
 def read_manifest(path: pathlib.Path) -> list[tuple[str, tuple[str, ...]]]:

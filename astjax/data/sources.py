@@ -111,6 +111,7 @@ def filenames(
   folds: tuple[str, ...] = (),
   pattern: str,
   splits: Mapping[str, str] | None = None,
+  split_lists: Mapping[str, str] | None = None,
   holdout: float = 0.0,
   label_list: str = "",
 ) -> Recordings:
@@ -124,6 +125,8 @@ def filenames(
       with a group `label` and optionally `split` and `fold`, for example
       r"(?P<label>\d)_(?P<fold>[a-z]+)_\d+\.wav$".
     splits: split name -> expression searched in the path, instead of a group.
+    split_lists: split name -> text file below `data_dir` with one path a line,
+      such as Speech Commands' validation_list.txt; all others are "train".
     holdout: share of the recordings that become the split "val", the others
       "train", by a digest of their path; 0 is none.
     label_list: below `data_dir` or absolute, see `read_label_list`; empty
@@ -139,6 +142,7 @@ def filenames(
     for name, rule in (splits or {}).items()
   }
   root = listings.existing_dir(data_dir)
+  listed = listings.read_split_lists(root, split_lists or {})
   paths = list(listings.sound_files(root))
   if not paths:
     raise UserError(
@@ -155,6 +159,8 @@ def filenames(
     found = groups.get("split") or next(
       (name for name, rule in rules.items() if rule.search(path)), ""
     )
+    if listed:
+      found = listed.get(path, "train")
     rows.append(Row(path, (groups["label"],), found, groups.get("fold") or ""))
   if not rows:
     raise UserError(
@@ -172,6 +178,7 @@ def folder(
   folds: tuple[str, ...] = (),
   pattern: str = r"^(?P<label>[^/]+)/",
   splits: Mapping[str, str] | None = None,
+  split_lists: Mapping[str, str] | None = None,
   holdout: float = 0.0,
   label_list: str = "",
 ) -> Recordings:
@@ -186,6 +193,7 @@ def folder(
     folds=folds,
     pattern=pattern,
     splits=splits,
+    split_lists=split_lists,
     holdout=holdout,
     label_list=label_list,
   )
@@ -200,6 +208,8 @@ def csv(
   holdout: float = 0.0,
   label_list: str = "",
   label_separator: str = ",",
+  columns: Mapping[str, str] | None = None,
+  below: str = "",
 ) -> Recordings:
   """A table with a header: `path`, `labels` and optionally `split`, `fold`.
 
@@ -212,14 +222,21 @@ def csv(
     holdout: as of `filenames`.
     label_list: see `read_label_list`; empty takes the labels that occur.
     label_separator: between the labels of one recording; empty if each has one.
+    columns: other names of these columns, such as {"path": "filename"}.
+    below: folder that the paths are relative to, below `data_dir`.
   """
+  of = {k: k for k in ("path", "labels", "split", "fold")}
+  for key in columns or {}:
+    errors.lookup(of, key, "key of source_kw.columns")
+  of |= columns or {}
   root = listings.existing_dir(data_dir)
   path = root / csv
   rows = []
   for number, line in listings.read_table(path, "source_kw.csv"):
     try:
-      text = line["labels"] if "labels" in line else line["label"]
-      where = line["path"]
+      plain = of["labels"] not in line and "label" in line
+      text = line["label" if plain else of["labels"]]
+      where = line[of["path"]]
     except KeyError as e:
       raise UserError(
         f"{path} has no column {e.args[0]!r} (columns: {', '.join(line)}); "
@@ -230,7 +247,12 @@ def csv(
     if not where or not names:
       raise UserError(f"{path}, line {number}: no path or no label")
     rows.append(
-      Row(where, names, line.get("split") or "", line.get("fold") or "")
+      Row(
+        str(pathlib.PurePosixPath(below, where)),
+        names,
+        line.get(of["split"]) or "",
+        line.get(of["fold"]) or "",
+      )
     )
   if not rows:
     raise UserError(f"{path} lists no recordings")
