@@ -263,6 +263,7 @@ def _guessed(flat, outline, grid, given, kind) -> ModelInfo:
     recipe=recipe,
     licence=known.licence if known else "",
     expected=known.expected if known else "",
+    reported=known.reported if known else None,
   )
 
 

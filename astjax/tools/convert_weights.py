@@ -196,9 +196,13 @@ def _target(loaded, args, labels) -> tuple[ModelInfo, tuple[int, int]]:
     head, names = Head(num_classes=len(labels) or args.num_classes), labels
   if args.scores and head:
     head = dataclasses.replace(head, scores=args.scores)
-  recipe = _recipe(known, size, args)
   info = dataclasses.replace(
-    info, model=model, head=head, class_names=names, recipe=recipe
+    info,
+    model=model,
+    head=head,
+    class_names=names,
+    recipe=_recipe(known, size, args),
+    reported=None if labels or args.num_classes else info.reported,
   )
   return info, grid
 

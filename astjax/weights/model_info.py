@@ -59,6 +59,7 @@ class ModelInfo:
     origin: where the weights come from, for people.
     licence: of the weights, "" if unknown.
     expected: the metric that their publishers report.
+    reported: the same for programs: (metric, value).
   """
 
   model: Mapping[str, Any]
@@ -68,8 +69,11 @@ class ModelInfo:
   origin: str = ""
   licence: str = ""
   expected: str = ""
+  reported: tuple[str, float] | None = None
 
   def __post_init__(self):
+    if self.reported:
+      object.__setattr__(self, "reported", tuple(self.reported))
     object.__setattr__(self, "class_names", tuple(self.class_names))
     count = self.head.num_classes if self.head else 0
     if self.class_names and len(self.class_names) != count:
