@@ -25,7 +25,7 @@ LEVELS = {
     "workdir",
   ),
   2: ("tasks", "train_step", "checkpoint", "pretrained"),
-  3: ("job", "train", "evaluate"),
+  3: ("job", "train", "evaluate", "serving"),
   4: ("main", "tools"),
 }
 LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names}
@@ -119,7 +119,10 @@ def test_configs_stand_alone(path):
     "astjax.optim",
     "astjax.weights.maps",
     "astjax.pretrained",
+    "astjax.serving.bundle",
     "astjax.tools.convert_weights",
+    "astjax.tools.predict",
+    "astjax.tools.evaluate",
     "astjax.data.audio_file",
     "astjax.data.sources",
   ],

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 import math
 import os
 import warnings
@@ -110,7 +111,7 @@ def load(
       Hugging Face name; see `pretrained.load`.
     recipe: from a recording to the model's input, where the source does not
       know it (or to replace its own).
-    class_names: likewise.
+    class_names: of the classifier, where the source does not know them.
     options: what a bare file does not tell.
     batch_size: see `Bundle`.
     dtype: likewise.
@@ -126,7 +127,7 @@ def load(
     )
   changes = {"recipe": recipe} if recipe else {}
   if class_names:
-    changes["class_names"] = tuple(class_names)
+    changes["class_names"] = _agreeing(class_names, loaded.info.class_names)
   return Bundle(
     dataclasses.replace(loaded.info, **changes),
     convert.unflatten(loaded.params),
@@ -134,6 +135,18 @@ def load(
     dtype=dtype,
     digest=loaded.digest,
   )
+
+
+def _agreeing(given: Sequence[str], known: tuple[str, ...]) -> tuple[str, ...]:
+  given = tuple(given)
+  if known and given != known:
+    pairs = enumerate(itertools.zip_longest(given, known, fillvalue="(none)"))
+    number, (one, other) = next((i, p) for i, p in pairs if p[0] != p[1])
+    raise UserError(
+      f"{len(given)} class names are given, the model has {len(known)} of its "
+      f"own; number {number} is {one!r} and {other!r}: leave them out"
+    )
+  return given
 
 
 class Bundle:
