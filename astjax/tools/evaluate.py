@@ -59,6 +59,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _evaluate(args) -> int:
+  if args.output and not pathlib.Path(args.output).absolute().parent.is_dir():
+    raise UserError(f"cannot write {args.output}: there is no such folder")
   data = _source(args)
   names = data.class_names if args.label_list else ()
   model = predict.load_model(args, names)

@@ -213,6 +213,7 @@ def test_an_output_of_something_else(folder, quick, tmp_path, capsys):
   for suffix in ("jsonl", "csv"):
     output = tmp_path / f"x.{suffix}"
     assert main(folder, f"--output={output}", paths=[path]) == 0
+    capsys.readouterr()
     refused(output, "--top=1", told="other flags")
     refused(output, "--windows", told="other flags")
     text = output.read_text()
@@ -220,7 +221,6 @@ def test_an_output_of_something_else(folder, quick, tmp_path, capsys):
     refused(output, told="another model")
     output.write_text("Dear diary,\n1,2\n")
     refused(output, told="give a new name")
-    capsys.readouterr()
   refused(tmp_path / "x.txt", told="must end in .jsonl or .csv")
   refused(tmp_path / "no" / "x.csv", told="cannot write")
   (tmp_path / "d.csv").mkdir()
@@ -247,6 +247,7 @@ def test_mistakes_end_in_one_line(args, told, folder, capsys):
   assert told in error[0]
 
 
+@pytest.mark.filterwarnings("default")
 def test_silence_is_a_plain_line(folder, quick, tmp_path, capsys):
   soundfile.write(tmp_path / "s.wav", np.zeros(4_000), 16_000)
   quick._warned.clear()
