@@ -157,11 +157,14 @@ def hear(
   total = len(paths)
   tick = console.ticker("heard", total, what="recordings")
   console.start_bar(total, 0, "heard")
+  done = 0.0
 
   def progress(number: int, seconds: float) -> None:
-    # Long recordings move the bar too.
+    # Long recordings move the bar too. Batches may finish out of order.
+    nonlocal done
     length = _seconds(paths[number])
-    done = number + (min(seconds / length, 1.0) if length else 1.0)
+    part = min(seconds / length, 1.0) if length else 1.0
+    done = max(done, number + part)
     console.advance(done, "heard")
     tick(done)
 

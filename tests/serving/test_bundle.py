@@ -426,6 +426,9 @@ def test_models_that_cannot_be_used(tmp_path):
   model_info.save(tmp_path / "m", INFO, params)
   with pytest.raises(UserError, match="number 1 is 'cow' and 'cat'"):
     astjax.load(tmp_path / "m", class_names=("dog", "cow", "Glocke, groß"))
+  half = astjax.load(tmp_path / "m", dtype="bfloat16")
+  error = np.abs(half.logits(noise(5_000), 16_000) - want.logits).max()
+  assert 0 < error < 0.1 * np.abs(want.logits).max()
   with pytest.raises(UserError, match="batch_size=0"):
     astjax.load(tmp_path / "m", batch_size=0)
   with pytest.raises(UserError, match="unknown dtype 'int8'"):
