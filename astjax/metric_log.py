@@ -40,11 +40,14 @@ class Console:
 
   Args:
     active: False on all processes but the first: prints nothing.
+    stderr: print to standard error.
   """
 
-  def __init__(self, active: bool = True):
+  def __init__(self, active: bool = True, *, stderr: bool = False):
     self._active = active
-    self._rich = rich.console.Console(highlight=False, soft_wrap=True)
+    self._rich = rich.console.Console(
+      highlight=False, soft_wrap=True, stderr=stderr
+    )
     self._bar: rich.progress.Progress | None = None
     self._task = None
 
@@ -71,7 +74,9 @@ class Console:
       table.add_row(*(_text(v) for v in row))
     self._rich.print(table)
 
-  def start_bar(self, total: int, done: int) -> None:
+  def start_bar(
+    self, total: int, done: int, description: str = "training"
+  ) -> None:
     """A bar, if this is a terminal."""
     if not (self._active and self._rich.is_terminal):
       return
@@ -85,26 +90,26 @@ class Console:
       console=self._rich,
     )
     self._bar.start()
-    self._task = self._bar.add_task("training", total=total, completed=done)
+    self._task = self._bar.add_task(description, total=total, completed=done)
 
-  def advance(self, step: int, description: str = "training") -> None:
+  def advance(self, step: float, description: str = "training") -> None:
     """Moves the bar."""
     if self._bar is not None:
       self._bar.update(self._task, completed=step, description=description)
 
   def ticker(
-    self, name: str, total: int, seconds: float = 20.0
-  ) -> Callable[[int], None]:
+    self, name: str, total: int, seconds: float = 20.0, what: str = "batches"
+  ) -> Callable[[float], None]:
     """A function of the number done: says where a long pass stands."""
     started = last = time.monotonic()
 
-    def progress(done: int) -> None:
+    def progress(done: float) -> None:
       nonlocal last
       now = time.monotonic()
-      if now - last >= seconds and done < total:
+      if now - last >= seconds and 0 < done < total:
         last = now
         left = (now - started) * (total - done) / done
-        self.say(f"{name}: {done}/{total} batches  ETA {duration(left)}")
+        self.say(f"{name}: {int(done)}/{total} {what}  ETA {duration(left)}")
 
     return progress
 

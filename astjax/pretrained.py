@@ -180,6 +180,7 @@ def _published(found, known, file_name) -> ModelInfo:
     origin=f"{what}{found.kind} ({file_name})",
     licence=known.licence if known else "",
     expected=known.expected if known else "",
+    reported=known.reported if known else None,
   )
 
 

@@ -32,7 +32,7 @@ LEVELS = {
     "identify",
     "pretrained",
   ),
-  3: ("job", "train", "evaluate"),
+  3: ("job", "train", "evaluate", "serving"),
   4: ("main", "tools"),
 }
 LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names}
@@ -126,7 +126,10 @@ def test_configs_stand_alone(path):
     "astjax.optim",
     "astjax.weights.maps",
     "astjax.pretrained",
+    "astjax.serving.bundle",
     "astjax.tools.convert_weights",
+    "astjax.tools.predict",
+    "astjax.tools.evaluate",
     "astjax.data.audio_file",
     "astjax.data.sources",
   ],

@@ -22,7 +22,7 @@ from astjax.errors import UserError
 from astjax.ops import frontend
 from astjax.ops.fbank import FbankSpec
 from astjax.ops.frontend import *  # noqa: F403
-from astjax.ops.frontend import INT16_SCALE, Op
+from astjax.ops.frontend import Op
 
 __all__ = (
   *frontend.__all__,
@@ -134,26 +134,23 @@ def fit(
   )
   length = spec.num_samples(num_frames)
 
-  def check(rate):
+  def cut(audio, rate):
     if rate not in (0, sample_rate):
       raise UserError(
         f"fit(sample_rate={sample_rate}) met a recording of {rate} Hz: put "
         f"resample({sample_rate}) before it, or give its rate"
       )
-    return rate
+    audio, count = audio_file.fit(audio, length)
+    return audio, np.int32(count)
 
   def op(example, key, backend):
-    rate = python_call(
-      check, [example["sample_rate"]], tf.TensorSpec([], tf.int32)
+    audio, count = python_call(
+      cut,
+      [example["audio"], example["sample_rate"]],
+      tf.TensorSpec([length], example["audio"].dtype),
+      tf.TensorSpec([], tf.int32),
     )
-    with tf.control_dependencies([rate]):
-      audio = example["audio"][:length]
-    count = tf.size(audio)
-    audio = tf.pad(audio, [[0, length - count]])
-    return example | {
-      "audio": tf.ensure_shape(audio, [length]),
-      "num_samples": count,
-    }
+    return example | {"audio": audio, "num_samples": count}
 
   return op
 
@@ -167,9 +164,9 @@ def quantise(audio: str = "audio") -> Op:
 
   def op(example, key, backend):
     _need_float(example, audio, "quantise")
-    x = tf.round(example[audio] * INT16_SCALE)
-    x = tf.clip_by_value(x, -INT16_SCALE, INT16_SCALE - 1.0)
-    return example | {audio: tf.cast(x, tf.int16)}
+    x = example[audio]
+    integers = tf.TensorSpec(x.shape, tf.int16)
+    return example | {audio: python_call(audio_file.quantise, [x], integers)}
 
   return op
 

@@ -147,7 +147,7 @@ def _convert(args) -> None:
     ),
   )
   if report.changed or report.fresh:  # it is another model now
-    info = dataclasses.replace(info, expected="")
+    info = dataclasses.replace(info, expected="", reported=None)
   print(f"source: {loaded.info.origin}, SHA-256 {loaded.digest[:16]}...")
   if info.licence:
     print(f"licence of the weights: {info.licence}")
@@ -212,7 +212,11 @@ def _target(loaded, args, labels) -> tuple[ModelInfo, tuple[int, int]]:
   elif args.stride:
     raise UserError("--stride needs --input=128x1024 (mel bins x frames)")
   info = dataclasses.replace(
-    info, model=model, head=head, class_names=names, recipe=recipe
+    info,
+    model=model,
+    head=head,
+    class_names=names,
+    recipe=recipe,
   )
   return info, grid
 

@@ -67,6 +67,7 @@ class ModelInfo:
     origin: where the weights come from, for people.
     licence: of the weights, "" if unknown.
     expected: the metric that their publishers report.
+    reported: the same for programs: (metric, value).
   """
 
   model: Mapping[str, Any]
@@ -76,8 +77,11 @@ class ModelInfo:
   origin: str = ""
   licence: str = ""
   expected: str = ""
+  reported: tuple[str, float] | None = None
 
   def __post_init__(self):
+    if self.reported:
+      object.__setattr__(self, "reported", tuple(self.reported))
     object.__setattr__(self, "class_names", tuple(self.class_names))
     count = self.head.num_classes if self.head else 0
     if self.class_names and len(self.class_names) != count:
@@ -145,17 +149,33 @@ class FrontEnd:
     return "|".join(ops)
 
 
+def _decode(channel: Literal["mean", "first"] = "mean"):
+  return locals()
+
+
+def _resample(sample_rate: int):
+  return locals()
+
+
 def _fit(
-  num_frames, sample_rate=16_000, frame_length_ms=25.0, frame_shift_ms=10.0
-): ...
+  num_frames: int,
+  sample_rate: int = 16_000,
+  frame_length_ms: float = 25.0,
+  frame_shift_ms: float = 10.0,
+):
+  return locals()
 
 
-# The host ops' signatures, without TensorFlow.
-HOST_OPS: dict[str, Callable] = {
-  "decode": lambda channel="mean": ...,
-  "resample": lambda sample_rate: ...,
+def _quantise(audio: str = "audio"):
+  return locals()
+
+
+# The host ops' signatures, without TensorFlow; each gives its arguments.
+HOST_OPS: dict[str, Callable[..., dict[str, Any]]] = {
+  "decode": _decode,
+  "resample": _resample,
   "fit": _fit,
-  "quantise": lambda audio="audio": ...,
+  "quantise": _quantise,
 }
 
 

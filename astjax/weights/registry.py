@@ -26,6 +26,7 @@ class Published:
     url: where the file lies.
     licence: of the weights, as their publishers state it.
     expected: the metric that its publishers report.
+    reported: the same for programs, on sounds: (metric, value).
     sha256: the digest or as much of its beginning as is known; "" if nothing.
     mirror: the same model as a Hugging Face name, "" if there is none.
     stride: of an audio model, (mel bins, frames).
@@ -38,6 +39,7 @@ class Published:
   url: str
   licence: str
   expected: str = ""
+  reported: tuple[str, float] | None = None
   sha256: str = ""
   mirror: str = ""
   stride: tuple[int, int] | None = None
@@ -71,11 +73,13 @@ def _vit(file, size, what):
 
 def _ast(key, expected, *, stride=10, hub, what="AudioSet"):
   is_tags = what.startswith("AudioSet")
+  value = float(key.rsplit("_", 1)[1])  # the files are named by what they reach
   return Published(
     what=f"AST base384 on {what}, stride {stride}",
     url=f"{_AST}{key}.pth?dl=1",
     licence="BSD-3-Clause",
     expected=expected,
+    reported=("mAP" if is_tags else "accuracy", value),
     mirror=f"MIT/ast-finetuned-{hub}",
     stride=(stride, stride),
     num_frames=1024 if is_tags else 128,

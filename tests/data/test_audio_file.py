@@ -257,3 +257,26 @@ def test_samples_that_are_not_finite_are_refused(tmp_path, value, channels):
   soundfile.write(path, audio, 16_000, subtype="FLOAT")
   with pytest.raises(UnreadableAudio, match="not finite"):
     read(path)
+
+
+@pytest.mark.parametrize("rate", [1000, 8000, 11_025, 16_000, 44_100, 96_000])
+@pytest.mark.parametrize("size", [997, 30_000])
+def test_resampling_in_blocks_gives_the_same_bits(rate, size):
+  audio = _melody(rate, 1.3).astype(np.float32)
+  pieces = [audio[i : i + size] for i in range(0, len(audio), size)]
+  got = list(audio_file.resample_blocks(pieces, rate, 16_000))
+  whole = audio_file.resample(audio, rate, 16_000)
+  np.testing.assert_array_equal(np.concatenate(got), whole)
+  assert all(part.dtype == np.float32 for part in got)
+
+
+def test_fit_and_quantise():
+  audio = np.float32([0.5, -1.5, 1.0, 1.5 / 2**15, 2.5 / 2**15])
+  for length, count in ((3, 3), (5, 5), (7, 5)):
+    got, real = audio_file.fit(audio, length)
+    assert real == count and got.shape == (length,)
+    np.testing.assert_array_equal(got[:count], audio[:count])
+    assert not got[count:].any()
+  integers = audio_file.quantise(audio)
+  assert integers.dtype == np.int16
+  assert integers.tolist() == [2**14, -(2**15), 2**15 - 1, 2, 2]

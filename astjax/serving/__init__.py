@@ -1,0 +1,1 @@
+"""Models in use, without their training data and without TensorFlow."""

@@ -1,0 +1,489 @@
+"""A model in use: recordings in, scores or embeddings out.
+
+  bundle = astjax.load("runs/sounds")
+  bundle.predict("dog.wav").top(3)
+
+No TensorFlow: the host part of the recipe runs in NumPy (`recording`), the rest
+under jit, so that a clip gives what it gives in the evaluation of training.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import itertools
+import math
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.special
+
+from astjax import device_ops, pretrained
+from astjax.errors import UserError, call
+from astjax.models import ast, heads
+from astjax.serving import recording
+from astjax.serving.recording import Recording
+from astjax.types import Params
+from astjax.weights import adapt, convert
+from astjax.weights.model_info import ModelInfo
+
+# Clips of up to 1.5 times the trained length are heard at once. Their positions
+# exist for four lengths, so that a new length compiles nothing.
+_STRETCH = (1.125, 1.25, 1.375, 1.5)
+
+
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
+class Prediction:
+  """What a model hears in one recording.
+
+  Attributes:
+    class_names: names of the classes; their numbers if there are no names.
+    scores: [C], each in [0, 1]; the mean over the windows.
+    logits: [C], the mean over the windows.
+    seconds: how long the recording is (what was read of it).
+    window_times: [W, 2] start and end in seconds; one window unless the
+      recording is longer than 1.5 times the trained length.
+    window_scores: [W, C].
+  """
+
+  class_names: tuple[str, ...]
+  scores: np.ndarray
+  logits: np.ndarray
+  seconds: float
+  window_times: np.ndarray
+  window_scores: np.ndarray
+
+  def top(
+    self, count: int = 5, window: int | None = None
+  ) -> list[tuple[str, float]]:
+    """(class, score) of the highest scores, of one window if given."""
+    scores = self.scores if window is None else self.window_scores[window]
+    order = np.argsort(-scores, kind="stable")[:count]
+    return [(self.class_names[i], float(scores[i])) for i in order]
+
+  def __repr__(self) -> str:
+    heard = ", ".join(f"{name} {score:.3f}" for name, score in self.top(3))
+    return f"<Prediction of {self.seconds:.2f} s: {heard}, ...>"
+
+
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
+class Embedding:
+  """What a model makes of one recording, before any classifier.
+
+  Attributes:
+    clip: [D] float32, what the classifier reads; the mean over the windows.
+    frames: [n, D] float32, the outputs of each column of patches, averaged
+      over frequency. Columns in the padding are left out.
+    times: [n] seconds: the middle of what each column sees. Evenly spaced.
+    seconds: how long the recording is.
+  """
+
+  clip: np.ndarray
+  frames: np.ndarray
+  times: np.ndarray
+  seconds: float
+
+  def __repr__(self) -> str:
+    return (
+      f"<Embedding of {self.seconds:.2f} s: {len(self.clip)} numbers, "
+      f"{len(self.frames)} frames>"
+    )
+
+
+def load(
+  source: str | os.PathLike,
+  *,
+  recipe: str = "",
+  class_names: Sequence[str] = (),
+  options: pretrained.Options | None = None,
+  batch_size: int = 8,
+  dtype: str = "float32",
+) -> Bundle:
+  """A model, ready to use.
+
+  Args:
+    source: a path, a work directory of a run, a published checkpoint or a
+      Hugging Face name; see `pretrained.load`.
+    recipe: from a recording to the model's input, where the source does not
+      know it (or to replace its own).
+    class_names: of the classifier, where the source does not know them.
+    options: what a bare file does not tell.
+    batch_size: see `Bundle`.
+    dtype: likewise.
+
+  Raises:
+    UserError: it cannot be found, read or used.
+  """
+  loaded = pretrained.load(source, options)
+  if loaded.is_image:
+    raise UserError(
+      f"{os.fspath(source)} is a model of images ({loaded.kind}): train it on "
+      "sounds first, with config.init_from"
+    )
+  changes = {"recipe": recipe} if recipe else {}
+  if class_names:
+    changes["class_names"] = _agreeing(class_names, loaded.info.class_names)
+  return Bundle(
+    dataclasses.replace(loaded.info, **changes),
+    convert.unflatten(loaded.params),
+    batch_size=batch_size,
+    dtype=dtype,
+    digest=loaded.digest,
+  )
+
+
+def _agreeing(given: Sequence[str], known: tuple[str, ...]) -> tuple[str, ...]:
+  given = tuple(given)
+  if known and given != known:
+    pairs = enumerate(itertools.zip_longest(given, known, fillvalue="(none)"))
+    number, (one, other) = next((i, p) for i, p in pairs if p[0] != p[1])
+    raise UserError(
+      f"{len(given)} class names are given, the model has {len(known)} of its "
+      f"own; number {number} is {one!r} and {other!r}: leave them out"
+    )
+  return given
+
+
+class Bundle:
+  """Recipe, backbone and classifier.
+
+  Args:
+    info: model, classifier, class names and recipe.
+    params: of the shapes that `info` says.
+    batch_size: how many clips or windows run at once, at most.
+    dtype: "float32" or "bfloat16", of the transformer's computation.
+    digest: of the weights, for records.
+
+  Attributes:
+    info: what is known about the model.
+    class_names: of its classifier; numbers as text if it has no names.
+    digest: of the weights.
+    sample_rate: Hz, at which it hears.
+    seconds: the trained length.
+
+  Raises:
+    UserError: no recipe, or one that does not fit the model.
+  """
+
+  def __init__(
+    self,
+    info: ModelInfo,
+    params: Params,
+    *,
+    batch_size: int = 8,
+    dtype: str = "float32",
+    digest: str = "",
+  ):
+    if not info.recipe:
+      raise UserError(
+        f"the front-end of this model ({info.origin or 'unknown origin'}) is "
+        f"not known; give its recipe, such as recipe='{recording.EXAMPLE}'"
+      )
+    if batch_size < 1:
+      raise UserError(f"batch_size={batch_size} must be at least 1")
+    self.info, self.digest = info, digest
+    self.class_names = info.class_names or tuple(
+      str(i) for i in range(info.head.num_classes if info.head else 0)
+    )
+    self._batch_size = batch_size
+    self._backbone = call(
+      ast.make_backbone, "model", {**info.model, "dtype": dtype}
+    )
+    self._recipe = recording.parse(info.recipe)
+    frames = self._recipe.frames
+    self.sample_rate = frames.sample_rate
+    trained = self._recipe.num_frames
+    self.seconds = frames.num_samples(trained) / frames.sample_rate
+    self._cutting = recording.Cutting(
+      self._recipe,
+      lengths=tuple(
+        dict.fromkeys([trained, *(math.ceil(trained * x) for x in _STRETCH)])
+      ),
+      column=self._backbone.stride[1],
+      num_columns=self._columns(trained),
+    )
+    self._params = jax.device_put(params)
+    grid = convert.flatten(params)[convert.GRID]
+    self._grids = {trained: self._params["backbone"]["pos_embed"]["grid"]}
+    self._grid = np.asarray(grid)
+    self._apply = jax.jit(self._forward)
+    self._warned: set[str] = set()
+    self._check()
+
+  def predict(
+    self,
+    clips: Any,
+    sample_rate: Any = None,
+    *,
+    whole: bool = True,
+  ) -> Prediction | list[Prediction]:
+    """Scores of all classes.
+
+    Args:
+      clips: a path or an array, [S] or [S, channels] of floats in [-1, 1],
+        int16 or int32; or a list of those.
+      sample_rate: Hz, of the arrays; one for all, or a list with one for each.
+      whole: False hears the beginning alone, of the trained length, as the
+        evaluation of training does.
+
+    Returns:
+      A `Prediction`, or a list of them.
+
+    Raises:
+      UserError: no classifier, or a recording that cannot be used.
+    """
+    found, several = recording.recordings(clips, sample_rate)
+    return _one_or_all(self._predictions(found, whole), several)
+
+  def logits(
+    self, clips: Any, sample_rate: Any = None, *, whole: bool = True
+  ) -> np.ndarray:
+    """Logits [C], or [n, C] of a list; arguments as of `predict`."""
+    predictions = self.predict(clips, sample_rate, whole=whole)
+    if isinstance(predictions, Prediction):
+      return predictions.logits
+    none = np.zeros((0, len(self.class_names)), np.float32)
+    return np.stack([p.logits for p in predictions]) if predictions else none
+
+  def embed(
+    self, clips: Any, sample_rate: Any = None, *, whole: bool = True
+  ) -> Embedding | list[Embedding]:
+    """Embeddings; needs no classifier. Arguments as of `predict`."""
+    found, several = recording.recordings(clips, sample_rate)
+    heard = self._hear(found, ("clip", "frames"), whole)
+    return _one_or_all(map(self._embedding, heard), several)
+
+  def stream(
+    self,
+    clips: Iterable[Any],
+    sample_rate: Any = None,
+    *,
+    whole: bool = True,
+    progress: recording.Progress | None = None,
+  ) -> Iterator[Prediction | UserError]:
+    """Predictions in the order of the clips, each as soon as it is there.
+
+    A clip that cannot be used gives its UserError and does not stop the rest.
+
+    Args:
+      clips: paths or arrays.
+      sample_rate: as of `predict`.
+      whole: likewise.
+      progress: called with the number of the clip and the seconds of it that
+        have been heard.
+    """
+    found, _ = recording.recordings(list(clips), sample_rate)
+    return self._predictions(found, whole, progress)
+
+  def _predictions(self, found, whole, progress=None):
+    if self.info.head is None:
+      raise UserError(
+        f"this model ({self.info.origin}) has no classifier: it can embed, not "
+        "predict"
+      )
+    for heard in self._hear(found, ("logits",), whole, progress):
+      yield self._prediction(heard)
+
+  def _prediction(self, heard: _Heard | UserError) -> Prediction | UserError:
+    if isinstance(heard, UserError):
+      return heard
+    logits = np.stack([out["logits"] for out in heard.outputs])  # [W, C]
+    if self.info.head.scores == "softmax":
+      scores = scipy.special.softmax(logits, axis=-1)
+    else:
+      scores = scipy.special.expit(logits)
+    starts = np.array(heard.starts) / self.sample_rate
+    ends = starts + np.array(heard.counts) / self.sample_rate
+    return Prediction(
+      class_names=self.class_names,
+      scores=scores.mean(0),
+      logits=logits.mean(0),
+      seconds=heard.recording.seconds,
+      window_times=np.stack([starts, ends], axis=-1),
+      window_scores=scores,
+    )
+
+  def _embedding(self, heard: _Heard | UserError) -> Embedding | UserError:
+    if isinstance(heard, UserError):
+      return heard
+    frames = self._recipe.frames
+    column = self._cutting.column * frames.hop_size  # samples
+    sight = frames.num_samples(self._backbone.patch_size[1])
+    parts, times = [], []
+    for start, count, out in zip(
+      heard.starts, heard.counts, heard.outputs, strict=True
+    ):
+      middles = start + np.arange(len(out["frames"])) * column + sight / 2
+      # What the window before has seen; what lies in the padding.
+      new = middles > (times[-1][-1] if times else -1)
+      new &= middles <= start + count
+      new[0] |= not times
+      if new.any():
+        parts.append(out["frames"][new])
+        times.append(middles[new])
+    return Embedding(
+      clip=np.mean([out["clip"] for out in heard.outputs], axis=0),
+      frames=np.concatenate(parts),
+      times=np.concatenate(times) / self.sample_rate,
+      seconds=heard.recording.seconds,
+    )
+
+  def _hear(
+    self,
+    found: Iterable[Recording],
+    keys: Sequence[str],
+    whole: bool,
+    progress: recording.Progress | None = None,
+  ) -> Iterator[_Heard | UserError]:
+    """Outputs of the model, recording by recording, in batches over them."""
+    order: collections.deque[_Heard] = collections.deque()
+    waiting: dict[int, list] = {}  # by number of samples
+    running: collections.deque = collections.deque()
+
+    def start(length):
+      rows = waiting.pop(length)
+      running.append((rows, self._run([row for _, row in rows])))
+      if len(running) > 1:  # the next batch is read while one runs
+        settle()
+
+    def settle():
+      rows, out = running.popleft()
+      out = {key: np.asarray(out[key]) for key in keys}
+      for n, (heard, row) in enumerate(rows):
+        heard.starts.append(row.start)
+        heard.counts.append(row.num_samples)
+        heard.outputs.append({key: out[key][n].copy() for key in keys})
+        heard.left -= 1
+      if progress:
+        end = row.start + row.num_samples
+        progress(heard.number, end / self.sample_rate)
+
+    def finished():
+      while order and order[0].read and (order[0].error or not order[0].left):
+        yield order[0].error or order[0]
+        order.popleft()
+
+    for number, one in enumerate(found):
+      for length, rows in list(waiting.items()):
+        if rows[0][0].number <= number - 2 * self._batch_size:
+          start(length)
+      heard = _Heard(number, one)
+      order.append(heard)
+      try:
+        for row in one.rows(self._cutting, whole=whole):
+          heard.left += 1
+          length = len(row.audio)
+          waiting.setdefault(length, []).append((heard, row))
+          if len(waiting[length]) == self._batch_size:
+            start(length)
+        self._warn(one)
+      except UserError as e:
+        heard.error = e
+      heard.read = True
+      yield from finished()
+    for length in list(waiting):
+      start(length)
+    while running:
+      settle()
+    yield from finished()
+
+  def _warn(self, one: Recording) -> None:
+    """Once for each kind of oddity."""
+    for kind, text in one.oddities():
+      if kind not in self._warned:
+        self._warned.add(kind)
+        warnings.warn(text, stacklevel=2)
+
+  def _run(self, rows: list[recording.Row]) -> dict[str, jax.Array]:
+    """One batch of rows of one length, filled up to a power of two."""
+    size = min(1 << (len(rows) - 1).bit_length(), self._batch_size)
+    rows = [*rows, *[rows[-1]] * (size - len(rows))]
+    batch = {
+      "audio": np.stack([row.audio for row in rows]),
+      "num_samples": np.array([row.num_samples for row in rows], np.int32),
+    }
+    return self._apply(self._params_of(len(rows[0].audio)), batch)
+
+  def _columns(self, num_frames: int) -> int:
+    """Columns of patches in so many frames."""
+    patch, stride = self._backbone.patch_size[1], self._backbone.stride[1]
+    return max(num_frames - patch, 0) // stride + 1
+
+  def _params_of(self, num_samples: int) -> Params:
+    """The parameters with positions for this length, adapted once."""
+    num_frames = self._recipe.frames.num_frames(num_samples)
+    if num_frames not in self._grids:
+      shape = (self._grid.shape[0], self._columns(num_frames))
+      self._grids[num_frames] = jnp.asarray(
+        adapt.resize_grid(self._grid, shape)
+      )
+    backbone = self._params["backbone"]
+    positions = backbone["pos_embed"] | {"grid": self._grids[num_frames]}
+    return self._params | {"backbone": backbone | {"pos_embed": positions}}
+
+  def _forward(self, params: Params, batch: Mapping[str, Any]) -> dict:
+    """Logits [B, C], clip embeddings [B, D] and frames [B, T', D]."""
+    # No op draws: `recording.parse` has seen to it.
+    keys = device_ops.row_keys(
+      jax.random.key(0, impl="threefry2x32"), len(batch["audio"])
+    )
+    batch = device_ops.apply(self._recipe.ops, batch, keys)
+    inputs = {k: batch[k] for k in ("fbank", "patches") if k in batch}
+    if len(inputs) != 1:
+      raise UserError("the recipe ends in neither fbank nor patches")
+    tokens = self._backbone.apply({"params": params["backbone"]}, **inputs)
+    head = self.info.head
+    pooling = "prefix" if self._backbone.prefix else "tokens"
+    clip = ast.pool(tokens, head.pooling if head else pooling)
+    patches = tokens["tokens"].astype(jnp.float32)  # [B, F' * T', D]
+    rows = self._grid.shape[0]
+    patches = patches.reshape(len(clip), rows, -1, patches.shape[-1])
+    out = {"clip": clip, "frames": patches.mean(1)}
+    if head is None:
+      return out
+    classifier = heads.ClassifierHead(
+      head.num_classes, layer_norm_eps=head.layer_norm_eps
+    )
+    return out | {"logits": classifier.apply({"params": params["head"]}, clip)}
+
+  def _check(self) -> None:
+    """Whether recipe and model fit, before the first recording."""
+    length = self._recipe.frames.num_samples(self._recipe.num_frames)
+    kind = np.int16 if self._recipe.quantise else np.float32
+    batch = {
+      "audio": jax.ShapeDtypeStruct((1, length), kind),
+      "num_samples": jax.ShapeDtypeStruct((1,), np.int32),
+    }
+    try:
+      jax.eval_shape(self._forward, self._params, batch)
+    except UserError as e:
+      raise UserError(f"the recipe does not fit the model: {e}") from None
+
+
+@dataclasses.dataclass
+class _Heard:
+  """A recording on its way: the outputs of its rows, in order."""
+
+  number: int
+  recording: Recording
+  starts: list[int] = dataclasses.field(default_factory=list)
+  counts: list[int] = dataclasses.field(default_factory=list)
+  outputs: list[dict] = dataclasses.field(default_factory=list)
+  left: int = 0
+  read: bool = False
+  error: UserError | None = None
+
+
+def _one_or_all(results: Iterable, several: bool) -> Any:
+  """All of them, or the only one; raises the first error."""
+  found = []
+  for result in results:
+    if isinstance(result, UserError):
+      raise result
+    found.append(result)
+  return found if several else found[0]

@@ -1,0 +1,318 @@
+"""From a recording to the waveforms that a model hears, without TensorFlow.
+
+A recipe's host part cuts every recording to one length. Here a recording may
+have any: it is read piece by piece, and comes out as one clip or as windows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import numbers
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from astjax import device_ops, pp
+from astjax.data import audio_file
+from astjax.errors import UserError, call_positional
+from astjax.ops.fbank import FbankSpec
+from astjax.weights import model_info
+
+# Called with the number of a recording and the seconds of it that are done.
+Progress = Callable[[int, float], None]
+
+MAX_RATE = 768_000  # Hz
+_MAX_CHANNELS = 64
+_BLOCK = 1 << 20  # samples, before and after resampling
+_LOUD = 2.0  # full scale is 1; lossy codecs and resampling overshoot a little
+
+# Of integer samples; other types do not say what full scale is.
+_SCALES = {"int16": 2.0**15, "int32": 2.0**31}
+
+EXAMPLE = (
+  "decode|resample(16_000)|fit(num_frames=1024)|quantise|to_float|center|fbank"
+  "|pad_frames|standardize(MEAN, STD)"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+  """A recipe, in two parts: what the host does, and the ops of the device.
+
+  Attributes:
+    channel: of several channels, their "mean" or the "first".
+    frames: sampling rate, length and shift of the frames.
+    num_frames: T, at which the model was trained.
+    quantise: whether the waveform becomes int16.
+    ops: of the device.
+  """
+
+  channel: str
+  frames: FbankSpec
+  num_frames: int
+  quantise: bool
+  ops: tuple[pp.NamedOp, ...]
+
+
+def parse(recipe: str) -> Recipe:
+  """Reads a recipe of a saved model, or of a config.
+
+  Without `resample`, recordings of another rate than the recipe's are resampled
+  all the same. `multi_hot` and `keep` are passed over.
+
+  Raises:
+    UserError: not a recipe, or one that draws at random or has no `fit`.
+  """
+  where = "the recipe"
+  host: dict[str, dict[str, Any]] = {}
+  rest = []
+  for name, args, kwargs in pp.calls(recipe, where):
+    if name in model_info.HOST_OPS:
+      if name in host or rest:
+        raise UserError(f"{where}: {name} comes twice or too late: {recipe!r}")
+      make = model_info.HOST_OPS[name]
+      host[name] = call_positional(make, f"{where}: {name}", args, kwargs)
+    elif name not in ("multi_hot", "keep"):
+      rest.append(pp.text(name, args, kwargs))
+  ops = device_ops.parse("|".join(rest), where)
+  if drawn := [op.name for op in ops if pp.draws(op)]:
+    raise UserError(f"{where} draws at random ({drawn[0]}): leave that out")
+  if "fit" not in host or host["fit"]["num_frames"] < 1:
+    raise UserError(f"{where} needs fit(num_frames=...), 1 or more: {recipe!r}")
+  fit = dict(host["fit"])
+  num_frames = fit.pop("num_frames")
+  rate = host.get("resample", fit)["sample_rate"]
+  if rate != fit["sample_rate"]:
+    raise UserError(
+      f"{where} resamples to {rate} Hz and fits at {fit['sample_rate']} Hz"
+    )
+  return Recipe(
+    channel=host.get("decode", {"channel": "mean"})["channel"],
+    frames=FbankSpec(**fit),
+    num_frames=num_frames,
+    quantise="quantise" in host,
+    ops=ops,
+  )
+
+
+class Row(NamedTuple):
+  """What the model hears at once.
+
+  Attributes:
+    start: sample at which it begins, at the recipe's rate.
+    audio: [S] int16 or float32, padded to the samples of some frames.
+    num_samples: without the padding.
+  """
+
+  start: int
+  audio: np.ndarray
+  num_samples: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Cutting:
+  """How recordings are cut.
+
+  Attributes:
+    recipe: of the model.
+    lengths: in frames: the trained length, and longer ones that the model can
+      hear at once.
+    column: frames between two columns of patches.
+    num_columns: columns of patches in the trained length.
+  """
+
+  recipe: Recipe
+  lengths: tuple[int, ...]
+  column: int
+  num_columns: int
+
+
+class Recording:
+  """One recording, read once.
+
+  Args:
+    source: a path, or an array [S] or [S, channels].
+    sample_rate: of an array, Hz.
+    name: for messages.
+
+  Attributes:
+    name: for messages.
+    seconds: heard so far.
+    peak: highest absolute sample so far.
+  """
+
+  def __init__(self, source: Any, sample_rate: Any = None, name: str = ""):
+    self._source = source
+    self._rate = sample_rate
+    is_path = isinstance(source, (str, os.PathLike))
+    self.name = os.fspath(source) if is_path else name
+    self.seconds = 0.0
+    self.peak = 0.0
+
+  def rows(self, cutting: Cutting, *, whole: bool = True) -> Iterator[Row]:
+    """What the model hears of it, one after the other.
+
+    Args:
+      cutting: how.
+      whole: False takes the beginning alone, of the trained length.
+
+    Raises:
+      UserError: it cannot be used; the text begins with its name.
+    """
+    try:
+      yield from self._rows(cutting, whole)
+    except (audio_file.UnreadableAudio, UserError) as e:
+      raise UserError(f"{self.name}: {e}") from None
+
+  def _rows(self, cutting, whole):
+    recipe = cutting.recipe
+    frames, trained = recipe.frames, recipe.num_frames
+    longest = cutting.lengths[-1]
+    pace = cutting.num_columns * cutting.column  # frames between two windows
+    length = frames.num_samples(trained)
+
+    def row(start, audio, num_frames):
+      audio, count = audio_file.fit(audio, frames.num_samples(num_frames))
+      audio = audio_file.quantise(audio) if recipe.quantise else audio
+      return Row(start, audio, count)
+
+    start, audio = 0, np.zeros(0, np.float32)  # from `start` on
+    for piece in self._waveform(recipe):
+      audio = np.concatenate([audio, piece])
+      if not whole and len(audio) >= length:
+        break
+      if whole and (start or frames.num_frames(len(audio)) > longest):
+        while frames.num_frames(len(audio)) >= trained + pace:
+          yield row(start, audio, trained)
+          start += pace * frames.hop_size
+          audio = audio[pace * frames.hop_size :]
+    have = frames.num_frames(len(audio))
+    if not whole:
+      self.seconds = min(self.seconds, length / frames.sample_rate)
+      yield row(0, audio, trained)
+    elif not start and have <= longest:
+      yield row(0, audio, next(n for n in cutting.lengths if n >= have))
+    else:
+      yield row(start, audio, trained)
+      if have > trained:
+        skip = math.ceil((have - trained) / cutting.column) * cutting.column
+        skip *= frames.hop_size
+        yield row(start + skip, audio[skip:], trained)
+
+  def _waveform(self, recipe: Recipe) -> Iterator[np.ndarray]:
+    """float32 [S] at the recipe's rate, piece by piece."""
+    pieces = self._pieces()
+    first, rate = next(pieces)
+    rate = check_rate(rate)
+    new_rate = recipe.frames.sample_rate
+    step = max(1, min(_BLOCK, int(_BLOCK * rate / new_rate)))
+
+    def mono():
+      for block, _ in itertools.chain([(first, rate)], pieces):
+        for i in range(0, len(block), step):
+          part = block[i : i + step]
+          self.peak = max(self.peak, float(np.abs(part).max()))
+          self.seconds += len(part) / rate
+          yield audio_file.to_mono(part, recipe.channel)
+
+    return audio_file.resample_blocks(mono(), rate, new_rate)
+
+  def _pieces(self) -> Iterator[tuple[np.ndarray, float]]:
+    if isinstance(self._source, (str, os.PathLike)):
+      yield from audio_file.blocks(self._source)
+      return
+    audio, scale = check_array(self._source)
+    for i in range(0, len(audio), _BLOCK):
+      with np.errstate(over="ignore"):
+        block = audio[i : i + _BLOCK].astype(np.float32)
+      if scale != 1.0:
+        block *= np.float32(1 / scale)
+      if not np.isfinite(block).all():
+        raise UserError("it holds samples that are not finite")
+      yield block, self._rate
+
+  def oddities(self) -> Iterator[tuple[str, str]]:
+    """(kind, text) of what is worth a warning, once it is read."""
+    if self.peak == 0.0:
+      yield "silent", f"{self.name} is silent: every sample is zero"
+    if self.peak > _LOUD:
+      yield (
+        "loud",
+        f"{self.name} has samples up to {self.peak:g}; full scale is 1, and "
+        "what lies above is clipped (divide int16 samples by 32768)",
+      )
+
+
+def check_rate(rate: Any) -> float:
+  """A sampling rate in Hz; raises a UserError for what cannot be one."""
+  if rate is None:
+    raise UserError("an array needs its sampling rate: give sample_rate=, Hz")
+  is_number = isinstance(rate, numbers.Real) and not isinstance(rate, bool)
+  if not is_number or not 1 <= rate <= MAX_RATE:
+    raise UserError(
+      f"a sampling rate of {rate!r} Hz; expected a number from 1 to "
+      f"{MAX_RATE:,}"
+    )
+  return int(rate) if rate == int(rate) else float(rate)
+
+
+def check_array(audio: Any) -> tuple[np.ndarray, float]:
+  """([S] or [S, channels], what full scale is); UserErrors for all others."""
+  if not hasattr(audio, "__array__"):
+    raise UserError(
+      f"expected a path or an array [S] or [S, channels], got "
+      f"{type(audio).__name__}"
+    )
+  audio = np.asarray(audio)
+  kind = str(audio.dtype)
+  if kind not in _SCALES and audio.dtype.kind != "f":
+    raise UserError(
+      f"samples of type {kind}; expected floats in [-1, 1], int16 or int32"
+    )
+  if audio.ndim not in (1, 2):
+    raise UserError(
+      f"an array of shape {audio.shape}; expected [S] or [S, channels], and a "
+      "list of arrays for several recordings"
+    )
+  if audio.size == 0:
+    raise UserError("it holds no samples")
+  if audio.ndim == 2 and audio.shape[1] > _MAX_CHANNELS:
+    raise UserError(
+      f"an array of shape {audio.shape} has {audio.shape[1]:,} channels, at "
+      f"most {_MAX_CHANNELS} are expected; [S, channels] is right, transpose it"
+    )
+  return audio, _SCALES.get(kind, 1.0)
+
+
+def recordings(clips: Any, sample_rate: Any) -> tuple[list[Recording], bool]:
+  """(recordings, whether several were given).
+
+  Args:
+    clips: a path, an array [S] or [S, channels], or a list of those.
+    sample_rate: Hz, of all arrays or of each clip.
+
+  Raises:
+    UserError: rates that fit no clips.
+  """
+  several = isinstance(clips, (list, tuple))
+  clips = list(clips) if several else [clips]
+  rates = sample_rate
+  if not isinstance(rates, (list, tuple)):
+    if rates is not None and not any(map(_is_array, clips)) and clips:
+      raise UserError("sample_rate is for arrays; a file knows its own")
+    rates = [rates if _is_array(clip) else None for clip in clips]
+  if len(rates) != len(clips):
+    raise UserError(f"{len(rates)} sample rates for {len(clips)} clips")
+  named = "clip {}" if several else "the array"
+  return [
+    Recording(clip, rate, named.format(i))
+    for i, (clip, rate) in enumerate(zip(clips, rates, strict=True))
+  ], several
+
+
+def _is_array(clip: Any) -> bool:
+  return not isinstance(clip, (str, os.PathLike))

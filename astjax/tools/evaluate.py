@@ -1,0 +1,171 @@
+"""Measures a model on labelled recordings, beside what it is known to reach.
+
+  python -m astjax.tools.evaluate --model=M --manifest=eval.csv --data_dir=DATA
+  python -m astjax.tools.evaluate --model=M --data_dir=sounds
+
+With --manifest, a table of paths and labels (the source `csv`), otherwise a
+folder per class. The metrics are those of training's evaluation: the beginning
+of each recording is heard, of the trained length.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+from absl import logging
+
+from astjax import metric_log
+from astjax.data import sources
+from astjax.errors import UserError, nearest
+from astjax.ops import metrics
+from astjax.serving.bundle import Bundle
+from astjax.tools import predict
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Command line; returns the exit status."""
+  args = _parser().parse_args(argv)
+  logging.set_verbosity(logging.ERROR)  # orbax warns of reading only
+  try:
+    return _evaluate(args)
+  except UserError as e:
+    print(f"astjax: error: {' '.join(str(e).split())}", file=sys.stderr)
+    return 1
+  except KeyboardInterrupt:
+    print("astjax: interrupted", file=sys.stderr)
+    return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  add = parser.add_argument
+  add("--data_dir", required=True, help="what paths are relative to")
+  add("--manifest", default="", help="table with the columns path, labels")
+  add("--split", default="", help="of the data; all by default")
+  add("--folds", default="", help="likewise, such as 1,2")
+  add("--pattern", default="", help="of a folder's paths, see docs/data.md")
+  add("--label_separator", default=",", help="between labels in the table")
+  add("--output", default="", help="also write the numbers to a .json file")
+  predict.add_model(parser)
+  return parser
+
+
+def _evaluate(args) -> int:
+  if args.output and not pathlib.Path(args.output).absolute().parent.is_dir():
+    raise UserError(f"cannot write {args.output}: there is no such folder")
+  data = _source(args)
+  names = data.class_names if args.label_list else ()
+  model = predict.load_model(args, names)
+  numbers = _class_numbers(model, data)
+  paths = [str(data.root / data.name(i)) for i in range(len(data))]
+  console = metric_log.Console(stderr=True)
+  logits, targets, unreadable = [], [], []
+  heard = predict.hear(model, paths, console, whole=False)
+  for i, found in enumerate(heard):
+    if isinstance(found, UserError):
+      unreadable.append(data.name(i))
+      console.say(f"astjax: error: {' '.join(str(found).split())}")
+      continue
+    target = np.zeros(len(model.class_names), np.float32)
+    target[[numbers[label] for label in data.labels(i)]] = 1.0
+    logits.append(found.logits)
+    targets.append(target)
+  if not logits:
+    raise UserError("none of the recordings can be read")
+  measured, _ = metrics.classification(np.stack(logits), np.stack(targets))
+  result = {
+    "model": model.info.origin,
+    "weights": model.digest,
+    "data": sources.fingerprint(data),
+    "num_examples": len(logits),
+    "unreadable": unreadable,
+    "measured": {k: _number(v) for k, v in measured.items()},
+    "expected": dict([model.info.reported] if model.info.reported else []),
+    "reported": model.info.expected,
+  }
+  _show(result)
+  if args.output:
+    try:
+      pathlib.Path(args.output).write_text(json.dumps(result, indent=2) + "\n")
+    except OSError as e:
+      raise UserError(f"cannot write {args.output}: {e.strerror}") from None
+  return 1 if unreadable else 0
+
+
+def _source(args) -> sources.Recordings:
+  folds = tuple(f for f in args.folds.split(",") if f)
+  given = {"data_dir": args.data_dir, "split": args.split, "folds": folds}
+  given["label_list"] = _file(args.label_list)
+  if args.manifest:
+    return sources.csv(
+      csv=_file(args.manifest), label_separator=args.label_separator, **given
+    )
+  if args.pattern:
+    given["pattern"] = args.pattern
+  return sources.folder(**given)
+
+
+def _file(text: str) -> str:
+  """As the shell means it, if that is there; else it is below the data."""
+  path = pathlib.Path(text).expanduser().absolute()
+  return str(path) if path.is_file() else text
+
+
+def _class_numbers(model: Bundle, data: sources.Recordings) -> list[int]:
+  """For each class of the data its number in the model.
+
+  Raises:
+    UserError: the two do not agree.
+  """
+  if model.info.head is None:
+    raise UserError("this model has no classifier to evaluate")
+  known = model.info.class_names
+  if not known:
+    raise UserError(
+      f"the names of the model's {len(model.class_names)} classes are not "
+      "known: give them with --label_list"
+    )
+  for name in data.class_names:
+    if name not in known:
+      raise UserError(
+        f"the data's class {name!r} is none of the model's {len(known)}."
+        f"{nearest(name, known)[:300]}"
+      )
+  return [known.index(name) for name in data.class_names]
+
+
+def _show(result) -> None:
+  console = metric_log.Console()
+  console.block(
+    f"{result['model']}, SHA-256 {result['weights'][:16]}...",
+    {
+      "data": f"fingerprint {result['data']}",
+      "recordings": result["num_examples"],
+      "unreadable": len(result["unreadable"]),
+    },
+  )
+  rows = []
+  for name, value in result["measured"].items():
+    expected = result["expected"].get(name, "")
+    value = "none" if value is None else value
+    rows.append([name, value, expected])
+  console.table("", ["metric", "measured", "expected"], rows)
+  if result["reported"]:
+    console.say(f"expected: {result['reported']}, as its publishers report")
+
+
+def _number(value: float) -> float | None:
+  """JSON knows no NaN."""
+  return value if math.isfinite(value) else None
+
+
+if __name__ == "__main__":
+  sys.exit(main())
