@@ -26,6 +26,7 @@ from astjax import (
   pp,
   pretrained,
   run_config,
+  run_record,
   sharding,
   tasks,
   train_step,
@@ -165,7 +166,8 @@ def build(config: Mapping[str, Any], *, mesh: Mesh | None = None) -> Job:
   )
   call(pretrained.Options, "config.init_kw", run.init_kw)
   job = Job(run, mesh, task, train, evals, steps_per_epoch, total_steps)
-  _check_best(run.best, evals, task)
+  _check_metric("config.best", run.best, evals, task)
+  _check_record(job)
   for name, split in {"train": train, **evals}.items():
     _check_labels(name, split.reader.source, task)
   with located("config.input"):
@@ -218,12 +220,35 @@ def _check_labels(name, source, task):
       )
 
 
-def _check_best(best, evals, task):
+def _check_metric(where, metric, evals, task):
   known = [f"{e}/{m}" for e in evals for m in task.metric_names]
-  if best and best not in known:
+  if metric and metric not in known:
     raise UserError(
-      f"config.best={best!r} is no metric of an evaluation."
-      f"{nearest(best, known)}"
+      f"{where}={metric!r} is no metric of an evaluation."
+      f"{nearest(metric, known)}"
+    )
+
+
+def _check_record(job):
+  """What the run is to remember has to come up in it."""
+  run, metric = job.config, job.config.plateau.metric
+  _check_metric("config.plateau.metric", metric, job.evals, job.task)
+  if metric and not job.evals[metric.split("/")[0]].every:
+    name = metric.split("/")[0]
+    raise UserError(
+      f"config.plateau.metric={metric!r}, but {name} is evaluated only at the "
+      f"end: set config.evals.{name}.every_epochs or every_steps"
+    )
+  average = run_record.start(run, job.steps_per_epoch).average
+  if average and average.last_step > job.total_steps:
+    raise UserError(
+      f"config.average.last_epoch={run.average.last_epoch}, but the run ends "
+      f"after {job.total_steps / job.steps_per_epoch:.4g} epochs"
+    )
+  if run.ensemble_predictions and job.task.head is None:
+    raise UserError(
+      "config.ensemble_predictions needs a classifier, which the task "
+      f"{run.task!r} does not have"
     )
 
 
