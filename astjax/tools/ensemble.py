@@ -15,6 +15,7 @@ several machines can be put together.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import math
@@ -62,9 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   add = parser.add_argument
   add("runs", nargs="+", metavar="RUN", help="a work directory, or a dump")
-  add(
-    "--split", default="", help="evaluation; the first run's first by default"
-  )
+  add("--split", default="", help="evaluation; default: the first run's first")
   add("--data_dir", help="if the recordings have moved")
   add("--json", help="file for the metrics")
   add("--dump", action="store_true", help="keep each run's predictions")
@@ -120,15 +119,15 @@ def rate(
       labels or classes.
   """
   paths = [pathlib.Path(run).expanduser() for run in runs]
-  twice = [
-    p for i, p in enumerate(paths) if p.resolve() in _resolved(paths[:i])
-  ]
-  if twice:
-    raise UserError(f"{twice[0]} is given twice")
+  for i, path in enumerate(paths):
+    if path.resolve() in {p.resolve() for p in paths[:i]}:
+      raise UserError(f"{path} is given twice")
   mean, rated, first = Mean(), [], None
   for path in paths:
     p = _read(path) if path.is_file() else predict(path, split, data_dir)
     first, split = first or p, split or p.split
+    if p.split != split:
+      raise UserError(f"{path} is of the evaluation {p.split!r}, not {split!r}")
     _check_same(paths[0], first, path, p)
     if dump and path.is_dir():
       _write(path / f"{p.split}_predictions.npz", p)
@@ -141,10 +140,6 @@ def rate(
     "runs": rated,
     "ensemble": evaluate.rate(mean.value()["scores"], first.labels),
   }
-
-
-def _resolved(paths):
-  return [p.resolve() for p in paths]
 
 
 def predict(
@@ -160,18 +155,20 @@ def predict(
     chosen = lookup(
       loaded.evals, split or next(iter(loaded.evals)), "evaluation"
     )
-    out = evaluate.outputs(
-      train_step.make_eval_step(loaded.task, chosen.device_ops, loaded.mesh),
-      state,
-      pipeline.eval_batches(
-        chosen.reader, chosen.host_ops, batch_size=chosen.config.batch_size
-      ),
-      loaded.mesh,
-      progress=Console().ticker(
-        f"{folder} {chosen.name}",
-        pipeline.num_eval_batches(chosen.reader, chosen.config.batch_size),
-      ),
+    size = chosen.config.batch_size
+    batches = pipeline.eval_batches(
+      chosen.reader, chosen.host_ops, batch_size=size
     )
+    progress = Console().ticker(
+      f"{folder} {chosen.name}", pipeline.num_eval_batches(chosen.reader, size)
+    )
+    step = train_step.make_eval_step(
+      loaded.task, chosen.device_ops, loaded.mesh
+    )
+    with contextlib.closing(batches):
+      out = evaluate.outputs(
+        step, state, batches, loaded.mesh, progress=progress
+      )
   return Predictions(
     split=chosen.name,
     step=int(state.step),
@@ -184,11 +181,6 @@ def predict(
 
 def _check_same(path, first: Predictions, other_path, other: Predictions):
   """What is averaged has to be about the same things."""
-  if other.split != first.split:
-    raise UserError(
-      f"{other_path} is of the evaluation {other.split!r}, {path} of "
-      f"{first.split!r}"
-    )
   for what, a, b in (
     ("classes", first.class_names, other.class_names),
     ("recordings", first.names, other.names),
