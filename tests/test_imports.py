@@ -119,6 +119,7 @@ def test_configs_stand_alone(path):
     "astjax.optim",
     "astjax.weights.maps",
     "astjax.pretrained",
+    "astjax.tools.average_checkpoints",
     "astjax.tools.convert_weights",
     "astjax.data.audio_file",
     "astjax.data.sources",
