@@ -78,7 +78,12 @@ class Checkpoints:
     return sorted(self._manager.all_steps())
 
   def save(
-    self, state: TrainState, record: dict[str, Any], goodness: float | None
+    self,
+    state: TrainState,
+    record: dict[str, Any],
+    goodness: float | None,
+    *,
+    replace: bool = False,
   ) -> None:
     """Saves; the writing goes on in the background, one save at a time.
 
@@ -89,13 +94,15 @@ class Checkpoints:
       record: what the host remembers, plain JSON but for the key `arrays`, a
         flat dict of NumPy arrays, which must not change afterwards.
       goodness: how good this state is (higher is better), None if unknown.
+      replace: anew if this step is saved already, unless nothing else is: it
+        was saved before it was known how good it is.
     """
     step = int(state.step)
     saved = self._manager.all_steps()
     if step in saved:
-      if goodness is None or len(saved) == 1:
+      if not replace or len(saved) == 1:
         return
-      self._manager.delete(step)  # it was saved before it was rated
+      self._manager.delete(step)
     record = dict(record)
     arrays = record.pop("arrays", {})
     digests = {k: _describe_leaf(v) for k, v in arrays.items()}

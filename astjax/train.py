@@ -292,7 +292,7 @@ class _Loop:
     due = {k: v for k, v in self.job.evals.items() if k in self.record.owed}
     self.record.owed = ()
     if due and self._evaluate(due):
-      self._save()
+      self._save(replace=True)
 
   def _check(self, window: metric_log.Window, *, leave: int = 0) -> None:
     """Looks at finished steps; a non-finite one ends the run."""
@@ -427,12 +427,14 @@ class _Loop:
     ):
       self.log.write(self.step, results)
 
-  def _save(self) -> None:
+  def _save(self, *, replace: bool = False) -> None:
     is_now = self.record.best_step == int(self.state.step)
     goodness = None
     if is_now and self.record.best is not None:
       goodness = self.record.goodness({self.record.metric: self.record.best})
-    self.checkpoints.save(self.state, self.record.to_saved(), goodness)
+    self.checkpoints.save(
+      self.state, self.record.to_saved(), goodness, replace=replace
+    )
 
   def _report_unreadable(self) -> None:
     splits = {"train": self.job.train, **self.job.evals}

@@ -32,6 +32,7 @@ from tests.test_train import assert_same_bits, final_state, flip_a_bit, run
 from tests.tiny import tiny_config
 
 NAN, INF = math.nan, math.inf
+SLOW = pytest.mark.slow
 
 
 def scales(values, **config):
@@ -316,6 +317,7 @@ def test_logged_rate_is_the_plateau_s(whole):
   assert load(whole)[2]["plateau"]["scale"] == after[13]
 
 
+@SLOW
 def test_scale_multiplies_the_rate_and_compiles_once():
   """Half of it is the step at half the rate, through the whole chain."""
   states = {}
@@ -359,7 +361,9 @@ def test_scale_multiplies_the_rate_and_compiles_once():
   assert np.abs(kernel(states[0.02, 1.0]) - kernel(a)).max() > 1e-3
 
 
-@pytest.mark.parametrize("stops", [(1, 5), (4, 9), (12,)])
+@pytest.mark.parametrize(
+  "stops", [(4, 9), *(pytest.param(s, marks=SLOW) for s in [(1, 5), (12,)])]
+)
 def test_resumed_is_uninterrupted(stops, whole, tmp_path):
   for stop in stops:
     run(tmp_path, remembering(), stop_at=stop)
@@ -367,6 +371,7 @@ def test_resumed_is_uninterrupted(stops, whole, tmp_path):
   assert_same_run(tmp_path, whole)
 
 
+@SLOW
 def test_resumed_from_the_checkpoint_before(whole, tmp_path):
   """A kill after evaluations and ends of epochs that are not saved."""
   config = remembering(checkpoint={"every_steps": 1000, "keep": 20}, best="")
@@ -411,6 +416,7 @@ def test_a_signal_owes_an_evaluation(whole, tmp_path, monkeypatch):
   assert_same_run(tmp_path, whole)
 
 
+@SLOW
 def test_an_owed_evaluation_can_be_the_best(tmp_path, monkeypatch):
   config = tiny_config(
     steps=6,
@@ -459,6 +465,7 @@ def test_finished_run_repairs_its_average(whole, tmp_path):
   assert_same_run(tmp_path / "run", whole)
 
 
+@SLOW
 def test_longer_run_averages_more(whole, tmp_path):
   config = remembering(steps=10)
   run(tmp_path, config)
@@ -483,6 +490,7 @@ def test_average_is_never_of_fewer_epochs(whole, tmp_path):
   assert load(tmp_path)[2]["average"]["count"] == 2
 
 
+@SLOW
 def test_damaged_arrays_are_passed_over(whole, tmp_path, capsys):
   run(tmp_path, remembering(), stop_at=9)
   folder = tmp_path / "checkpoints" / "9"
