@@ -66,6 +66,8 @@ class Checkpoints:
       self.folder,
       options=ocp.CheckpointManagerOptions(
         preservation_policy=None if read_only else policy,
+        # Without it orbax forgets on a resume how good a checkpoint was.
+        best_fn=lambda metrics: metrics["goodness"],
         cleanup_tmp_directories=not read_only,
         read_only=read_only,
         create=not read_only,

@@ -416,6 +416,21 @@ def test_a_signal_owes_an_evaluation(whole, tmp_path, monkeypatch):
   assert_same_run(tmp_path, whole)
 
 
+def test_the_best_survives_a_resume(tmp_path):
+  config = tiny_config(
+    steps=6,
+    evals={"val": {"every_steps": 2}},
+    checkpoint={"every_steps": 1, "keep": 1},
+  )
+  run(tmp_path, config, stop_at=3)
+  run(tmp_path, config)
+  values = logged(tmp_path, "val/mAP")
+  assert max(values, key=lambda s: (values[s], -s)) == 2
+  kept = {int(p.name) for p in (tmp_path / "checkpoints").iterdir()}
+  assert kept == {2, 6}
+  assert int(job.load_run(tmp_path)[1].step) == 2
+
+
 @SLOW
 def test_an_owed_evaluation_can_be_the_best(tmp_path, monkeypatch):
   config = tiny_config(
