@@ -1,10 +1,10 @@
 """Checkpoints of a training run: complete or absent, and checked leaf by leaf.
 
 The only module that knows orbax. A checkpoint is `<workdir>/checkpoints/<step>`
-with two items: `state` (the arrays) and `meta` (JSON: the run record, and for
-every leaf its shape, type and SHA-256). Orbax writes beside the final place and
-renames, so a killed save leaves no half checkpoint; it restores a flipped bit
-without a word, though, hence the digests.
+with the items `state`, `meta` (JSON: the run record, and for every array its
+shape, type and SHA-256) and, if the record has any, `arrays`. Orbax writes
+beside the final place and renames, so a killed save leaves no half checkpoint;
+it restores a flipped bit without a word, though, hence the digests.
 """
 
 from __future__ import annotations
@@ -66,11 +66,13 @@ class Checkpoints:
       self.folder,
       options=ocp.CheckpointManagerOptions(
         preservation_policy=None if read_only else policy,
+        # Without it orbax forgets on a resume how good a checkpoint was.
+        best_fn=lambda metrics: metrics["goodness"],
         cleanup_tmp_directories=not read_only,
         read_only=read_only,
         create=not read_only,
       ),
-      item_names=("state", "meta"),
+      item_names=("state", "meta", "arrays"),
     )
 
   def steps(self) -> list[int]:
@@ -78,7 +80,12 @@ class Checkpoints:
     return sorted(self._manager.all_steps())
 
   def save(
-    self, state: TrainState, record: dict[str, Any], goodness: float | None
+    self,
+    state: TrainState,
+    record: dict[str, Any],
+    goodness: float | None,
+    *,
+    replace: bool = False,
   ) -> None:
     """Saves; the writing goes on in the background, one save at a time.
 
@@ -86,20 +93,32 @@ class Checkpoints:
 
     Args:
       state: its `step` names the checkpoint.
-      record: what the host remembers, plain JSON.
+      record: what the host remembers, plain JSON but for the key `arrays`, a
+        flat dict of NumPy arrays, which must not change afterwards.
       goodness: how good this state is (higher is better), None if unknown.
+      replace: anew if this step is saved already, unless nothing else is: it
+        was saved before it was known how good it is.
     """
     step = int(state.step)
-    if step in self._manager.all_steps():
-      return
-    meta = {"record": record, "leaves": describe(state)}
+    saved = self._manager.all_steps()
+    if step in saved:
+      if not replace or len(saved) == 1:
+        return
+      self._manager.delete(step)
+    record = dict(record)
+    arrays = record.pop("arrays", {})
+    digests = {k: _describe_leaf(v) for k, v in arrays.items()}
+    meta = {"record": record, "leaves": describe(state), "arrays": digests}
+    items = {
+      "state": ocp.args.StandardSave(_as_dict(state)),
+      "meta": ocp.args.JsonSave(meta),
+    }
+    if arrays:
+      items["arrays"] = ocp.args.StandardSave(arrays)
     with self._saving():
       self._manager.save(
         step,
-        args=ocp.args.Composite(
-          state=ocp.args.StandardSave(_as_dict(state)),
-          meta=ocp.args.JsonSave(meta),
-        ),
+        args=ocp.args.Composite(**items),
         metrics=None if goodness is None else {"goodness": goodness},
       )
 
@@ -114,7 +133,8 @@ class Checkpoints:
         warning, and the one before it is tried.
 
     Returns:
-      (state, record), or None if there is no checkpoint.
+      (state, record as it was given to `save`), or None if there is no
+      checkpoint.
 
     Raises:
       UserError: a checkpoint of another model, or none is intact.
@@ -150,19 +170,23 @@ class Checkpoints:
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
       _as_dict(template),
     )
-    tree = self._manager.restore(
-      step,
-      args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)),
-    )["state"]
-    state = TrainState(**tree)
-    now = describe(state)
-    changed = [k for k, v in meta["leaves"].items() if now[k] != v]
+    items = {"state": ocp.args.StandardRestore(abstract)}
+    digests = meta.get("arrays", {})
+    if digests:
+      shapes = {k: np.empty(s, d) for k, (s, d, _) in digests.items()}
+      items["arrays"] = ocp.args.StandardRestore(shapes)
+    tree = self._manager.restore(step, args=ocp.args.Composite(**items))
+    state = TrainState(**tree["state"])
+    arrays = dict(tree["arrays"]) if digests else {}
+    now = describe(state) | {k: _describe_leaf(v) for k, v in arrays.items()}
+    before = meta["leaves"] | digests
+    changed = [k for k, v in before.items() if now.get(k) != v]
     if changed:
       raise ValueError(
         f"the digest of {changed[0]} does not match ({len(changed)} of "
         f"{len(now)} leaves differ)"
       )
-    return state, meta["record"]
+    return state, meta["record"] | {"arrays": arrays}
 
   def read_params(self) -> tuple[int, dict[str, np.ndarray]]:
     """See the function `read_params`."""
@@ -185,6 +209,27 @@ class Checkpoints:
     raise UserError(
       f"none of the checkpoints in {self.folder} is intact ({problems[0]})"
     )
+
+  def params(self, step: int) -> dict[str, np.ndarray]:
+    """The parameters alone of one checkpoint, {path: array} on the host.
+
+    Raises:
+      UserError: there is no such checkpoint, or it is damaged.
+    """
+    if step not in self.steps():
+      raise UserError(
+        f"{self.folder.parent} has no checkpoint of step {step}; it has "
+        f"{', '.join(map(str, self.steps())) or 'none'}"
+      )
+    try:
+      return self._params(step)
+    except (UserError, MemoryError):
+      raise
+    except Exception as e:
+      reason = str(e).strip().split("\n")[0][:200] or type(e).__name__
+      raise UserError(
+        f"checkpoint {step} of {self.folder} is damaged: {reason}"
+      ) from None
 
   def _best(self, step):
     """The best step so far, as the record of this one tells."""

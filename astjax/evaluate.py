@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
+import scipy.special
 from jax.sharding import Mesh
 
 from astjax import sharding
 from astjax.errors import UserError
+from astjax.ops import metrics
 from astjax.tasks.base import Task
 from astjax.train_step import TrainState
 
@@ -58,5 +60,18 @@ def reduce(
   task: Task, out: dict[str, np.ndarray]
 ) -> tuple[dict[str, float], dict[str, Any]]:
   """(metrics with `num_examples`, per-class columns)."""
-  metrics, per_class = task.summarise(out)
-  return metrics | {"num_examples": len(out["id"])}, per_class
+  summary, per_class = task.summarise(out)
+  return summary | {"num_examples": len(out["id"])}, per_class
+
+
+def scores(out: dict[str, np.ndarray]) -> np.ndarray:
+  """What ensembles average: the sigmoid of the logits [n, C], in float64.
+
+  Also for a model trained with softmax, as in the original.
+  """
+  return scipy.special.expit(out["logits"].astype(np.float64))
+
+
+def rate(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+  """mAP, mAUC, d_prime and accuracy of scores [n, C]."""
+  return metrics.classification(scores, labels)[0]

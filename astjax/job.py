@@ -27,6 +27,7 @@ from astjax import (
   pp,
   pretrained,
   run_config,
+  run_record,
   saved_model,
   sharding,
   tasks,
@@ -55,6 +56,7 @@ class Split:
   row_shapes: Mapping[str, tuple[tuple[int, ...], Any]]
   weights: np.ndarray | None = None
   every: int = 0
+  of_best: bool = False
 
   @property
   def class_names(self) -> tuple[str, ...]:
@@ -162,7 +164,12 @@ def build(config: Mapping[str, Any], *, mesh: Mesh | None = None) -> Job:
       given.every_epochs, given.every_steps, steps_per_epoch
     )
     _check_same_classes(where, split.class_names, train.class_names)
-    evals[name] = dataclasses.replace(split, every=every)
+    if given.of_best and (every or not run.best):
+      raise UserError(
+        f"{where}.of_best is evaluated once, on the best checkpoint: it needs "
+        "config.best, and no every_epochs or every_steps"
+      )
+    evals[name] = dataclasses.replace(split, every=every, of_best=given.of_best)
   task = tasks.build(
     run.task,
     run.task_kw,
@@ -173,7 +180,8 @@ def build(config: Mapping[str, Any], *, mesh: Mesh | None = None) -> Job:
   )
   call(pretrained.Options, "config.init_kw", run.init_kw)
   job = Job(run, mesh, task, train, evals, steps_per_epoch, total_steps)
-  _check_best(run.best, evals, task)
+  _check_metric("config.best", run.best, evals, task)
+  _check_record(job)
   for name, split in {"train": train, **evals}.items():
     _check_labels(name, split.reader.source, task)
   with located("config.input"):
@@ -226,12 +234,40 @@ def _check_labels(name, source, task):
       )
 
 
-def _check_best(best, evals, task):
-  known = [f"{e}/{m}" for e in evals for m in task.metric_names]
-  if best and best not in known:
+def _check_metric(where, metric, evals, task):
+  known = [
+    f"{e}/{m}"
+    for e, split in evals.items()
+    for m in task.metric_names
+    if not split.of_best
+  ]
+  if metric and metric not in known:
     raise UserError(
-      f"config.best={best!r} is no metric of an evaluation."
-      f"{nearest(best, known)}"
+      f"{where}={metric!r} is no metric of an evaluation."
+      f"{nearest(metric, known)}"
+    )
+
+
+def _check_record(job):
+  """What the run is to remember has to come up in it."""
+  run, metric = job.config, job.config.plateau.metric
+  _check_metric("config.plateau.metric", metric, job.evals, job.task)
+  if metric and not job.evals[metric.split("/")[0]].every:
+    name = metric.split("/")[0]
+    raise UserError(
+      f"config.plateau.metric={metric!r}, but {name} is evaluated only at the "
+      f"end: set config.evals.{name}.every_epochs or every_steps"
+    )
+  average = run_record.start(run, job.steps_per_epoch).average
+  if average and average.last_step > job.total_steps:
+    raise UserError(
+      f"config.average.last_epoch={run.average.last_epoch}, but the run ends "
+      f"after {job.total_steps / job.steps_per_epoch:.4g} epochs"
+    )
+  if run.ensemble_predictions and job.task.head is None:
+    raise UserError(
+      "config.ensemble_predictions needs a classifier, which the task "
+      f"{run.task!r} does not have"
     )
 
 

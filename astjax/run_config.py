@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from astjax import errors
 from astjax.errors import UserError
@@ -55,6 +55,8 @@ class EvalConfig:
     on_device: recipe without augmentation; always given.
     every_epochs: how often; 0 with every_steps 0 means at the end only.
     every_steps: the same in steps.
+    of_best: once, at the end, on the best checkpoint instead of the last: for a
+      test set that must not be looked at before.
   """
 
   on_device: str
@@ -67,6 +69,7 @@ class EvalConfig:
   on_host: str | None = None
   every_epochs: float = 0.0
   every_steps: int = 0
+  of_best: bool = False
 
   def input(self, training: InputConfig) -> InputConfig:
     """The complete input of this evaluation."""
@@ -96,6 +99,35 @@ class CheckpointConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class PlateauConfig:
+  """`config.plateau`: the rate falls when a metric stops getting better.
+
+  The names and their meaning are those of torch's ReduceLROnPlateau.
+
+  Attributes:
+    metric: of an evaluation, such as "val/accuracy"; empty is off.
+    mode: "min" for losses.
+    factor: what the rate is multiplied by.
+    patience: evaluations without improvement that change nothing yet.
+    threshold: what counts as an improvement, relative to the best so far.
+  """
+
+  metric: str = ""
+  mode: Literal["max", "min"] = "max"
+  factor: float = 0.5
+  patience: int = 2
+  threshold: float = 1e-4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AverageConfig:
+  """`config.average`: weights to average, by epoch, from 1; 0 and 0 is off."""
+
+  first_epoch: int = 0
+  last_epoch: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
   """A whole config.
 
@@ -112,6 +144,7 @@ class RunConfig:
     evals: {name: EvalConfig}.
     best: metric that decides on the best checkpoint, such as "val/mAP".
     best_is_lowest: True for losses.
+    ensemble_predictions: also rate the mean of the scores over evaluations.
   """
 
   task: str
@@ -128,6 +161,9 @@ class RunConfig:
   evals: Mapping[str, EvalConfig] = dataclasses.field(default_factory=dict)
   best: str = ""
   best_is_lowest: bool = False
+  ensemble_predictions: bool = False
+  plateau: PlateauConfig = dataclasses.field(default_factory=PlateauConfig)
+  average: AverageConfig = dataclasses.field(default_factory=AverageConfig)
   log: LogConfig = dataclasses.field(default_factory=LogConfig)
   checkpoint: CheckpointConfig = dataclasses.field(
     default_factory=CheckpointConfig
@@ -144,6 +180,8 @@ def parse(config: Mapping[str, Any]) -> RunConfig:
   plain = to_plain(config)
   sections = {
     "input": InputConfig,
+    "plateau": PlateauConfig,
+    "average": AverageConfig,
     "log": LogConfig,
     "checkpoint": CheckpointConfig,
   }
@@ -183,6 +221,20 @@ def _check(run: RunConfig) -> None:
     raise UserError(
       f"config.checkpoint.keep={run.checkpoint.keep} must be at least 1"
     )
+  p = run.plateau
+  if not (0 < p.factor < 1 and p.patience >= 0 and 0 <= p.threshold < 1):
+    raise UserError(
+      f"config.plateau: factor={p.factor} must be in (0, 1), patience="
+      f"{p.patience} at least 0, threshold={p.threshold} in [0, 1)"
+    )
+  a = run.average
+  if (a.first_epoch, a.last_epoch) != (0, 0) and not (
+    1 <= a.first_epoch <= a.last_epoch
+  ):
+    raise UserError(
+      f"config.average: first_epoch={a.first_epoch} and last_epoch="
+      f"{a.last_epoch} are no range; epochs count from 1"
+    )
   sections = {f"config.evals.{k}": v for k, v in run.evals.items()}
   for where, section in (
     {"config.checkpoint": run.checkpoint} | sections
@@ -217,7 +269,15 @@ def to_plain(value: Any) -> Any:
 
 # A run may be continued with other values of these: they change what is seen
 # of a training, not the training.
-_FREE = ("log", "checkpoint", "evals", "best", "best_is_lowest")
+_FREE = (
+  "log",
+  "checkpoint",
+  "evals",
+  "best",
+  "best_is_lowest",
+  "average",
+  "ensemble_predictions",
+)
 
 
 def differences(
@@ -226,18 +286,23 @@ def differences(
   """What changed between two plain configs: (of the training, of the rest).
 
   `input.data_dir` may change (the data is compared by its fingerprint), and the
-  length of the run may, unless the learning rate's schedule depends on it.
+  length of the run may, unless the learning rate's schedule depends on it. An
+  evaluation that a plateau looks at is part of the training.
   """
   old, new = _flat(_filled(old)), _flat(_filled(new))
   free = [*_FREE, "input.data_dir"]
   if new.get("schedule.decay") != "cosine":
     free += ["epochs", "steps"]
+  # "evals.val." if the plateau's metric is of val; else nothing begins so.
+  decides = f"evals.{new.get('plateau.metric', '').split('/')[0] or ' '}."
   of_training, of_rest = [], []
   for key in sorted(old.keys() | new.keys()):
     if old.get(key) == new.get(key):
       continue
     line = f"config.{key} was {old.get(key)!r}, is {new.get(key)!r}"
     is_free = key in free or key.split(".")[0] in free
+    if key.startswith(decides) and not key.endswith(".data_dir"):
+      is_free = False
     (of_rest if is_free else of_training).append(line)
   return of_training, of_rest
 

@@ -9,6 +9,7 @@ task's state.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import pathlib
 import signal
@@ -25,6 +26,7 @@ from astjax import (
   evaluate,
   metric_log,
   run_config,
+  run_record,
   sharding,
   train_step,
   workdir,
@@ -35,6 +37,7 @@ from astjax.errors import UserError
 from astjax.job import Split, build, fresh_state, located, warm_params
 from astjax.run_record import RunRecord
 from astjax.train_step import TrainState
+from astjax.weights import convert, model_info, readers
 
 
 class Stopped(Exception):
@@ -89,14 +92,14 @@ def train_and_evaluate(
     multihost_utils.sync_global_devices("config_compared")
   if is_main:
     workdir.write_config(folder, plain, data)
-  record = RunRecord(run.best, run.best_is_lowest)
+  record = run_record.start(run, job.steps_per_epoch)
   checkpoints = Checkpoints(folder, keep=run.checkpoint.keep)
   tx, state = fresh_state(job)
   start, origin = None, []
   restored = checkpoints.restore(state)
   if restored is not None:
     state, saved = restored
-    record.restore(saved)
+    record.restore(int(state.step), saved)
   elif run.init_from:
     del state
     params, start, origin = warm_params(job)
@@ -171,7 +174,11 @@ class _Loop:
     self.step = int(state.step)
     self.schedule = job.schedule()
     self.train_step = train_step.make_train_step(
-      job.task, tx, job.train.device_ops, job.mesh
+      job.task,
+      tx,
+      job.train.device_ops,
+      job.mesh,
+      scaled=record.plateau is not None,
     )
     self.eval_steps = {
       name: train_step.make_eval_step(job.task, s.device_ops, job.mesh)
@@ -183,7 +190,7 @@ class _Loop:
 
   def run(self, stop_at: int | None) -> None:
     """From the current step to the end."""
-    job, run = self.job, self.job.config
+    job, run, record = self.job, self.job.config, self.record
     total = job.total_steps
     if self.step >= total:
       self._finish_again()
@@ -208,12 +215,17 @@ class _Loop:
     window = metric_log.Window(self.step)
     self.console.start_bar(total, self.step)
     with contextlib.closing(batches), self._signals():
+      self._catch_up()
       while self.step < total:
         started = time.perf_counter()
         batch = next(batches)
         window.waited += time.perf_counter() - started
         self.state, metrics = self.train_step(
-          self.state, sharding.to_global(batch, job.mesh), self.step, key
+          self.state,
+          sharding.to_global(batch, job.mesh),
+          self.step,
+          key,
+          *([np.float32(record.lr_scale)] if record.plateau else []),
         )
         window.pending.append((self.step, batch["id"], metrics))
         self.step += 1
@@ -228,16 +240,23 @@ class _Loop:
         due = {
           name: split
           for name, split in job.evals.items()
-          if is_last or (split.every and self.step % split.every == 0)
+          if not split.of_best
+          and (is_last or (split.every and self.step % split.every == 0))
         }
         paused = time.perf_counter()
         improved = False
         asked = self._asked_to_stop()
         stop = asked or self.step == stop_at
+        if record.average and record.average.is_due(self.step):
+          self._check(window)
+          record.average.add(self.step, convert.flatten(self.state.params))
         # Whoever is told to stop has seconds, not the time of an evaluation.
-        if due and (is_last or not asked):
+        record.owed = tuple(due) if asked and not is_last else ()
+        if due and not record.owed:
           self._check(window)
           improved = self._evaluate(due)
+        if is_last and record.average:
+          self._evaluate_average(job.evals)
         is_due = save_every and self.step % save_every == 0
         if is_due or improved or is_last or stop:
           self._check(window)
@@ -250,6 +269,7 @@ class _Loop:
             raise Stopped(self.signal, self.step)
           return
     self.checkpoints.wait()
+    self._evaluate_best(job.evals)
     self._say_results()
 
   def _finish_again(self) -> None:
@@ -262,9 +282,23 @@ class _Loop:
         }
     known = {k.split("/")[0] for k in self.results}
     missing = {k: v for k, v in self.job.evals.items() if k not in known}
-    if missing:
-      self._evaluate(missing)
+    of_last = {k: v for k, v in missing.items() if not v.of_best}
+    if of_last:
+      self._evaluate(of_last)
+    self._evaluate_best(missing)
+    if self.record.average:
+      rated = {k.split("/average_")[0] for k in self.results}
+      missing = {k: v for k, v in self.job.evals.items() if k not in rated}
+      if missing or not (self.folder / workdir.AVERAGE).exists():
+        self._evaluate_average(missing)
     self._say_results()
+
+  def _catch_up(self) -> None:
+    """The evaluations that were due when a signal stopped the run."""
+    due = {k: v for k, v in self.job.evals.items() if k in self.record.owed}
+    self.record.owed = ()
+    if due and self._evaluate(due):
+      self._save(replace=True)
 
   def _check(self, window: metric_log.Window, *, leave: int = 0) -> None:
     """Looks at finished steps; a non-finite one ends the run."""
@@ -291,7 +325,8 @@ class _Loop:
   def _log(self, window: metric_log.Window) -> None:
     run = self.job.config
     values = {f"train/{k}": v for k, v in window.means().items()}
-    values["train/lr"] = float(self.schedule(self.step - 1))
+    lr = float(self.schedule(self.step - 1))
+    values["train/lr"] = lr * self.record.lr_scale
     values["train/epoch"] = self.step / self.job.steps_per_epoch
     values |= window.speed(self.step, run.input.batch_size)
     self.log.write(self.step, values)
@@ -310,26 +345,10 @@ class _Loop:
     """Runs these evaluations, logs them; whether there is a new best."""
     results = {}
     for name, split in splits.items():
-      size = split.config.batch_size
-      batches = pipeline.eval_batches(
-        split.reader,
-        split.host_ops,
-        batch_size=size,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-      )
-      progress = self.console.ticker(
-        name, pipeline.num_eval_batches(split.reader, size)
-      )
-      with contextlib.closing(batches), located(f"evaluation {name}"):
-        out = evaluate.outputs(
-          self.eval_steps[name],
-          self.state,
-          batches,
-          self.job.mesh,
-          progress=progress,
-        )
+      out = self._outputs(split, self.state)
       metrics, per_class = evaluate.reduce(self.job.task, out)
+      if self.record.ensembles is not None:
+        metrics |= self._ensemble(split, out)
       results |= {f"{name}/{k}": v for k, v in metrics.items()}
       if per_class and jax.process_index() == 0:
         workdir.write_per_class(self.folder, name, split.class_names, per_class)
@@ -338,18 +357,115 @@ class _Loop:
       )
       self.console.say(f"step {self.step}  {name}: {shown}")
     self.results |= results
-    self.log.write(self.step, results)
-    before = self.record.best
+    self._write(results)
+    best, scale = self.record.best, self.record.lr_scale
     self.record.update(self.step, results)
+    if self.record.lr_scale != scale:
+      config = self.record.plateau.config
+      self.console.say(
+        f"no better {config.metric} in the last {config.patience + 1} "
+        f"evaluation(s): learning rate times {self.record.lr_scale:g}"
+      )
     self._report_unreadable()
-    return self.record.best != before
+    return self.record.best != best
 
-  def _save(self) -> None:
+  def _outputs(self, split: Split, state: TrainState) -> dict[str, np.ndarray]:
+    """Runs one evaluation: {name: [n, ...]}."""
+    size = split.config.batch_size
+    batches = pipeline.eval_batches(
+      split.reader,
+      split.host_ops,
+      batch_size=size,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+    )
+    progress = self.console.ticker(
+      split.name, pipeline.num_eval_batches(split.reader, size)
+    )
+    with contextlib.closing(batches), located(f"evaluation {split.name}"):
+      return evaluate.outputs(
+        self.eval_steps[split.name],
+        state,
+        batches,
+        self.job.mesh,
+        progress=progress,
+      )
+
+  def _ensemble(self, split: Split, out) -> dict[str, float]:
+    """The metrics of the mean of the scores so far, with this evaluation."""
+    data = sources.fingerprint(split.reader.source)
+    ensemble = self.record.ensemble(split.name, data, out["id"])
+    rows, scores = ensemble.add(out["id"], evaluate.scores(out))
+    rated = evaluate.rate(scores, out["label"][rows])
+    return {f"ensemble_{k}": v for k, v in rated.items()}
+
+  def _evaluate_average(self, splits: Mapping[str, Split]) -> None:
+    """Rates the averaged weights, and saves them as a model in `average/`."""
+    flat = self.record.average.mean.value()
+    params = convert.unflatten(
+      {k: v.astype(np.float32) for k, v in flat.items()}
+    )
+    state = self.state.replace(
+      params=jax.device_put(params, sharding.replicated(self.job.mesh))
+    )
+    results = {}
+    for name, split in splits.items():
+      out = self._outputs(split, state)
+      metrics, _ = self.job.task.summarise(out)
+      results |= {f"{name}/average_{k}": v for k, v in metrics.items()}
+    if results:
+      self.results |= results
+      self._write(results)
+    if jax.process_index() == 0:
+      config = self.job.config.average
+      path = self.folder / workdir.MODEL
+      info = model_info.parse(readers.read_json(path), str(path))
+      info = dataclasses.replace(
+        info,
+        origin=f"{info.origin}, averaged over the epochs {config.first_epoch} "
+        f"to {config.last_epoch}",
+      )
+      workdir.write_average(self.folder, info, params)
+
+  def _evaluate_best(self, splits: Mapping[str, Split]) -> None:
+    """The evaluations that look at the best checkpoint alone, at the end."""
+    splits = {k: v for k, v in splits.items() if v.of_best}
+    best = self.record.best_step
+    state = self.state
+    if splits and best is not None and best != self.step:
+      state, _ = self.checkpoints.restore(self.state, step=best)
+    results = {}
+    for name, split in splits.items():
+      metrics, per_class = evaluate.reduce(
+        self.job.task, self._outputs(split, state)
+      )
+      results |= {f"{name}/{k}": v for k, v in metrics.items()}
+      if per_class and jax.process_index() == 0:
+        workdir.write_per_class(self.folder, name, split.class_names, per_class)
+      shown = "  ".join(
+        f"{k} {v:.4f}" for k, v in metrics.items() if isinstance(v, float)
+      )
+      self.console.say(f"best checkpoint (step {best})  {name}: {shown}")
+    if results:
+      self.results |= results
+      self._write(results)
+
+  def _write(self, results: Mapping[str, float]) -> None:
+    """To the log, unless a run that was killed here has done so."""
+    if not any(
+      line["step"] == self.step and results.keys() <= line.keys()
+      for line in self.log.history
+    ):
+      self.log.write(self.step, results)
+
+  def _save(self, *, replace: bool = False) -> None:
     is_now = self.record.best_step == int(self.state.step)
     goodness = None
     if is_now and self.record.best is not None:
       goodness = self.record.goodness({self.record.metric: self.record.best})
-    self.checkpoints.save(self.state, self.record.to_json(), goodness)
+    self.checkpoints.save(
+      self.state, self.record.to_saved(), goodness, replace=replace
+    )
 
   def _report_unreadable(self) -> None:
     splits = {"train": self.job.train, **self.job.evals}

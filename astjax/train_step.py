@@ -51,8 +51,13 @@ def make_train_step(
   tx: optax.GradientTransformation,
   ops: tuple[pp.NamedOp, ...],
   mesh: Mesh,
-) -> Callable[[TrainState, Batch, Array, Array], tuple[TrainState, Metrics]]:
+  *,
+  scaled: bool = False,
+) -> Callable[..., tuple[TrainState, Metrics]]:
   """A jitted `(state, batch, step, key) -> (state, metrics)`.
+
+  With `scaled` it takes a fifth argument, a float32 by which it multiplies the
+  learning rate: that of a plateau, which the host decides.
 
   `step` is the number of the step that this batch belongs to. A step with a
   non-finite loss or gradient leaves the state as it was, its step counter too,
@@ -60,7 +65,7 @@ def make_train_step(
   is the last good one, however late the host notices.
   """
 
-  def train_step(state, batch, step, key):
+  def train_step(state, batch, step, key, lr_scale=None):
     key = jax.random.fold_in(key, step)
     keys = device_ops.row_keys(key, batch["id"].shape[0])
     run_ops = sharding.per_device(
@@ -75,6 +80,8 @@ def make_train_step(
 
     (loss, out), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    if scaled:  # every chain of `optim` ends in a product with the rate
+      updates = optax.tree.scale(lr_scale, updates)
     params = optax.apply_updates(state.params, updates)
     new = TrainState(
       step=state.step + 1,
@@ -91,7 +98,7 @@ def make_train_step(
   whole, rows = sharding.replicated(mesh), sharding.by_row(mesh)
   return jax.jit(
     train_step,
-    in_shardings=(whole, rows, whole, whole),
+    in_shardings=(whole, rows, whole, whole, *((whole,) if scaled else ())),
     out_shardings=(whole, whole),
     donate_argnums=(0,),
   )

@@ -1,7 +1,7 @@
 """The folder of a run: what stands in it beside checkpoints and metrics.
 
 config.json, model.json, init_from.txt, versions.json, parameters.txt,
-unreadable.txt, <eval>_classes.csv.
+unreadable.txt, <eval>_classes.csv, average/.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import platform
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,8 +22,9 @@ import jax
 from astjax import run_config
 from astjax.errors import UserError
 from astjax.types import Params
+from astjax.weights import model_info
 
-MODEL = "model.json"
+MODEL, AVERAGE = "model.json", "average"
 
 _PACKAGES = (
   "jax",
@@ -134,6 +136,14 @@ def write_versions(workdir: pathlib.Path) -> None:
 def write_model(workdir: pathlib.Path, info: Mapping[str, Any]) -> None:
   """model.json: what turns this run's weights into a model, anywhere."""
   _write_json(workdir / MODEL, info)
+
+
+def write_average(
+  workdir: pathlib.Path, info: model_info.ModelInfo, params: Params
+) -> None:
+  """average/: the averaged weights as a model, in place of an older one."""
+  shutil.rmtree(workdir / AVERAGE, ignore_errors=True)
+  model_info.save(workdir / AVERAGE, info, params)
 
 
 def write_init_from(workdir: pathlib.Path, lines: Sequence[str]) -> None:

@@ -17,6 +17,8 @@ ARGUMENTS = {
   "ast_digits": [""],
   "ast_folder": ["", "scratch", "audioset"],
   "ast_audioset": ["full", "balanced"],
+  "ast_esc50": ["audioset", "imagenet"],
+  "ast_speechcommands": [""],
 }
 
 
@@ -40,6 +42,20 @@ def make_data(name, folder):
   if name == "ast_folder":
     for i in range(20):
       write_sound(folder / ("dog", "cat")[i % 2] / f"{i}.wav", 44_100)
+  if name == "ast_esc50":  # five clips in each fold, of two classes
+    rows = ["filename,fold,target,category,esc10,src_file,take"]
+    for i in range(10):
+      file = f"{i % 5 + 1}-{i}-A-{i % 2}.wav"
+      rows.append(f"{file},{i % 5 + 1},{i % 2},{('dog', 'cat')[i % 2]},x,{i},A")
+      write_sound(folder / "audio" / file, 44_100)
+    (folder / "meta").mkdir()
+    (folder / "meta" / "esc50.csv").write_text("\n".join(rows) + "\n")
+  if name == "ast_speechcommands":
+    for word in ("yes", "no", "_background_noise_"):
+      for i in range(4):
+        write_sound(folder / word / f"{i}_nohash_0.wav", 16_000)
+    (folder / "validation_list.txt").write_text("yes/0_nohash_0.wav\n")
+    (folder / "testing_list.txt").write_text("no/0_nohash_0.wav\n")
   if name == "ast_audioset":
     write_sound(folder / "clips" / "a.wav", 16_000)
     with open(folder / "class_labels_indices.csv", "w", newline="") as f:

@@ -127,6 +127,7 @@ def test_configs_stand_alone(path):
     "astjax.weights.maps",
     "astjax.pretrained",
     "astjax.serving.bundle",
+    "astjax.tools.average_checkpoints",
     "astjax.tools.convert_weights",
     "astjax.tools.predict",
     "astjax.tools.evaluate",

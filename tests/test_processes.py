@@ -13,6 +13,8 @@ import time
 import numpy as np
 import pytest
 
+from astjax.weights import model_info
+from tests.test_run_record import assert_same_run, log
 from tests.test_train import assert_same_bits, final_state, losses
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -192,6 +194,72 @@ def test_two_processes_train_as_one(straight, config_file, tmp_path):
     for folder in (straight, workdir)
   ]
   assert abs(lines[0]["val/mAP"] - lines[1]["val/mAP"]) <= 1e-5
+
+
+REMEMBERING = CONFIG.replace(
+  "  return tiny_config(",
+  """  return tiny_config(
+    evals={"val": {"every_steps": 7}},
+    plateau={"metric": "val/mAP", "patience": 0},
+    average={"first_epoch": 5, "last_epoch": 19}, ensemble_predictions=True,
+    best="", schedule={"lr": 0.01},""",
+)
+
+
+@pytest.fixture(scope="module")
+def remembered(tmp_path_factory):
+  """A run with a plateau, averaged weights and an ensemble, uninterrupted."""
+  folder = tmp_path_factory.mktemp("remembered")
+  config = folder / "config.py"
+  config.write_text(REMEMBERING)
+  process = start(config, folder / "run")
+  out = finish(process)
+  assert process.returncode == 0, out
+  rates = {x["train/lr"] for x in log(folder / "run") if "train/lr" in x}
+  assert len(rates) > 2
+  return config, folder / "run"
+
+
+def test_kill_9_forgets_nothing(remembered, tmp_path):
+  config, expected = remembered
+  workdir = tmp_path / "run"
+  flags = ("--config.checkpoint.every_steps=4",)  # some evaluations come again
+  for step in (6, 22, 36, 50):
+    process = start(config, workdir, *flags)
+    wait_for_step(workdir, process, step)
+    process.kill()
+    finish(process)
+    assert process.returncode == -signal.SIGKILL
+  process = start(config, workdir)
+  out = finish(process)
+  assert process.returncode == 0, out
+  assert_same_run(workdir, expected)
+
+
+def test_two_processes_remember_as_one(remembered, tmp_path):
+  """Also when they were stopped in between: each restores the same record."""
+  config, expected = remembered
+  train_together(config, tmp_path / "run", "--config.steps=57")
+  train_together(config, tmp_path / "run", "--config.steps=60")
+  one, two = log(expected), log(tmp_path / "run")
+  ends = [x for x in two if x["step"] == 57 and "val/mAP" in x]
+  assert ends
+  for a, b in zip(
+    [x for x in one if x["step"] < 57],
+    [x for x in two if x["step"] < 57],
+    strict=True,
+  ):
+    assert a.keys() == b.keys()
+    for key in a:
+      if key.startswith("val/ensemble") or key == "train/lr":
+        assert abs(a[key] - b[key]) <= 1e-4, (a["step"], key)
+  (_, a), (_, b) = (
+    model_info.load(folder / "average")
+    for folder in (expected, tmp_path / "run")
+  )
+  for name in a:
+    if "qkv/bias" not in name:  # the gradient of its key third is zero
+      np.testing.assert_allclose(a[name], b[name], rtol=0, atol=1e-4)
 
 
 def test_two_processes_see_each_example_once(tmp_path):

@@ -480,3 +480,36 @@ def test_broken_recordings_are_listed(tmp_path):
     for split in ("train", "val")
     for name in ("cat/3.wav", "dog/4.wav")
   }
+
+
+def test_a_test_set_is_looked_at_once(tmp_path, capsys):
+  """`of_best`: at the end, on the checkpoint that is best by another set."""
+  val = {"split": "val", "every_steps": 1}
+  config = tiny_config(
+    steps=6,
+    evals={"val": val, "test": {**tiny_config().evals.val, "of_best": True}},
+    schedule={"lr": 0.05},
+    seed=2,
+  )
+  history = run(tmp_path, config)
+  rated = [h for h in history if "test/mAP" in h]
+  assert len(rated) == 1 and rated[0]["step"] == 6
+  curve = {h["step"]: h["val/mAP"] for h in history if "val/mAP" in h}
+  best = max(curve, key=curve.get)
+  assert best != 6  # or it would prove nothing
+  # The two are the same recordings here.
+  assert rated[0]["test/mAP"] == pytest.approx(curve[best], abs=1e-6)
+  assert f"best checkpoint (step {best})" in capsys.readouterr().out
+  # Shown again, it is not evaluated again.
+  assert run(tmp_path, config) == history
+
+
+@pytest.mark.parametrize(
+  "change", [{"best": ""}, {"best": "test/mAP"}, {"every": 1}]
+)
+def test_what_cannot_be_of_the_best(change, tmp_path):
+  test = {**tiny_config().evals.val, "of_best": True}
+  if change.pop("every", 0):
+    test["every_steps"] = 1
+  with pytest.raises(errors.UserError, match=r"of_best|no metric of an eval"):
+    run(tmp_path, tiny_config(evals={"test": test}, **change))

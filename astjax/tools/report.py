@@ -50,7 +50,7 @@ def learning_curve(workdir: pathlib.Path) -> pathlib.Path:
   plt = _pyplot()
   lines = metric_log.read(workdir / "metrics.jsonl")
   keys = {k for line in lines for k in line}
-  rated = sorted(k for k in keys if k.endswith(("/mAP", "/accuracy")))
+  rated = sorted(k for k in keys if k.endswith(("mAP", "accuracy")))
   names = ["train/loss", *rated]
   figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
   for name in names:

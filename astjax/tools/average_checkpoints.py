@@ -1,0 +1,119 @@
+"""Averages the weights of saved checkpoints of one run, without its data.
+
+  python -m astjax.tools.average_checkpoints --workdir=runs/sounds --last=3 OUT
+
+OUT becomes a model's folder (params.safetensors, config.json), which
+`config.init_from` and astjax.tools.convert_weights take.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+from absl import logging
+
+from astjax import workdir
+from astjax.checkpoint import Checkpoints
+from astjax.errors import UserError
+from astjax.metric_log import Console
+from astjax.run_record import Mean
+from astjax.weights import convert, model_info, readers
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Command line; returns the exit status."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--workdir", required=True, help="of a training run")
+  which = parser.add_mutually_exclusive_group()
+  which.add_argument("--steps", type=_steps, help="such as 100,200; else all")
+  which.add_argument("--last", type=int, help="how many of the newest")
+  parser.add_argument("out", metavar="OUT", help="a new folder")
+  args = parser.parse_args(argv)
+  logging.set_verbosity(logging.ERROR)  # orbax warns of reading only
+  try:
+    steps = average(
+      pathlib.Path(args.workdir).expanduser(),
+      pathlib.Path(args.out).expanduser(),
+      steps=args.steps,
+      last=args.last,
+    )
+  except UserError as e:
+    print(f"astjax: error: {' '.join(str(e).split())}", file=sys.stderr)
+    return 1
+  print(f"wrote {args.out}: the mean of steps {', '.join(map(str, steps))}")
+  return 0
+
+
+def _steps(text: str) -> list[int]:
+  try:
+    return [int(step) for step in text.split(",")]
+  except ValueError:
+    raise argparse.ArgumentTypeError(
+      f"{text!r} are no steps like 100,200"
+    ) from None
+
+
+def average(
+  folder: pathlib.Path,
+  out: pathlib.Path,
+  *,
+  steps: Sequence[int] | None = None,
+  last: int | None = None,
+) -> list[int]:
+  """Writes the mean of the parameters of some checkpoints as a model.
+
+  Args:
+    folder: the work directory of a run.
+    out: a new folder.
+    steps: of the checkpoints; all that there are by default.
+    last: only the newest so many of them.
+
+  Returns:
+    The steps.
+
+  Raises:
+    UserError: no such run or checkpoint, a damaged one, or `out` is there.
+  """
+  path = folder / workdir.MODEL
+  if not path.is_file():
+    raise UserError(
+      f"{folder} is not a work directory: it has no {workdir.MODEL}"
+    )
+  if out.exists():
+    raise UserError(f"{out} is there already; give a new folder")
+  info = model_info.parse(readers.read_json(path), str(path))
+  mean = Mean()
+  console = Console()
+  with contextlib.closing(Checkpoints(folder, read_only=True)) as checkpoints:
+    known = checkpoints.steps()
+    if not known:
+      raise UserError(f"{folder} has no checkpoint yet")
+    if last is not None and not 1 <= last <= len(known):
+      raise UserError(
+        f"--last={last}, but the run has {len(known)} checkpoint(s), of steps "
+        f"{', '.join(map(str, known))}"
+      )
+    chosen = sorted(set(steps)) if steps else known[-(last or 0) :]
+    progress = console.ticker("checkpoints", len(chosen))
+    for step in chosen:
+      mean.add(checkpoints.params(step))
+      progress(mean.count)
+  info = dataclasses.replace(
+    info,
+    origin=f"{info.origin}, averaged over steps {', '.join(map(str, chosen))}",
+  )
+  params = {k: v.astype(np.float32) for k, v in mean.value().items()}
+  model_info.save(out, info, convert.unflatten(params))
+  return chosen
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,235 @@
+"""Rates the mean of the scores of several runs on one evaluation.
+
+  python -m astjax.tools.ensemble runs/a runs/b runs/c --split=val \
+    --json=ensemble.json
+
+The same setting with several seeds is the AST paper's Ensemble-S, several
+settings are its Ensemble-M. Every run is evaluated by its own recipe, at its
+best checkpoint; recordings, labels and classes have to be the same.
+
+With --dump each run's predictions are also written into its work directory, as
+<split>_predictions.npz. Such a file can stand in place of a run, so runs on
+several machines can be put together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from astjax import evaluate, job, train_step
+from astjax.data import pipeline
+from astjax.errors import UserError, lookup
+from astjax.metric_log import Console
+from astjax.run_record import Mean
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+  """What one run says about one split.
+
+  Attributes:
+    split: name of the evaluation.
+    step: of the checkpoint.
+    class_names: [C].
+    names: [n], of the recordings.
+    labels: [n, C].
+    scores: [n, C], float64, as `evaluate.scores` gives them.
+  """
+
+  split: str
+  step: int
+  class_names: np.ndarray
+  names: np.ndarray
+  labels: np.ndarray
+  scores: np.ndarray
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Command line; returns the exit status."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  add = parser.add_argument
+  add("runs", nargs="+", metavar="RUN", help="a work directory, or a dump")
+  add("--split", default="", help="evaluation; default: the first run's first")
+  add("--data_dir", help="if the recordings have moved")
+  add("--json", help="file for the metrics")
+  add("--dump", action="store_true", help="keep each run's predictions")
+  args = parser.parse_args(argv)
+  logging.set_verbosity(logging.ERROR)  # orbax warns of reading only
+  try:
+    if args.json and not pathlib.Path(args.json).absolute().parent.is_dir():
+      raise UserError(f"--json={args.json}: there is no such folder")
+    result = rate(
+      args.runs, split=args.split, data_dir=args.data_dir, dump=args.dump
+    )
+    if args.json:
+      text = json.dumps(_plain(result), indent=2, allow_nan=False)
+      pathlib.Path(args.json).write_text(text + "\n", encoding="utf-8")
+  except UserError as e:
+    print(f"astjax: error: {' '.join(str(e).split())}", file=sys.stderr)
+    return 1
+  except OSError as e:
+    print(f"astjax: error: {e.strerror} ({e.filename})", file=sys.stderr)
+    return 1
+  rows = [*result["runs"], {"run": "ensemble", **result["ensemble"]}]
+  keys = list(result["ensemble"])
+  Console().table(
+    f"{result['split']}, {result['num_examples']} recordings",
+    ["run", *keys],
+    [[row["run"], *(row[k] for k in keys)] for row in rows],
+  )
+  return 0
+
+
+def rate(
+  runs: Sequence[str],
+  *,
+  split: str = "",
+  data_dir: str | None = None,
+  dump: bool = False,
+) -> dict[str, Any]:
+  """Metrics of each run, and of the mean of their scores.
+
+  Args:
+    runs: work directories, or files that `dump` wrote.
+    split: name of an evaluation that all of them have; the first one's first
+      by default.
+    data_dir: where the recordings are now, if they have moved.
+    dump: also write the predictions of each run.
+
+  Returns:
+    {"split", "num_examples", "runs": [{"run", "step", "mAP", ...}],
+    "ensemble": {"mAP", ...}}.
+
+  Raises:
+    UserError: a run cannot be loaded, or the runs do not agree on recordings,
+      labels or classes.
+  """
+  paths = [pathlib.Path(run).expanduser() for run in runs]
+  for i, path in enumerate(paths):
+    if path.resolve() in {p.resolve() for p in paths[:i]}:
+      raise UserError(f"{path} is given twice")
+  mean, rated, first = Mean(), [], None
+  for path in paths:
+    p = _read(path) if path.is_file() else predict(path, split, data_dir)
+    first, split = first or p, split or p.split
+    if p.split != split:
+      raise UserError(f"{path} is of the evaluation {p.split!r}, not {split!r}")
+    _check_same(paths[0], first, path, p)
+    if dump and path.is_dir():
+      _write(path / f"{p.split}_predictions.npz", p)
+    mean.add({"scores": p.scores})
+    metrics = evaluate.rate(p.scores, p.labels)
+    rated.append({"run": str(path), "step": p.step, **metrics})
+  return {
+    "split": split,
+    "num_examples": len(first.names),
+    "runs": rated,
+    "ensemble": evaluate.rate(mean.value()["scores"], first.labels),
+  }
+
+
+def predict(
+  folder: pathlib.Path, split: str = "", data_dir: str | None = None
+) -> Predictions:
+  """Runs one evaluation of a run at its best (else newest) checkpoint."""
+  loaded, state = job.load_run(folder, data_dir=data_dir)
+  with job.located(str(folder)):
+    if not loaded.evals:
+      raise UserError("the config of this run has no evaluation")
+    if loaded.task.head is None:
+      raise UserError(f"the task {loaded.config.task!r} has no classifier")
+    chosen = lookup(
+      loaded.evals, split or next(iter(loaded.evals)), "evaluation"
+    )
+    size = chosen.config.batch_size
+    batches = pipeline.eval_batches(
+      chosen.reader, chosen.host_ops, batch_size=size
+    )
+    progress = Console().ticker(
+      f"{folder} {chosen.name}", pipeline.num_eval_batches(chosen.reader, size)
+    )
+    step = train_step.make_eval_step(
+      loaded.task, chosen.device_ops, loaded.mesh
+    )
+    with contextlib.closing(batches):
+      out = evaluate.outputs(
+        step, state, batches, loaded.mesh, progress=progress
+      )
+  return Predictions(
+    split=chosen.name,
+    step=int(state.step),
+    class_names=np.array(chosen.class_names),
+    names=np.array([chosen.reader.source.name(int(i)) for i in out["id"]]),
+    labels=out["label"],
+    scores=evaluate.scores(out),
+  )
+
+
+def _check_same(path, first: Predictions, other_path, other: Predictions):
+  """What is averaged has to be about the same things."""
+  for what, a, b in (
+    ("classes", first.class_names, other.class_names),
+    ("recordings", first.names, other.names),
+  ):
+    if len(a) != len(b):
+      raise UserError(
+        f"{other_path} has {len(b)} {what} in {first.split}, {path} {len(a)}"
+      )
+    if (a != b).any():
+      i = int(np.argmax(a != b))
+      raise UserError(
+        f"{other_path} has other {what} in {first.split} than {path}: number "
+        f"{i} is {str(b[i])!r} there and {str(a[i])!r} here"
+      )
+  differs = (first.labels != other.labels).any(axis=1)
+  if differs.any():
+    raise UserError(
+      f"{other_path} has other labels in {first.split} than {path}, such as "
+      f"those of {str(first.names[np.argmax(differs)])!r}"
+    )
+
+
+def _write(path: pathlib.Path, predictions: Predictions) -> None:
+  temporary = path.with_suffix(".tmp.npz")
+  np.savez(temporary, **dataclasses.asdict(predictions))
+  os.replace(temporary, path)
+
+
+def _read(path: pathlib.Path) -> Predictions:
+  try:
+    with open(path, "rb") as f, np.load(f, allow_pickle=False) as file:
+      fields = {k: file[k] for k in file.files}
+    fields |= {"split": str(fields["split"]), "step": int(fields["step"])}
+    return Predictions(**fields)
+  except Exception:  # a damaged archive or header raises almost anything
+    raise UserError(
+      f"{path} is neither a work directory nor predictions that --dump wrote"
+    ) from None
+
+
+def _plain(value: Any) -> Any:
+  """JSON knows no NaN: it becomes null."""
+  if isinstance(value, dict):
+    return {k: _plain(v) for k, v in value.items()}
+  if isinstance(value, list):
+    return [_plain(v) for v in value]
+  is_number = isinstance(value, float)
+  return value if not is_number or math.isfinite(value) else None
+
+
+if __name__ == "__main__":
+  sys.exit(main())
