@@ -271,3 +271,75 @@ def test_a_rate_by_hand(prepared):
   name = "tiny_audio_without_rate"
   source = build("tfds", prepared, name=name, sample_rate=16_000)
   assert source.read(0)[1] == 16_000
+
+
+# Splits in files, and tables with other columns.
+
+
+@pytest.fixture
+def words(tmp_path):
+  for word in ("yes", "no", "_background_noise_"):
+    for i in range(3):
+      sound(tmp_path / word / f"{i}.wav", seed=i)
+  (tmp_path / "val.txt").write_text("yes/0.wav\nno/0.wav\n")
+  (tmp_path / "test.txt").write_text("yes/1.wav\n\n")
+  return tmp_path
+
+
+SPLIT_LISTS = {"val": "val.txt", "test": "test.txt"}
+PATTERN = r"^(?P<label>[^/_][^/]*)/"
+
+
+def test_splits_in_files(words):
+  names = {
+    split: [
+      source.name(i)
+      for source in [
+        build(
+          "folder",
+          words,
+          split=split,
+          pattern=PATTERN,
+          split_lists=SPLIT_LISTS,
+        )
+      ]
+      for i in range(len(source))
+    ]
+    for split in ("train", "val", "test")
+  }
+  assert names["val"] == ["no/0.wav", "yes/0.wav"]
+  assert names["test"] == ["yes/1.wav"]
+  assert names["train"] == ["no/1.wav", "no/2.wav", "yes/2.wav"]
+
+
+@pytest.mark.parametrize(
+  ("text", "told"),
+  [
+    (None, "does not exist"),
+    ("", "lists no recording"),
+    ("x/9.wav\n", "x/9.wav"),
+  ],
+)
+def test_split_files_that_are_wrong(text, told, words):
+  if text is None:
+    (words / "val.txt").unlink()
+  else:
+    (words / "val.txt").write_text(text)
+  with pytest.raises(UserError, match=told):
+    build("folder", words, pattern=PATTERN, split_lists=SPLIT_LISTS)
+
+
+def test_a_table_with_other_columns(words):
+  (words / "t.csv").write_text("filename,category,part\nyes/0.wav,a b,1\n")
+  columns = {"path": "filename", "labels": "category", "fold": "part"}
+  kw = {"csv": "t.csv", "columns": columns, "label_separator": ""}
+  source = build("csv", words, folds=("1",), **kw)
+  assert source.class_names == ("a b",) and source.name(0) == "yes/0.wav"
+  below = build("csv", words.parent, **kw | {"csv": f"{words.name}/t.csv"})
+  assert len(below) == 1
+  inner = build("csv", words, **kw, below="deep/er")
+  assert inner.name(0) == "deep/er/yes/0.wav"
+  with pytest.raises(UserError, match="Did you mean 'path'"):
+    build("csv", words, **kw | {"columns": {"paht": "filename"}})
+  with pytest.raises(UserError, match="no column 'name'"):
+    build("csv", words, **kw | {"columns": columns | {"path": "name"}})
