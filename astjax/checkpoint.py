@@ -37,6 +37,17 @@ _NOT_DAMAGE = (
 )
 
 
+class _Keep:
+  """A preservation policy for one step: the best so far, rated or not yet."""
+
+  step: int | None = None
+
+  def should_preserve(self, checkpoints, *, context):
+    """One flag for each checkpoint."""
+    del context
+    return [info.step == self.step for info in checkpoints]
+
+
 class Checkpoints:
   """The checkpoints of one work directory.
 
@@ -52,9 +63,11 @@ class Checkpoints:
     self._read_only = read_only
     self.folder = pathlib.Path(workdir).absolute() / "checkpoints"
     self._damaged = self.folder.parent / "damaged_checkpoints"
+    self._best_so_far = _Keep()
     policy = preservation_policy.AnyPreservationPolicy(
       [
         preservation_policy.LatestN(keep),
+        self._best_so_far,
         preservation_policy.BestN(
           get_metric_fn=lambda metrics: metrics["goodness"],
           n=1,
@@ -100,6 +113,7 @@ class Checkpoints:
         was saved before it was known how good it is.
     """
     step = int(state.step)
+    self._best_so_far.step = record.get("best_step")
     saved = self._manager.all_steps()
     if step in saved:
       if not replace or len(saved) == 1:
@@ -154,6 +168,8 @@ class Checkpoints:
         warn(f"checkpoint {candidate} is damaged and passed over: {reason}")
         if not self._read_only:
           self._set_aside(candidate)
+    if step is not None:
+      raise UserError(f"checkpoint {step} of {self.folder} is not intact")
     if steps or self._damaged.exists():
       raise UserError(
         f"none of the checkpoints in {self.folder} is intact"

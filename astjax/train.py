@@ -280,7 +280,10 @@ class _Loop:
         self.results |= {
           k: v for k, v in line.items() if k.split("/")[0] in self.job.evals
         }
-    known = {k.split("/")[0] for k in self.results}
+    # Not those of which there are averages or ensembles alone.
+    known = {
+      k.split("/")[0] for k in self.results if k.endswith("/num_examples")
+    }
     missing = {k: v for k, v in self.job.evals.items() if k not in known}
     of_last = {k: v for k, v in missing.items() if not v.of_best}
     if of_last:
@@ -288,7 +291,11 @@ class _Loop:
     self._evaluate_best(missing)
     if self.record.average:
       rated = {k.split("/average_")[0] for k in self.results}
-      missing = {k: v for k, v in self.job.evals.items() if k not in rated}
+      missing = {
+        k: v
+        for k, v in self.job.evals.items()
+        if k not in rated and not v.of_best
+      }
       if missing or not (self.folder / workdir.AVERAGE).exists():
         self._evaluate_average(missing)
     self._say_results()
@@ -410,6 +417,8 @@ class _Loop:
     )
     results = {}
     for name, split in splits.items():
+      if split.of_best:  # it is looked at once
+        continue
       out = self._outputs(split, state)
       metrics, _ = self.job.task.summarise(out)
       results |= {f"{name}/average_{k}": v for k, v in metrics.items()}
@@ -433,7 +442,11 @@ class _Loop:
     best = self.record.best_step
     state = self.state
     if splits and best is not None and best != self.step:
-      state, _ = self.checkpoints.restore(self.state, step=best)
+      try:
+        state, _ = self.checkpoints.restore(self.state, step=best)
+      except UserError as e:
+        metric_log.warn(f"{e}: {', '.join(splits)} is of the last one instead")
+        best = self.step
     results = {}
     for name, split in splits.items():
       metrics, per_class = evaluate.reduce(
@@ -445,7 +458,7 @@ class _Loop:
       shown = "  ".join(
         f"{k} {v:.4f}" for k, v in metrics.items() if isinstance(v, float)
       )
-      self.console.say(f"best checkpoint (step {best})  {name}: {shown}")
+      self.console.say(f"checkpoint of step {best}  {name}: {shown}")
     if results:
       self.results |= results
       self._write(results)

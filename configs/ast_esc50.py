@@ -36,7 +36,7 @@ def get_config(arg: str = "audioset") -> ConfigDict:
   recipe = RECIPES[arg]
   c = ConfigDict()
   c.seed = 0
-  c.epochs = 25.0  # the scripts'; the paper says 20
+  c.epochs = 25.0  # of script and published log; the paper says 20
   c.steps = 0
 
   c.task = "supervised"

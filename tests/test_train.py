@@ -499,7 +499,7 @@ def test_a_test_set_is_looked_at_once(tmp_path, capsys):
   assert best != 6  # or it would prove nothing
   # The two are the same recordings here.
   assert rated[0]["test/mAP"] == pytest.approx(curve[best], abs=1e-6)
-  assert f"best checkpoint (step {best})" in capsys.readouterr().out
+  assert f"checkpoint of step {best}  test" in capsys.readouterr().out
   # Shown again, it is not evaluated again.
   assert run(tmp_path, config) == history
 
@@ -513,3 +513,71 @@ def test_what_cannot_be_of_the_best(change, tmp_path):
     test["every_steps"] = 1
   with pytest.raises(errors.UserError, match=r"of_best|no metric of an eval"):
     run(tmp_path, tiny_config(evals={"test": test}, **change))
+
+
+def test_a_lone_checkpoint_that_is_rated_later_is_kept(tmp_path):
+  """Stopped before the evaluation of a step that stays the best."""
+  test = {**tiny_config().evals.val, "of_best": True}
+  config = tiny_config(
+    steps=8,
+    evals={"val": {"every_steps": 2}, "test": test},
+    schedule={"lr": 0.05},
+    best="val/loss",
+    best_is_lowest=False,  # the loss falls: the first stays the best
+    checkpoint={"every_steps": 2, "keep": 1},
+  )
+  original = train._Loop._asked_to_stop
+  try:
+    train._Loop._asked_to_stop = lambda self: (
+      setattr(self, "signal", 15) or self.step == 2
+    )
+    with pytest.raises(train.Stopped):
+      run(tmp_path, config)
+  finally:
+    train._Loop._asked_to_stop = original
+  history = run(tmp_path, config)
+  curve = {h["step"]: h["val/loss"] for h in history if "val/loss" in h}
+  best = max(curve, key=curve.get)
+  rated = next(h for h in history if "test/loss" in h)
+  assert rated["test/loss"] == pytest.approx(curve[best], abs=1e-6)
+  assert (tmp_path / "checkpoints" / str(best)).exists()
+
+
+def test_the_test_is_made_up_for_after_a_kill(tmp_path):
+  test = {**tiny_config().evals.val, "of_best": True}
+  config = tiny_config(
+    steps=6,
+    evals={"val": {"every_steps": 3}, "test": test},
+    average={"first_epoch": 1, "last_epoch": 2},
+  )
+  history = run(tmp_path, config)
+  assert not any("test/average_mAP" in h for h in history)
+  path = tmp_path / "metrics.jsonl"
+  lines = path.read_text().splitlines(keepends=True)
+  assert "test/mAP" in lines[-1]
+  path.write_text("".join(lines[:-1]))
+  again = run(tmp_path, config)
+  assert again[-1]["test/mAP"] == history[-1]["test/mAP"]
+
+
+def test_a_best_checkpoint_that_is_gone_does_not_stop_the_run(tmp_path, capsys):
+  test = {**tiny_config().evals.val, "of_best": True}
+  config = tiny_config(
+    steps=6,
+    evals={"val": {"every_steps": 1}, "test": test},
+    schedule={"lr": 0.05},
+    seed=2,
+    checkpoint={"keep": 1},
+  )
+  history = run(tmp_path, config)
+  curve = {h["step"]: h["val/mAP"] for h in history if "val/mAP" in h}
+  best = max(curve, key=curve.get)
+  for file in (tmp_path / "checkpoints" / str(best)).rglob("*"):
+    if file.is_file() and "state" in str(file):
+      file.write_bytes(b"")
+  path = tmp_path / "metrics.jsonl"
+  lines = path.read_text().splitlines(keepends=True)
+  path.write_text("".join(lines[:-1]))
+  again = run(tmp_path, config)
+  assert "is of the last one instead" in capsys.readouterr().err
+  assert again[-1]["test/mAP"] == pytest.approx(curve[6], abs=1e-6)

@@ -340,6 +340,8 @@ def several(
       errors.lookup(dict.fromkeys(known), key, f"key of {where}")
     if "source" not in given:
       raise UserError(f"{where} has no 'source'")
+    if given["source"] == "several":
+      raise UserError(f"{where}: several sources within several; list them all")
     kw = {k: given.get(k, v) for k, v in own.items()}
     parts.append(
       build(given["source"], where, given.get("source_kw", {}), **kw)

@@ -80,9 +80,10 @@ def load(
   """
   try:
     import tensorflow_datasets as tfds
-  except ModuleNotFoundError:
+  except ImportError as e:
     raise UserError(
-      "the source 'tfds' needs tensorflow-datasets: pip install 'astjax[tfds]'"
+      f"the source 'tfds' needs tensorflow-datasets ({e}): pip install "
+      "'astjax[tfds]'"
     ) from None
   where = {"data_dir": data_dir} if data_dir else {}
   try:
@@ -92,7 +93,7 @@ def load(
       f"TFDS knows no dataset {name!r}."
       f"{nearest(name, tfds.list_builders())[:300]}"
     ) from None
-  except (ValueError, OSError, AssertionError) as e:
+  except (ValueError, OSError, AssertionError, ImportError) as e:
     reason = str(e).strip().split("\n")[0][:200]
     raise UserError(f"TFDS cannot use the dataset {name!r}: {reason}") from None
   is_ready = builder.is_prepared()

@@ -381,6 +381,8 @@ class Bundle:
           waiting.setdefault(length, []).append((heard, row))
           if len(waiting[length]) == self._batch_size:
             start(length)
+        if whole and one.peak == 0.0:
+          raise UserError(f"{one.name}: it is silent: every sample is zero")
         self._warn(one)
       except UserError as e:
         heard.error = e

@@ -25,6 +25,7 @@ from astjax.weights import model_info
 # Called with the number of a recording and the seconds of it that are done.
 Progress = Callable[[int, float], None]
 
+MIN_RATE = 1_000
 MAX_RATE = 768_000  # Hz
 _MAX_CHANNELS = 64
 _BLOCK = 1 << 20  # samples, before and after resampling
@@ -237,8 +238,6 @@ class Recording:
 
   def oddities(self) -> Iterator[tuple[str, str]]:
     """(kind, text) of what is worth a warning, once it is read."""
-    if self.peak == 0.0:
-      yield "silent", f"{self.name} is silent: every sample is zero"
     if self.peak > _LOUD:
       yield (
         "loud",
@@ -252,10 +251,10 @@ def check_rate(rate: Any) -> float:
   if rate is None:
     raise UserError("an array needs its sampling rate: give sample_rate=, Hz")
   is_number = isinstance(rate, numbers.Real) and not isinstance(rate, bool)
-  if not is_number or not 1 <= rate <= MAX_RATE:
+  if not is_number or not MIN_RATE <= rate <= MAX_RATE:
     raise UserError(
-      f"a sampling rate of {rate!r} Hz; expected a number from 1 to "
-      f"{MAX_RATE:,}"
+      f"a sampling rate of {rate!r} Hz; expected a number of Hz from "
+      f"{MIN_RATE:,} to {MAX_RATE:,}"
     )
   return int(rate) if rate == int(rate) else float(rate)
 

@@ -92,6 +92,18 @@ def _recipes(run: run_config.RunConfig):
   return ops
 
 
+def _size(run):
+  """(frames, mel bins) of the input."""
+  sizes = {}
+  for recipe in (run.input.on_host, run.input.on_device):
+    for name, args, kwargs in pp.calls(recipe, "the recipe"):
+      sizes[name] = (args, kwargs)
+  args, kwargs = sizes["fit"]
+  frames = args[0] if args else kwargs["num_frames"]
+  args, kwargs = sizes["fbank"]
+  return frames, args[1] if len(args) > 1 else kwargs.get("num_mel_bins", 128)
+
+
 def _joined(ops, *names):
   return "|".join(ops[n] for n in names if n in ops)
 
@@ -123,15 +135,16 @@ def clean(run: run_config.RunConfig, reader: Reader):
 def original(run: run_config.RunConfig, reader: Reader):
   """The same as the original's script computes it.
 
-  With mixing (rate 0.5), padding and masks of 24 mel bins and 192 frames, and
-  as the mean over batches of 1,000 of each batch's mean and unbiased standard
-  deviation.
+  With mixing (rate 0.5), padding and masks of up to 24 mel bins and 192 frames
+  (or as many as there are), and as the mean over batches of 1,000 of each
+  batch's mean and unbiased standard deviation.
   """
   ops = _recipes(run)
+  frames, bins = _size(run)
   ops |= {
     "mix": "mix(0.5)",
-    "freq_mask": "freq_mask(24)",
-    "time_mask": "time_mask(192)",
+    "freq_mask": f"freq_mask({min(24, bins)})",
+    "time_mask": f"time_mask({min(192, frames)})",
   }
   host = _joined(ops, "decode", "resample", "mix", "fit", "quantise")
   host += "|keep('audio', 'num_samples')"

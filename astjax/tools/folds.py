@@ -12,8 +12,10 @@ to WORKDIR/folds.json.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import pathlib
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -22,6 +24,7 @@ import numpy as np
 
 from astjax import metric_log
 from astjax.errors import UserError, nearest
+from astjax.weights import readers
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     folds = [f.strip() for f in args.folds.split(",") if f.strip()]
     if len(folds) < 2 or len({*folds}) < len(folds):
       raise UserError(f"--folds={args.folds} must name two folds or more, once")
-    workdir = pathlib.Path(args.workdir)
+    workdir = pathlib.Path(args.workdir).expanduser()
     for fold in folds:
       status = train(workdir, fold, folds, args, others)
       if status:
@@ -59,6 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     result = summarise(curves)
   except UserError as e:
     print(f"astjax: error: {e}", file=sys.stderr)
+    return 1
+  except OSError as e:
+    print(f"astjax: error: {e.strerror} ({e.filename})", file=sys.stderr)
     return 1
   result = {"metric": f"{args.evaluation}/{args.metric}"} | result
   (workdir / "folds.json").write_text(json.dumps(result, indent=2) + "\n")
@@ -81,17 +87,41 @@ def train(
     f"--config.evals.{args.evaluation}.folds={(fold,)!r}",
     *others,
   ]
+  file = pathlib.Path(args.config.split(":")[0])
+  if not file.is_file():
+    raise UserError(f"there is no config file {str(file)!r}")
+  # What decides on the training; its data is compared by every run itself.
+  text = json.dumps({"flags": command, "config": readers.sha256(file)})
   done = folder / "finished.json"
-  if done.is_file() and json.loads(done.read_text()) == command:
+  if done.is_file() and done.read_text() == text:
     print(f"fold {fold}: finished before")
     return 0
   print(f"fold {fold} of {', '.join(folds)}: {folder}", flush=True)
-  status = subprocess.run(
+  status = run(
     [sys.executable, "-m", "astjax.main", *command, f"--workdir={folder}"]
-  ).returncode
+  )
   if status == 0:
-    done.write_text(json.dumps(command, indent=2) + "\n")
+    part = done.with_suffix(".tmp")
+    part.write_text(text)
+    part.replace(done)
   return status
+
+
+def run(command: Sequence[str]) -> int:
+  """Runs it to its end; signals go to it, which saves before it exits."""
+  process = subprocess.Popen(command)
+
+  def pass_on(signum, frame):
+    with contextlib.suppress(ProcessLookupError):
+      process.send_signal(signum)
+
+  signals = (signal.SIGINT, signal.SIGTERM)
+  old = {s: signal.signal(s, pass_on) for s in signals}
+  try:
+    return process.wait()
+  finally:
+    for signum, handler in old.items():
+      signal.signal(signum, handler)
 
 
 def curve(folder: pathlib.Path, evaluation: str, metric: str) -> list[float]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
 import io
 import json
 import os
@@ -92,9 +93,9 @@ def _predict(args) -> int:
     names = listings.read_label_list(args.label_list)[0]
   model = load_model(args, names)
   count = len(model.class_names)
-  writer = Writer(
-    model.digest[:16], min(args.top or count, count), args.windows
-  )
+  own = [model.digest, model.info.recipe, args.dtype, *model.class_names]
+  digest = hashlib.sha256("\n".join(own).encode()).hexdigest()[:16]
+  writer = Writer(digest, min(args.top or count, count), args.windows)
   console = metric_log.Console(stderr=True)
   rows = []
   if args.output:
@@ -188,8 +189,8 @@ class Writer:
   windows if asked for, then the whole. It counts as done when it is whole.
 
   Args:
-    model: the beginning of the weights' digest, so that a file holds the
-      predictions of one model.
+    model: the beginning of a digest of weights, recipe, type and class names,
+      so that a file holds the predictions of one model.
     top: how many classes.
     windows: whether each window's classes are written.
   """

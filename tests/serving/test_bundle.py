@@ -319,8 +319,14 @@ def changed(value, at=500):
   ("clip", "rate", "told"),
   [
     (X, None, "the array: an array needs its sampling rate"),
-    (X, 0, "a sampling rate of 0 Hz; expected a number from 1 to 768,000"),
+    (
+      X,
+      0,
+      "a sampling rate of 0 Hz; expected a number of Hz from 1,000 to 768,000",
+    ),
     (X, -16_000, "rate of -16000"),
+    (X, 44.1, "rate of 44.1 Hz; expected a number of Hz"),
+    (np.zeros(5_000, np.float32), 16_000, "it is silent"),
     (X, 768_001, "rate of 768001"),
     (X, float("nan"), "rate of nan"),
     (X, float("inf"), "rate of inf"),
@@ -388,22 +394,24 @@ def test_a_file_that_breaks_after_some_windows(model, tmp_path, monkeypatch):
   np.testing.assert_allclose(found[0].logits, found[2].logits, atol=1e-5)
 
 
-@pytest.mark.parametrize("rate", [1, 22_050.5, np.float32(8000), 768_000])
+@pytest.mark.parametrize("rate", [1_000, 22_050.5, np.float32(8000), 768_000])
 def test_odd_rates_that_can_be(model, rate):
   found = model.predict(noise(300), rate)
   assert np.isfinite(found.scores).all()
   assert found.seconds == pytest.approx(300 / rate)
 
 
-def test_silence_is_heard_and_warned_of_once():
+def test_silence_among_others():
+  """It is refused; what is loud beyond measure is heard and warned of once."""
   model = Bundle(INFO, random_params())
   silence = np.zeros(5_000, np.float32)
-  with pytest.warns(UserWarning, match="clip 1 is silent"):
-    found = model.predict([X, silence], 16_000)
-  assert np.isfinite(found[1].scores).all()
+  found = list(model.stream([X, silence, X], 16_000))
+  assert "it is silent" in str(found[1]) and isinstance(found[1], UserError)
+  np.testing.assert_array_equal(found[0].scores, found[2].scores)
+  heard = model.predict(silence, 16_000, whole=False)  # as evaluations do
+  assert np.isfinite(heard.scores).all()
   with warnings.catch_warnings():
     warnings.simplefilter("error")
-    model.predict(silence, 16_000)
     model.predict(X * 2.1, 16_000)
   with pytest.warns(UserWarning, match="samples up to 16384; full scale is 1"):
     model.predict(X * 2**15, 16_000)
