@@ -37,8 +37,8 @@ _NOT_DAMAGE = (
 )
 
 
-class _Keep:
-  """A preservation policy for one step: the best so far, rated or not yet."""
+class _Best:
+  """A preservation policy for one step: the best so far, as the record says."""
 
   step: int | None = None
 
@@ -63,24 +63,14 @@ class Checkpoints:
     self._read_only = read_only
     self.folder = pathlib.Path(workdir).absolute() / "checkpoints"
     self._damaged = self.folder.parent / "damaged_checkpoints"
-    self._best_so_far = _Keep()
+    self._best = _Best()
     policy = preservation_policy.AnyPreservationPolicy(
-      [
-        preservation_policy.LatestN(keep),
-        self._best_so_far,
-        preservation_policy.BestN(
-          get_metric_fn=lambda metrics: metrics["goodness"],
-          n=1,
-          keep_checkpoints_without_metrics=False,
-        ),
-      ]
+      [preservation_policy.LatestN(keep), self._best]
     )
     self._manager = ocp.CheckpointManager(
       self.folder,
       options=ocp.CheckpointManagerOptions(
         preservation_policy=None if read_only else policy,
-        # Without it orbax forgets on a resume how good a checkpoint was.
-        best_fn=lambda metrics: metrics["goodness"],
         cleanup_tmp_directories=not read_only,
         read_only=read_only,
         create=not read_only,
@@ -92,14 +82,7 @@ class Checkpoints:
     """Steps of the complete checkpoints, ascending."""
     return sorted(self._manager.all_steps())
 
-  def save(
-    self,
-    state: TrainState,
-    record: dict[str, Any],
-    goodness: float | None,
-    *,
-    replace: bool = False,
-  ) -> None:
+  def save(self, state: TrainState, record: dict[str, Any]) -> None:
     """Saves; the writing goes on in the background, one save at a time.
 
     The state is copied to the host and hashed before the call returns.
@@ -107,18 +90,13 @@ class Checkpoints:
     Args:
       state: its `step` names the checkpoint.
       record: what the host remembers, plain JSON but for the key `arrays`, a
-        flat dict of NumPy arrays, which must not change afterwards.
-      goodness: how good this state is (higher is better), None if unknown.
-      replace: anew if this step is saved already, unless nothing else is: it
-        was saved before it was known how good it is.
+        flat dict of NumPy arrays, which must not change afterwards. The
+        checkpoint of its `best_step` is kept.
     """
     step = int(state.step)
-    self._best_so_far.step = record.get("best_step")
-    saved = self._manager.all_steps()
-    if step in saved:
-      if not replace or len(saved) == 1:
-        return
-      self._manager.delete(step)
+    self._best.step = record.get("best_step")
+    if step in self._manager.all_steps():
+      return
     record = dict(record)
     arrays = record.pop("arrays", {})
     digests = {k: _describe_leaf(v) for k, v in arrays.items()}
@@ -130,11 +108,7 @@ class Checkpoints:
     if arrays:
       items["arrays"] = ocp.args.StandardSave(arrays)
     with self._saving():
-      self._manager.save(
-        step,
-        args=ocp.args.Composite(**items),
-        metrics=None if goodness is None else {"goodness": goodness},
-      )
+      self._manager.save(step, args=ocp.args.Composite(**items))
 
   def restore(
     self, template: TrainState, *, step: int | None = None
@@ -211,7 +185,7 @@ class Checkpoints:
       raise UserError(f"{self.folder.parent} has no checkpoint yet")
     problems = []
     newest = steps[-1]
-    for step in dict.fromkeys([self._best(newest), *reversed(steps)]):
+    for step in dict.fromkeys([self._best_of(newest), *reversed(steps)]):
       if step not in steps:
         continue
       try:
@@ -247,7 +221,7 @@ class Checkpoints:
         f"checkpoint {step} of {self.folder} is damaged: {reason}"
       ) from None
 
-  def _best(self, step):
+  def _best_of(self, step):
     """The best step so far, as the record of this one tells."""
     with contextlib.suppress(Exception):
       return self._meta(step)["record"].get("best_step")

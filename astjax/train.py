@@ -304,8 +304,8 @@ class _Loop:
     """The evaluations that were due when a signal stopped the run."""
     due = {k: v for k, v in self.job.evals.items() if k in self.record.owed}
     self.record.owed = ()
-    if due and self._evaluate(due):
-      self._save(replace=True)
+    if due:
+      self._evaluate(due)
 
   def _check(self, window: metric_log.Window, *, leave: int = 0) -> None:
     """Looks at finished steps; a non-finite one ends the run."""
@@ -353,17 +353,10 @@ class _Loop:
     results = {}
     for name, split in splits.items():
       out = self._outputs(split, self.state)
-      metrics, per_class = evaluate.reduce(self.job.task, out)
+      metrics = self._rate(split, out)
       if self.record.ensembles is not None:
         metrics |= self._ensemble(split, out)
-      results |= {f"{name}/{k}": v for k, v in metrics.items()}
-      if per_class and jax.process_index() == 0:
-        workdir.write_per_class(self.folder, name, split.class_names, per_class)
-      shown = "  ".join(
-        f"{k} {v:.4f}" for k, v in metrics.items() if isinstance(v, float)
-      )
-      self.console.say(f"step {self.step}  {name}: {shown}")
-    self.results |= results
+      results |= self._told(self.step, name, metrics)
     self._write(results)
     best, scale = self.record.best, self.record.lr_scale
     self.record.update(self.step, results)
@@ -422,9 +415,7 @@ class _Loop:
       out = self._outputs(split, state)
       metrics, _ = self.job.task.summarise(out)
       results |= {f"{name}/average_{k}": v for k, v in metrics.items()}
-    if results:
-      self.results |= results
-      self._write(results)
+    self._write(results)
     if jax.process_index() == 0:
       config = self.job.config.average
       path = self.folder / workdir.MODEL
@@ -449,36 +440,38 @@ class _Loop:
         best = self.step
     results = {}
     for name, split in splits.items():
-      metrics, per_class = evaluate.reduce(
-        self.job.task, self._outputs(split, state)
+      metrics = self._rate(split, self._outputs(split, state))
+      results |= self._told(f"{best}, the best", name, metrics)
+    self._write(results)
+
+  def _rate(self, split: Split, out) -> dict[str, float]:
+    """The metrics of one evaluation; its table of classes is written."""
+    metrics, per_class = evaluate.reduce(self.job.task, out)
+    if per_class and jax.process_index() == 0:
+      workdir.write_per_class(
+        self.folder, split.name, split.class_names, per_class
       )
-      results |= {f"{name}/{k}": v for k, v in metrics.items()}
-      if per_class and jax.process_index() == 0:
-        workdir.write_per_class(self.folder, name, split.class_names, per_class)
-      shown = "  ".join(
-        f"{k} {v:.4f}" for k, v in metrics.items() if isinstance(v, float)
-      )
-      self.console.say(f"checkpoint of step {best}  {name}: {shown}")
-    if results:
-      self.results |= results
-      self._write(results)
+    return metrics
+
+  def _told(self, step: int | str, name: str, metrics) -> dict[str, float]:
+    """Shows the metrics; gives them their full names."""
+    shown = "  ".join(
+      f"{k} {v:.4f}" for k, v in metrics.items() if isinstance(v, float)
+    )
+    self.console.say(f"step {step}  {name}: {shown}")
+    return {f"{name}/{k}": v for k, v in metrics.items()}
 
   def _write(self, results: Mapping[str, float]) -> None:
     """To the log, unless a run that was killed here has done so."""
-    if not any(
+    self.results |= results
+    if results and not any(
       line["step"] == self.step and results.keys() <= line.keys()
       for line in self.log.history
     ):
       self.log.write(self.step, results)
 
-  def _save(self, *, replace: bool = False) -> None:
-    is_now = self.record.best_step == int(self.state.step)
-    goodness = None
-    if is_now and self.record.best is not None:
-      goodness = self.record.goodness({self.record.metric: self.record.best})
-    self.checkpoints.save(
-      self.state, self.record.to_saved(), goodness, replace=replace
-    )
+  def _save(self) -> None:
+    self.checkpoints.save(self.state, self.record.to_saved())
 
   def _report_unreadable(self) -> None:
     splits = {"train": self.job.train, **self.job.evals}

@@ -805,7 +805,7 @@ def test_a_checkpoint_of_another_model(trained, one, tmp_path):
     task_state={},
   )
   stored = Checkpoints(run, keep=1)
-  stored.save(state, {}, None)
+  stored.save(state, {})
   stored.close()
   (run / "config.json").write_bytes((trained / "config.json").read_bytes())
   config = ConfigDict(json.loads((run / "config.json").read_text())["config"])
@@ -939,7 +939,7 @@ def _state(**params) -> TrainState:
 )
 def test_checkpoints_of_other_parameters(tmp_path, params, parts):
   stored = Checkpoints(tmp_path, keep=1)
-  stored.save(_state(a=3, b=5), {}, None)
+  stored.save(_state(a=3, b=5), {})
   stored.wait()
   with pytest.raises(UserError) as error:
     stored.restore(_state(**params))

@@ -499,7 +499,7 @@ def test_a_test_set_is_looked_at_once(tmp_path, capsys):
   assert best != 6  # or it would prove nothing
   # The two are the same recordings here.
   assert rated[0]["test/mAP"] == pytest.approx(curve[best], abs=1e-6)
-  assert f"checkpoint of step {best}  test" in capsys.readouterr().out
+  assert f"step {best}, the best  test" in capsys.readouterr().out
   # Shown again, it is not evaluated again.
   assert run(tmp_path, config) == history
 

@@ -14,8 +14,7 @@ import numpy as np
 
 from astjax.data.audio_file import UnreadableAudio
 from astjax.errors import UserError, nearest
-
-INT16_SCALE = 32_768.0
+from astjax.ops.frontend import INT16_SCALE
 
 
 class TfdsRecordings:

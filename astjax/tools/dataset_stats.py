@@ -17,13 +17,12 @@ import importlib.util
 import math
 import pathlib
 import sys
-import time
 from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
 
-from astjax import device_ops, pp, run_config, train_step
+from astjax import device_ops, metric_log, pp, run_config, train_step
 from astjax.data import host_ops, pipeline, sources
 from astjax.data.reader import Reader
 from astjax.errors import UserError
@@ -178,17 +177,14 @@ def _batches(run, reader, host, device, *, size) -> Iterator[dict]:
     return device_ops.apply(on_device, batch, keys)
 
   batches = pipeline.eval_batches(reader, on_host, batch_size=size)
-  total = pipeline.num_eval_batches(reader, size)
-  started = shown = time.monotonic()
+  progress = metric_log.Console(stderr=True).ticker(
+    "statistics", pipeline.num_eval_batches(reader, size)
+  )
   with contextlib.closing(batches):
     for i, batch in enumerate(batches, start=1):
       out = {k: np.asarray(v) for k, v in compute(batch).items()}
       yield {k: v[batch["valid"]] for k, v in out.items()}
-      now = time.monotonic()
-      if now - shown > 5 and i < total:
-        shown = now
-        left = (now - started) / i * (total - i)
-        print(f"{i} of {total} batches, ETA {left:.0f} s", file=sys.stderr)
+      progress(i)
 
 
 if __name__ == "__main__":
