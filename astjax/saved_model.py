@@ -8,8 +8,8 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from astjax.errors import call
-from astjax.models import ast, heads
+from astjax.errors import UserError, call, lookup
+from astjax.models import ast, heads, ssast
 from astjax.types import Array, Params
 from astjax.weights.model_info import ModelInfo
 
@@ -35,13 +35,28 @@ def backbone_of(info: ModelInfo) -> ast.Backbone:
   return call(ast.make_backbone, "config.json: model", info.model)
 
 
+def _ssast(backbone, *, heads: tuple[str, ...] = ssast.HEADS) -> nn.Module:
+  if tuple(heads) not in (ssast.HEADS, ssast.HEADS[:1], ssast.HEADS[1:]):
+    raise UserError(f"heads {tuple(heads)} are not among {ssast.HEADS}")
+  return ssast.SSAST(backbone, tuple(heads))
+
+
+# By the name in `ModelInfo.objective`.
+OBJECTIVES = {"ssast": _ssast}
+
+
 def module_of(info: ModelInfo) -> nn.Module:
-  """`AST`, or `Backbone` if there is no classifier.
+  """`AST`, a pre-training module, or `Backbone` if there is neither.
 
   Raises:
     UserError: sizes that do not fit.
   """
   backbone = backbone_of(info)
+  if info.objective:
+    given = dict(info.objective)
+    where = "config.json: objective"
+    make = lookup(OBJECTIVES, given.pop("name", ""), where)
+    return call(make, where, given, backbone=backbone)
   if info.head is None:
     return backbone
   head = heads.ClassifierHead(
@@ -51,10 +66,13 @@ def module_of(info: ModelInfo) -> nn.Module:
 
 
 def init_params(info: ModelInfo, grid: tuple[int, int], key: Array) -> Params:
-  """Fresh parameters {"backbone": ..., "head": ...} for a grid (F', T')."""
+  """Fresh parameters {"backbone": ..., ...} for a grid (F', T')."""
   module = module_of(info)
   height, width = backbone_of(info).patch_size
   patches = np.zeros((1, *grid, height * width), np.float32)
+  if info.objective:
+    index = np.zeros((1, 1, 1), np.int32)
+    return dict(module.init(key, patches, index)["params"])
   params = module.init(key, patches=patches)["params"]
   return {"backbone": params} if info.head is None else dict(params)
 

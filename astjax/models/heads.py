@@ -33,3 +33,24 @@ class ClassifierHead(nn.Module):
       dtype=jnp.float32,
       name="linear",
     )(x)
+
+
+class PatchMlpHead(nn.Module):
+  """Linear, ReLU, linear: tokens [..., D] -> patches [..., cells].
+
+  SSAST's prediction of hidden patches. Always in float32: its products are the
+  logits of a softmax.
+  """
+
+  cells: int
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """Patches, float32."""
+    width = x.shape[-1]
+    init = vit.torch_uniform(width)
+    dense = lambda n, name: nn.Dense(  # noqa: E731
+      n, kernel_init=init, bias_init=init, dtype=jnp.float32, name=name
+    )
+    x = nn.relu(dense(width, "fc1")(x.astype(jnp.float32)))
+    return dense(self.cells, "fc2")(x)

@@ -61,6 +61,8 @@ class ModelInfo:
   Attributes:
     model: arguments of `models.ast.make_backbone`.
     head: the classifier, None for a backbone alone.
+    objective: of a pre-trained model, the parts that travel along: {"name":
+      "ssast", "heads": names}; empty for others.
     class_names: names of the classes, empty if unknown.
     recipe: from a recording to the model's input, host and device ops in one
       string; empty if unknown.
@@ -72,6 +74,7 @@ class ModelInfo:
 
   model: Mapping[str, Any]
   head: Head | None = None
+  objective: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   class_names: tuple[str, ...] = ()
   recipe: str = ""
   origin: str = ""

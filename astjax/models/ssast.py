@@ -1,0 +1,73 @@
+"""SSAST: masked spectrogram patch modelling (arXiv 2110.09784), its module.
+
+The backbone sees learned mask tokens where patches are hidden; two small heads
+predict the hidden patches from what it makes of them. The objectives
+themselves are in `tasks/ssast.py`.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from astjax.models import ast, heads
+from astjax.types import Array
+
+HEADS = ("discriminative", "generative")
+
+
+class SSAST(nn.Module):
+  """Backbone, mask token and patch heads: what is hidden -> predictions.
+
+  Attributes:
+    backbone: cuts its patches without overlap (stride = patch size).
+    heads: which of `HEADS` there are.
+  """
+
+  backbone: ast.Backbone
+  heads: tuple[str, ...] = HEADS
+
+  def setup(self) -> None:
+    """The mask token has the original's deviation, Xavier's on [1, 1, D]."""
+    width, (ph, pw) = self.backbone.width, self.backbone.patch_size
+    init = nn.initializers.normal(stddev=width**-0.5)
+    self.mask_token = self.param("mask_token", init, (width,))
+    if "discriminative" in self.heads:
+      self.discriminative = heads.PatchMlpHead(ph * pw)
+    if "generative" in self.heads:
+      self.generative = heads.PatchMlpHead(ph * pw)
+
+  def __call__(
+    self, patches: Array, index: Array, *, train: bool = False
+  ) -> dict[str, Array]:
+    """Predicts the hidden patches of every clip, under one or two masks.
+
+    Args:
+      patches: [B, F', T', ph * pw] literal patches.
+      index: [B, V, M] int32, numbers f' * T' + t' of the hidden patches under
+        each of V masks. The first head predicts under the first mask, the last
+        head under the last one.
+      train: turns drop path on.
+
+    Returns:
+      {head: [B, M, ph * pw]} for each of `heads`.
+    """
+    batch, views, count = index.shape
+    num_patches = patches.shape[1] * patches.shape[2]
+    # Clip by clip its masks, so that no row leaves its device.
+    patches = jnp.repeat(patches, views, axis=0)  # [B * V, F', T', ph * pw]
+    flat = index.reshape(batch * views, count)
+    mask = jnp.any(flat[..., None] == jnp.arange(num_patches), axis=1)
+    out = self.backbone(
+      patches=patches, mask=mask, mask_token=self.mask_token, train=train
+    )
+    tokens = out["tokens"].reshape(batch, views, num_patches, -1)
+    used = {self.heads[0]: 0, self.heads[-1]: views - 1}
+    return {
+      name: getattr(self, name)(
+        jnp.take_along_axis(
+          tokens[:, view], index[:, view, :, None], axis=1
+        )  # [B, M, D]
+      )
+      for name, view in used.items()
+    }
