@@ -151,6 +151,9 @@ def build(config: Mapping[str, Any], *, mesh: Mesh | None = None) -> Job:
   run = run_config.parse(config)
   mesh = sharding.make_mesh() if mesh is None else mesh
   train = _split("train", run.input, "config.input", mesh)
+  sharding.check_batch_size(
+    run.input.batch_size, mesh, "config.input.batch_size", run.accumulate
+  )
   steps_per_epoch = len(train.reader.source) / run.input.batch_size
   if "train" in run.evals:
     raise UserError("config.evals.train: the name is taken by the training")
@@ -163,7 +166,6 @@ def build(config: Mapping[str, Any], *, mesh: Mesh | None = None) -> Job:
     every = run_config.interval(
       given.every_epochs, given.every_steps, steps_per_epoch
     )
-    _check_same_classes(where, split.class_names, train.class_names)
     if given.of_best and (every or not run.best):
       raise UserError(
         f"{where}.of_best is evaluated once, on the best checkpoint: it needs "
@@ -178,6 +180,9 @@ def build(config: Mapping[str, Any], *, mesh: Mesh | None = None) -> Job:
     steps_per_epoch=steps_per_epoch,
     total_steps=total_steps,
   )
+  for name, split in evals.items() if task.head else ():
+    where = f"config.evals.{name}"
+    _check_same_classes(where, split.class_names, train.class_names)
   call(pretrained.Options, "config.init_kw", run.init_kw)
   job = Job(run, mesh, task, train, evals, steps_per_epoch, total_steps)
   _check_metric("config.best", run.best, evals, task)

@@ -133,6 +133,8 @@ class RunConfig:
 
   Attributes:
     seed: of initialisation, order and every draw.
+    accumulate: number of micro-batches in which a batch is computed; one
+      update of the weights for all of them.
     epochs: length of the run; 0 uses `steps`.
     steps: length of the run in steps; 0 uses `epochs`.
     task: a name in `tasks.TASKS`; `task_kw` its arguments, `model` the model's.
@@ -152,6 +154,7 @@ class RunConfig:
   input: InputConfig
   schedule: Section
   seed: int = 0
+  accumulate: int = 1
   epochs: float = 0.0
   steps: int = 0
   task_kw: Section = dataclasses.field(default_factory=dict)
@@ -213,6 +216,8 @@ def _check(run: RunConfig) -> None:
       "give the length of the run once, as config.epochs or config.steps (the "
       f"other 0); got epochs={run.epochs}, steps={run.steps}"
     )
+  if run.accumulate < 1:
+    raise UserError(f"config.accumulate={run.accumulate} must be at least 1")
   if run.log.every_steps < 1:
     raise UserError(
       f"config.log.every_steps={run.log.every_steps} must be at least 1"

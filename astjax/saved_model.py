@@ -11,7 +11,7 @@ import numpy as np
 from astjax.errors import UserError, call, lookup
 from astjax.models import ast, heads, ssast
 from astjax.types import Array, Params
-from astjax.weights.model_info import ModelInfo
+from astjax.weights.model_info import Head, ModelInfo
 
 
 def describe(backbone: ast.Backbone) -> dict[str, Any]:
@@ -45,6 +45,16 @@ def _ssast(backbone, *, heads: tuple[str, ...] = ssast.HEADS) -> nn.Module:
 OBJECTIVES = {"ssast": _ssast}
 
 
+def classifier(backbone: ast.Backbone, head: Head) -> ast.AST:
+  """The backbone with a classifier."""
+  if head.projection:
+    widths = (backbone.width, head.projection)
+    top = heads.LayerSumHead(head.num_classes, backbone.depth, widths)
+  else:
+    top = heads.ClassifierHead(head.num_classes, head.layer_norm_eps)
+  return ast.AST(backbone, top, head.pooling)
+
+
 def module_of(info: ModelInfo) -> nn.Module:
   """`AST`, a pre-training module, or `Backbone` if there is neither.
 
@@ -59,10 +69,7 @@ def module_of(info: ModelInfo) -> nn.Module:
     return call(make, where, given, backbone=backbone)
   if info.head is None:
     return backbone
-  head = heads.ClassifierHead(
-    info.head.num_classes, layer_norm_eps=info.head.layer_norm_eps
-  )
-  return ast.AST(backbone, head, info.head.pooling)
+  return classifier(backbone, info.head)
 
 
 def init_params(info: ModelInfo, grid: tuple[int, int], key: Array) -> Params:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -39,13 +40,39 @@ def by_row(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
 
 
-def check_batch_size(batch_size: int, mesh: Mesh, where: str) -> None:
-  """Raises a UserError if rows cannot be split evenly over the devices."""
-  if batch_size < 1 or batch_size % mesh.size:
+def check_batch_size(
+  batch_size: int, mesh: Mesh, where: str, accumulate: int = 1
+) -> None:
+  """Raises a UserError if rows cannot be split evenly over the devices.
+
+  Args:
+    batch_size: B.
+    mesh: the devices.
+    where: what sets it, for the error.
+    accumulate: number of micro-batches, each of which has rows of all devices.
+  """
+  parts = accumulate * mesh.size
+  if batch_size < 1 or batch_size % parts:
+    each = f" in {accumulate} micro-batches" if accumulate > 1 else ""
     raise UserError(
-      f"{where}={batch_size} does not divide evenly over {mesh.size} devices; "
-      f"use a positive multiple of {mesh.size}"
+      f"{where}={batch_size} does not divide evenly over {mesh.size} devices"
+      f"{each}; use a positive multiple of {parts}"
     )
+
+
+def micro_batches(batch: Batch, count: int, mesh: Mesh) -> Batch:
+  """[B, ...] -> [count, B / count, ...], traced; no row leaves its device.
+
+  A device holds a contiguous block of rows; every `count`-th of them goes into
+  the same micro-batch.
+  """
+  rows = NamedSharding(mesh, PartitionSpec(None, DATA_AXIS))
+
+  def split(x):
+    x = jnp.swapaxes(x.reshape(-1, count, *x.shape[1:]), 0, 1)
+    return jax.lax.with_sharding_constraint(x, rows)
+
+  return jax.tree.map(split, batch)
 
 
 def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> Batch:

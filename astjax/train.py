@@ -151,7 +151,8 @@ def _say_what_runs(console, job, folder, num_params, first_step):
       )
       + f" recordings, {len(train.class_names)} classes",
       "steps": f"{job.total_steps:,} of {run.input.batch_size} examples "
-      f"({job.total_steps / job.steps_per_epoch:.4g} epochs)",
+      + (f"in {run.accumulate} parts " if run.accumulate > 1 else "")
+      + f"({job.total_steps / job.steps_per_epoch:.4g} epochs)",
       "start": f"resumed at step {first_step}"
       if first_step
       else run.init_from or "fresh",
@@ -179,6 +180,7 @@ class _Loop:
       job.train.device_ops,
       job.mesh,
       scaled=record.plateau is not None,
+      accumulate=job.config.accumulate,
     )
     self.eval_steps = {
       name: train_step.make_eval_step(job.task, s.device_ops, job.mesh)

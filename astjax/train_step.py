@@ -53,6 +53,7 @@ def make_train_step(
   mesh: Mesh,
   *,
   scaled: bool = False,
+  accumulate: int = 1,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
   """A jitted `(state, batch, step, key) -> (state, metrics)`.
 
@@ -63,6 +64,10 @@ def make_train_step(
   non-finite loss or gradient leaves the state as it was, its step counter too,
   and so does every step that does not follow the state: the state that is left
   is the last good one, however late the host notices.
+
+  With `accumulate` the loss and its gradient are computed on so many
+  micro-batches one after the other and averaged; all else happens once, on the
+  whole batch. See `_accumulated` for what that asks of a task.
   """
 
   def train_step(state, batch, step, key, lr_scale=None):
@@ -74,11 +79,16 @@ def make_train_step(
     batch = run_ops(batch, keys)
     batch = task.corrupt(batch, jax.random.fold_in(key, _CORRUPT), step)
 
-    def loss_fn(params):
-      rng = jax.random.fold_in(key, _MODEL)
+    def loss_fn(params, batch, rng):
       return task.loss(params, state.task_state, batch, rng, step)
 
-    (loss, out), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+    rng = jax.random.fold_in(key, _MODEL)
+    if accumulate > 1:
+      parts = sharding.micro_batches(batch, accumulate, mesh)
+      (loss, out), grads = _accumulated(grad_fn, state.params, parts, rng)
+    else:
+      (loss, out), grads = grad_fn(state.params, batch, rng)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     if scaled:  # every chain of `optim` ends in a product with the rate
       updates = optax.tree.scale(lr_scale, updates)
@@ -102,6 +112,35 @@ def make_train_step(
     out_shardings=(whole, whole),
     donate_argnums=(0,),
   )
+
+
+def _accumulated(grad_fn, params, parts, rng):
+  """The mean of what `grad_fn` gives over micro-batches, `parts` [k, B / k].
+
+  Micro-batch i draws from `rng` folded with i. The mean is taken of every
+  float: of losses, metrics and gradients, and of the task state that each loss
+  returns from the same state before the step. That is exact for a state that
+  is linear in the batch's mean, such as a moving average of it. What is no
+  float is the last micro-batch's.
+  """
+  count = jax.tree.leaves(parts)[0].shape[0]
+
+  def add(mean, part_and_number):
+    part, i = part_and_number
+    new = grad_fn(params, part, jax.random.fold_in(rng, i))
+
+    def update(m, x):  # what does not change stays as it is, bit for bit
+      is_float = jnp.issubdtype(x.dtype, jnp.floating)
+      return m + (x - m) / (i + 1) if is_float else x
+
+    return jax.tree.map(update, mean, new), None
+
+  shapes = jax.eval_shape(
+    grad_fn, params, jax.tree.map(lambda x: x[0], parts), rng
+  )
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+  mean, _ = jax.lax.scan(add, zeros, (parts, jnp.arange(count)))
+  return mean
 
 
 def make_eval_step(

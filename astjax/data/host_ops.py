@@ -32,6 +32,7 @@ __all__ = (
   "mix",
   "multi_hot",
   "quantise",
+  "random_crop",
   "resample",
 )
 
@@ -112,6 +113,29 @@ def _need_float(example, name, op):
       f"{op} reads a float waveform, {name!r} is {example[name].dtype.name}: "
       "put it before quantise"
     )
+
+
+def random_crop(num_samples: int) -> Op:
+  """So many samples from a place drawn evenly; shorter recordings stay whole.
+
+  Before `fit`, which pads.
+  """
+  if num_samples < 1:
+    raise UserError(f"random_crop needs at least one sample, got {num_samples}")
+
+  def op(example, key, backend):
+    count = example["num_samples"]
+    places = tf.cast(tf.maximum(count - num_samples, 0) + 1, tf.float64)
+    # In double precision the product stays below the number of places.
+    u = tf.cast(backend.uniform(key, 1)[0], tf.float64)
+    start = backend.int32(backend.floor(u * places))
+    return example | {
+      "audio": example["audio"][start : start + num_samples],
+      "num_samples": tf.minimum(count, num_samples),
+    }
+
+  op.draws = True
+  return op
 
 
 def fit(
@@ -245,6 +269,11 @@ def multi_hot(num_classes: int = 0, *, reader: Reader) -> Op:
   the labels of the two recordings have their shares; a shared one has 1.
   """
   names = reader.source.class_names
+  if not names:
+    raise UserError(
+      "multi_hot needs labels, the source has none: a pattern needs a group "
+      "(?P<label>...), a table a column 'labels', a manifest a label_list"
+    )
   if num_classes not in (0, len(names)):
     raise UserError(
       f"multi_hot({num_classes}) does not fit the source, which has "

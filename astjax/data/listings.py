@@ -75,22 +75,50 @@ def read_split_lists(
   out: dict[str, str] = {}
   for split, name in lists.items():
     file = _existing_file(str(root / name), f"source_kw.split_lists.{split}")
-    try:
-      lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as e:
-      raise UserError(f"{file} is not UTF-8 text: {e.reason}") from None
-    paths = [line.strip() for line in lines if line.strip()]
-    if not any((root / path).is_file() for path in paths):
-      raise UserError(
-        f"{file} lists no recording below {root}"
-        f"{', but for example ' + repr(paths[0]) if paths else ''}"
-      )
+    paths = _lines(file)
+    _check_there(root, file, paths)
     out |= dict.fromkeys(paths, split)
   return out
 
 
-def read_manifest(path: pathlib.Path) -> list[tuple[str, tuple[str, ...]]]:
-  """(path, labels) of each entry of an AST manifest.
+def read_split_table(root: pathlib.Path, name: str) -> dict[str, str]:
+  """{path below `root`: split} of a text file with "split path" lines.
+
+  Raises:
+    UserError: a missing file, another kind of line, or nothing that is there.
+  """
+  file = _existing_file(str(root / name), "source_kw.split_table")
+  out: dict[str, str] = {}
+  for line in _lines(file):
+    split, *path = line.split(maxsplit=1)
+    if not path:
+      raise UserError(f"{file}: {line!r} is not a split and a path")
+    out[path[0]] = split
+  _check_there(root, file, list(out))
+  return out
+
+
+def _lines(file: pathlib.Path) -> list[str]:
+  """Of a text file, without blank ones."""
+  try:
+    lines = file.read_text(encoding="utf-8-sig").splitlines()
+  except UnicodeDecodeError as e:
+    raise UserError(f"{file} is not UTF-8 text: {e.reason}") from None
+  return [line.strip() for line in lines if line.strip()]
+
+
+def _check_there(root, file, paths):
+  if not any((root / path).is_file() for path in paths):
+    raise UserError(
+      f"{file} lists no recording below {root}"
+      f"{', but for example ' + repr(paths[0]) if paths else ''}"
+    )
+
+
+def read_manifest(
+  path: pathlib.Path, *, labelled: bool = True
+) -> list[tuple[str, tuple[str, ...]]]:
+  """(path, labels) of each entry of an AST manifest; () if not `labelled`.
 
   Raises:
     UserError: missing, damaged, empty, or an entry without path or label.
@@ -108,15 +136,12 @@ def read_manifest(path: pathlib.Path) -> list[tuple[str, tuple[str, ...]]]:
     raise UserError(f"{path} lists no recordings")
   rows = []
   for i, entry in enumerate(entries):
-    wav, labels = (
-      (entry.get("wav"), entry.get("labels"))
-      if isinstance(entry, dict)
-      else (None, None)
-    )
+    entry = entry if isinstance(entry, dict) else {}
+    wav, labels = entry.get("wav"), entry.get("labels") if labelled else ""
     if not isinstance(wav, str) or not isinstance(labels, str):
       raise UserError(f"{path}, entry {i}: expected texts 'wav' and 'labels'")
     names = tuple(n.strip() for n in labels.split(",") if n.strip())
-    if not wav or not names:
+    if not wav or (labelled and not names):
       raise UserError(f"{path}, entry {i}: no path or no label")
     rows.append((wav, names))
   return rows
@@ -128,14 +153,9 @@ def read_label_list(path: str) -> tuple[list[str], dict[str, int]]:
   Either a table with the columns `index`, `mid`, `display_name` (AudioSet's
   format; a label may be either), or plain text with one name per line.
   """
-  file = _existing_file(path, "label_list")
-  try:
-    lines = file.read_text(encoding="utf-8-sig").splitlines()
-  except UnicodeDecodeError as e:
-    raise UserError(f"{path} is not UTF-8 text: {e.reason}") from None
+  lines = _lines(_existing_file(path, "label_list"))
   if not lines or "display_name" not in lines[0]:
-    names = [line.strip() for line in lines if line.strip()]
-    return _unique(names, path), {n: i for i, n in enumerate(names)}
+    return _unique(lines, path), {n: i for i, n in enumerate(lines)}
   names, aliases = [], {}
   for number, line in read_table(pathlib.Path(path), "label_list"):
     if line.get("index") != str(len(names)):

@@ -77,7 +77,7 @@ def balanced(source: Source) -> np.ndarray:
   flat = np.array([k for row in rows for k in row], np.int64)
   counts = np.bincount(flat, minlength=len(source.class_names))
   of_class = 1000.0 / (counts + 0.01)
-  return np.array([sum(of_class[k] for k in row) for row in rows])
+  return np.array([sum(of_class[k] for k in row) for row in rows], np.float64)
 
 
 # `config.input.draw`.
@@ -104,12 +104,18 @@ def draw_weights(source: Source, draw: str, where: str) -> np.ndarray | None:
     weights = np.ones(len(source)) if weights is None else weights
     for rows, share in parts:
       part = weights[rows.start : rows.stop]
-      weights[rows.start : rows.stop] = part * (share / max(part.sum(), 1e-300))
-  if weights is not None and not weights.sum() > 0:
-    raise UserError(
-      f"{where}.draw={draw!r}: no recording has a label, so none would be drawn"
-    )
+      _check_drawn(
+        part, f"{where}: shares with draw={draw!r}: no recording of a part"
+      )
+      weights[rows.start : rows.stop] = part * (share / part.sum())
+  if weights is not None:
+    _check_drawn(weights, f"{where}.draw={draw!r}: no recording")
   return weights
+
+
+def _check_drawn(weights, what):
+  if not weights.sum() > 0:
+    raise UserError(f"{what} has a label, so none would be drawn")
 
 
 def process_rows(

@@ -23,7 +23,7 @@ from astjax.errors import UserError
 
 
 class Source(Protocol):
-  """Numbered, labelled recordings."""
+  """Numbered recordings, with labels or without (then `class_names` is ())."""
 
   class_names: tuple[str, ...]
 
@@ -54,7 +54,7 @@ class Recordings:
 
   Attributes:
     root: the folder that paths are relative to.
-    class_names: of all splits, so that train and test agree.
+    class_names: of all splits, so that train and test agree; () without labels.
   """
 
   def __init__(
@@ -109,40 +109,46 @@ def filenames(
   data_dir: str,
   split: str = "",
   folds: tuple[str, ...] = (),
-  pattern: str,
+  pattern: str = "",
   splits: Mapping[str, str] | None = None,
   split_lists: Mapping[str, str] | None = None,
+  split_table: str = "",
   holdout: float = 0.0,
   label_list: str = "",
+  label_map: Mapping[str, str] | None = None,
 ) -> Recordings:
-  r"""Labels from file names.
+  r"""Labels from file names, or all recordings without labels.
 
   Args:
     data_dir: searched with all its sub-folders.
     split: keep only this split; empty keeps all.
     folds: keep only these folds; empty keeps all.
     pattern: regular expression searched in the path below `data_dir` (with /),
-      with a group `label` and optionally `split` and `fold`, for example
-      r"(?P<label>\d)_(?P<fold>[a-z]+)_\d+\.wav$".
+      with the groups `label`, `split` and `fold` as far as there are such, for
+      example r"(?P<label>\d)_(?P<fold>[a-z]+)_\d+\.wav$". Without a group
+      `label` the recordings have no labels; empty takes all of them.
     splits: split name -> expression searched in the path, instead of a group.
     split_lists: split name -> text file below `data_dir` with one path a line,
       such as Speech Commands' validation_list.txt; all others are "train".
+    split_table: text file below `data_dir` with a split and a path a line, such
+      as VoxCeleb1's iden_split.txt; all others are in no split.
     holdout: share of the recordings that become the split "val", the others
       "train", by a digest of their path; 0 is none.
     label_list: below `data_dir` or absolute, see `read_label_list`; empty
       takes the labels that occur.
+    label_map: label -> class, "*" stands for all other labels; those that it
+      does not name stay as they are.
   """
   compiled = listings.compile_pattern(pattern, "source_kw.pattern")
-  if "label" not in compiled.groupindex:
-    raise UserError(
-      f"source_kw.pattern {pattern!r} has no group (?P<label>...)"
-    )
   rules = {
     name: listings.compile_pattern(rule, f"source_kw.splits.{name}")
     for name, rule in (splits or {}).items()
   }
   root = listings.existing_dir(data_dir)
   listed = listings.read_split_lists(root, split_lists or {})
+  others = "train" if listed else ""
+  if split_table:
+    listed |= listings.read_split_table(root, split_table)
   paths = list(listings.sound_files(root))
   if not paths:
     raise UserError(
@@ -154,20 +160,21 @@ def filenames(
     if not (match := compiled.search(path)):
       continue
     groups = match.groupdict()
-    if not groups["label"]:
+    if not groups.get("label", True):  # an optional group that took no part
       continue
     found = groups.get("split") or next(
       (name for name, rule in rules.items() if rule.search(path)), ""
     )
     if listed:
-      found = listed.get(path, "train")
-    rows.append(Row(path, (groups["label"],), found, groups.get("fold") or ""))
+      found = listed.get(path, others)
+    labels = (groups["label"],) if "label" in groups else ()
+    rows.append(Row(path, labels, found, groups.get("fold") or ""))
   if not rows:
     raise UserError(
       f"source_kw.pattern {pattern!r} fits none of the {len(paths)} recordings "
       f"below {root}, such as {paths[0]!r}"
     )
-  rows = _hold_out(rows, holdout)
+  rows = _hold_out(_renamed(rows, label_map or {}), holdout)
   return _select(root, rows, split, folds, label_list)
 
 
@@ -179,14 +186,22 @@ def folder(
   pattern: str = r"^(?P<label>[^/]+)/",
   splits: Mapping[str, str] | None = None,
   split_lists: Mapping[str, str] | None = None,
+  split_table: str = "",
   holdout: float = 0.0,
   label_list: str = "",
+  label_map: Mapping[str, str] | None = None,
 ) -> Recordings:
   """One folder per class; arguments as of `filenames`.
 
   With a folder per split above the classes, use the pattern
   r"^(?P<split>[^/]+)/(?P<label>[^/]+)/".
   """
+  compiled = listings.compile_pattern(pattern, "source_kw.pattern")
+  if "label" not in compiled.groupindex:
+    raise UserError(
+      f"source_kw.pattern {pattern!r} has no group (?P<label>...); recordings "
+      "without labels are read by the source 'filenames'"
+    )
   return filenames(
     data_dir=data_dir,
     split=split,
@@ -194,8 +209,10 @@ def folder(
     pattern=pattern,
     splits=splits,
     split_lists=split_lists,
+    split_table=split_table,
     holdout=holdout,
     label_list=label_list,
+    label_map=label_map,
   )
 
 
@@ -207,11 +224,14 @@ def csv(
   folds: tuple[str, ...] = (),
   holdout: float = 0.0,
   label_list: str = "",
+  label_map: Mapping[str, str] | None = None,
   label_separator: str = ",",
   columns: Mapping[str, str] | None = None,
   below: str = "",
 ) -> Recordings:
-  """A table with a header: `path`, `labels` and optionally `split`, `fold`.
+  """A table with a header: `path` and optionally `labels`, `split`, `fold`.
+
+  Without a column `labels` (or `label`) the recordings have no labels.
 
   Args:
     data_dir: paths in the table, and `csv` and `label_list`, are relative to it
@@ -221,6 +241,7 @@ def csv(
     folds: keep only these folds; empty keeps all.
     holdout: as of `filenames`.
     label_list: see `read_label_list`; empty takes the labels that occur.
+    label_map: as of `filenames`.
     label_separator: between the labels of one recording; empty if each has one.
     columns: other names of these columns, such as {"path": "filename"}.
     below: folder that the paths are relative to, below `data_dir`.
@@ -233,22 +254,23 @@ def csv(
   path = root / csv
   rows = []
   for number, line in listings.read_table(path, "source_kw.csv"):
-    try:
-      plain = of["labels"] not in line and "label" in line
-      text = line["label" if plain else of["labels"]]
-      where = line[of["path"]]
-    except KeyError as e:
-      raise UserError(
-        f"{path} has no column {e.args[0]!r} (columns: {', '.join(line)}); "
-        "expected path, labels and optionally split, fold"
-      ) from None
+    column = of["labels"]
+    if column not in line and "labels" not in (columns or {}):
+      column = "label" if "label" in line else ""
+    for name in (of["path"], column):
+      if name and name not in line:
+        raise UserError(
+          f"{path} has no column {name!r} (columns: {', '.join(line)}); "
+          "expected path and optionally labels, split, fold"
+        )
+    text = line[column] if column else ""
     names = text.split(label_separator) if label_separator else [text]
     names = tuple(n.strip() for n in names if n.strip())
-    if not where or not names:
+    if not line[of["path"]] or (column and not names):
       raise UserError(f"{path}, line {number}: no path or no label")
     rows.append(
       Row(
-        str(pathlib.PurePosixPath(below, where)),
+        str(pathlib.PurePosixPath(below, line[of["path"]])),
         names,
         line.get(of["split"]) or "",
         line.get(of["fold"]) or "",
@@ -256,7 +278,7 @@ def csv(
     )
   if not rows:
     raise UserError(f"{path} lists no recordings")
-  rows = _hold_out(rows, holdout)
+  rows = _hold_out(_renamed(rows, label_map or {}), holdout)
   return _select(root, rows, split, folds, label_list)
 
 
@@ -264,7 +286,7 @@ def manifest(
   *,
   data_dir: str,
   json: str,
-  label_list: str,
+  label_list: str = "",
   split: str = "",
   folds: tuple[str, ...] = (),
 ) -> Recordings:
@@ -274,7 +296,8 @@ def manifest(
     data_dir: paths in the manifest, and `json` and `label_list`, are relative
       to it (or absolute).
     json: the file.
-    label_list: the original's label CSV (index, mid, display_name).
+    label_list: the original's label CSV (index, mid, display_name); empty
+      leaves the labels out, as for pre-training, where they are dummies.
     split: a manifest is of one split: leave it empty.
     folds: likewise.
   """
@@ -284,7 +307,8 @@ def manifest(
       "manifest for each"
     )
   root = listings.existing_dir(data_dir)
-  rows = [Row(*row) for row in listings.read_manifest(root / json)]
+  found = listings.read_manifest(root / json, labelled=bool(label_list))
+  rows = [Row(*row) for row in found]
   return _select(root, rows, "", (), label_list)
 
 
@@ -409,6 +433,13 @@ def _hold_out(rows, share):
     return "val" if digest % 10_000 < share * 10_000 else "train"
 
   return [row._replace(split=split_of(row)) for row in rows]
+
+
+def _renamed(rows, label_map):
+  def name_of(label):
+    return label_map.get(label, label_map.get("*", label))
+
+  return [row._replace(labels=tuple(map(name_of, row.labels))) for row in rows]
 
 
 def _select(root, rows, split, folds, label_list):

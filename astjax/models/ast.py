@@ -142,13 +142,13 @@ class AST(nn.Module):
 
   Attributes:
     backbone: the transformer.
-    head: the classifier.
-    pooling: "prefix" (mean of the prefix tokens, AST) or "tokens" (mean of the
-      patch tokens, SSAST's fine-tuning).
+    head: the classifier, on the last block's output (`ClassifierHead`) or on
+      those of all blocks (`LayerSumHead`).
+    pooling: a key of `POOLINGS`.
   """
 
   backbone: Backbone
-  head: heads.ClassifierHead
+  head: heads.ClassifierHead | heads.LayerSumHead
   pooling: str = "prefix"
 
   def __call__(self, fbank: Array | None = None, **kwargs) -> Array:
@@ -157,13 +157,42 @@ class AST(nn.Module):
 
   def features(self, fbank: Array | None = None, **kwargs) -> Array:
     """Pooled tokens [B, D], before the head."""
-    return pool(self.backbone(fbank, **kwargs), self.pooling)
+    return self.outputs(fbank, **kwargs)["features"]
+
+  def outputs(self, fbank: Array | None = None, **kwargs) -> dict[str, Array]:
+    """The backbone's output with `features` [B, D] and `logits` [B, C]."""
+    of_all = isinstance(self.head, heads.LayerSumHead)
+    out = self.backbone(fbank, hidden=of_all, **kwargs)
+    if of_all:
+      features = self.head.mix(pool_layers(out, self.pooling))
+    else:
+      features = pool(out, self.pooling)
+    return out | {"features": features, "logits": self.head(features)}
+
+
+# What is averaged: AST's prefix tokens, SSAST's patch tokens, or both (SUPERB).
+POOLINGS = {
+  "prefix": ("prefix",),
+  "tokens": ("tokens",),
+  "all": ("prefix", "tokens"),
+}
 
 
 def pool(tokens: dict[str, Array], pooling: str) -> Array:
-  """Mean over the prefix or the patch tokens, [B, D]."""
-  chosen = errors.lookup(tokens, pooling, "pooling")
+  """Mean over the tokens that a pooling takes, [B, D] float32."""
+  names = errors.lookup(POOLINGS, pooling, "pooling")
+  chosen = jnp.concatenate([tokens[name] for name in names], axis=1)
   return jnp.mean(chosen.astype(jnp.float32), axis=1)
+
+
+def pool_layers(out: dict[str, Any], pooling: str) -> Array:
+  """The same for each block, before the final norm: [B, L, D]."""
+  count = out["prefix"].shape[1]
+  pooled = [
+    pool({"prefix": x[:, :count], "tokens": x[:, count:]}, pooling)
+    for x in out["hidden"]
+  ]
+  return jnp.stack(pooled, axis=1)
 
 
 def make_backbone(

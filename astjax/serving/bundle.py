@@ -23,9 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.special
 
-from astjax import device_ops, pretrained
+from astjax import device_ops, pretrained, saved_model
 from astjax.errors import UserError, call
-from astjax.models import ast, heads
+from astjax.models import ast
 from astjax.serving import recording
 from astjax.serving.recording import Recording
 from astjax.types import Params
@@ -438,20 +438,17 @@ class Bundle:
     inputs = {k: batch[k] for k in ("fbank", "patches") if k in batch}
     if len(inputs) != 1:
       raise UserError("the recipe ends in neither fbank nor patches")
-    tokens = self._backbone.apply({"params": params["backbone"]}, **inputs)
-    head = self.info.head
-    pooling = "prefix" if self._backbone.prefix else "tokens"
-    clip = ast.pool(tokens, head.pooling if head else pooling)
-    patches = tokens["tokens"].astype(jnp.float32)  # [B, F' * T', D]
-    rows = self._grid.shape[0]
-    patches = patches.reshape(len(clip), rows, -1, patches.shape[-1])
-    out = {"clip": clip, "frames": patches.mean(1)}
-    if head is None:
-      return out
-    classifier = heads.ClassifierHead(
-      head.num_classes, layer_norm_eps=head.layer_norm_eps
-    )
-    return out | {"logits": classifier.apply({"params": params["head"]}, clip)}
+    if self.info.head is None:
+      out = self._backbone.apply({"params": params["backbone"]}, **inputs)
+      clip = ast.pool(out, "prefix" if self._backbone.prefix else "tokens")
+      found = {"clip": clip}
+    else:
+      model = saved_model.classifier(self._backbone, self.info.head)
+      out = model.apply({"params": params}, **inputs, method="outputs")
+      found = {"clip": out["features"], "logits": out["logits"]}
+    patches = out["tokens"].astype(jnp.float32)  # [B, F' * T', D]
+    shape = (len(patches), self._grid.shape[0], -1, patches.shape[-1])
+    return found | {"frames": patches.reshape(shape).mean(1)}
 
   def _check(self) -> None:
     """Whether recipe and model fit, before the first recording."""

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import numpy as np
 
-from astjax import errors
-from astjax.models import ast, heads
+from astjax import errors, saved_model
+from astjax.models import ast
 from astjax.ops import losses, metrics
 from astjax.tasks.base import LossOut
 from astjax.types import Array, Batch, Params
@@ -26,12 +26,14 @@ class Supervised:
   Needs `label` and `fbank` or `patches` in the batch.
 
   Attributes:
-    model: backbone and head.
+    backbone: the transformer.
+    head: the classifier, as a saved model describes it.
     loss_name: a key of `LOSSES`: "bce" for tags, "softmax_xent" for one class
       per clip.
   """
 
-  model: ast.AST
+  backbone: ast.Backbone
+  head: Head
   loss_name: str
   metric_names = ("loss", "mAP", "mAUC", "d_prime", "accuracy")
 
@@ -41,19 +43,9 @@ class Supervised:
     return self.loss_name == "softmax_xent"
 
   @property
-  def backbone(self) -> ast.Backbone:
-    """Of the model."""
-    return self.model.backbone
-
-  @property
-  def head(self) -> Head:
-    """The classifier, as a saved model describes it."""
-    return Head(
-      num_classes=self.model.head.num_classes,
-      pooling=self.model.pooling,
-      layer_norm_eps=self.model.head.layer_norm_eps,
-      scores="softmax" if self.one_label else "sigmoid",
-    )
+  def model(self) -> ast.AST:
+    """Backbone and classifier."""
+    return saved_model.classifier(self.backbone, self.head)
 
   def init_params(self, rng: Array, batch: Batch) -> Params:
     """{"backbone": ..., "head": ...}, float32."""
@@ -135,8 +127,9 @@ def make(
   steps_per_epoch: float,
   total_steps: int,
   loss: Literal["bce", "softmax_xent"] = "bce",
-  pooling: Literal["prefix", "tokens"] = "prefix",
+  pooling: Literal["prefix", "tokens", "all"] = "prefix",
   head_layer_norm_eps: float = 1e-5,
+  projection: int = 0,
 ) -> Supervised:
   """The supervised task from plain config values.
 
@@ -146,14 +139,29 @@ def make(
     steps_per_epoch: not used by this task.
     total_steps: not used by this task.
     loss: "bce" or "softmax_xent".
-    pooling: "prefix" (AST) or "tokens" (SSAST's fine-tuning).
+    pooling: mean of the "prefix" tokens (AST), of the patch "tokens" (SSAST's
+      fine-tuning) or of "all" (SUPERB).
     head_layer_norm_eps: 1e-5 in the original, 1e-12 in Hugging Face's AST.
+    projection: above 0, SUPERB's classifier: a learned mean of all blocks, a
+      linear layer to this width, one to the classes; without a layer norm.
   """
   del steps_per_epoch, total_steps
+  if num_classes < 1:
+    raise errors.UserError(
+      "the task 'supervised' learns classes, and the training data has no "
+      "labels: a pattern needs a group (?P<label>...), a table a column "
+      "'labels', a manifest a label_list"
+    )
   backbone = errors.call(ast.make_backbone, "config.model", model)
   if pooling == "prefix" and not backbone.prefix:
     raise errors.UserError(
       "pooling='prefix' needs prefix tokens; config.model.prefix is empty"
     )
-  head = heads.ClassifierHead(num_classes, layer_norm_eps=head_layer_norm_eps)
-  return Supervised(ast.AST(backbone, head, pooling), loss)
+  head = Head(
+    num_classes=num_classes,
+    pooling=pooling,
+    layer_norm_eps=head_layer_norm_eps,
+    scores="softmax" if loss == "softmax_xent" else "sigmoid",
+    projection=projection,
+  )
+  return Supervised(backbone, head, loss)

@@ -259,6 +259,11 @@ def _write(kind, out, info: ModelInfo, grid, params: Params) -> list[str]:
     return hugging_face.save(out, info, params)
   notes = ["v.head and v.head_dist, which AST never uses, are not written"]
   head = info.head
+  if head and head.projection:
+    raise UserError(
+      "the official AST has a classifier on the last block alone; this model "
+      "has one on a learned mean of all blocks"
+    )
   if (
     head is None
     or head.pooling != "prefix"

@@ -2,7 +2,8 @@
 
   python -m astjax.tools.report --workdir=runs/demo
 
-writes learning_curve.png and predictions.png into the work directory.
+writes learning_curve.png and predictions.png into the work directory; without a
+classifier, the first alone.
 """
 
 from __future__ import annotations
@@ -34,14 +35,15 @@ def main(argv: list[str] | None = None) -> int:
   try:
     folder = pathlib.Path(args.workdir)
     loaded, state = job.load_run(folder, data_dir=args.data_dir)
-    curve = learning_curve(folder)
-    pictures = predictions(
-      loaded, state, folder, split=args.split, clips=args.clips
-    )
+    written = [learning_curve(folder)]
+    if loaded.task.head:
+      written.append(
+        predictions(loaded, state, folder, split=args.split, clips=args.clips)
+      )
   except UserError as e:
     print(f"astjax: error: {e}", file=sys.stderr)
     return 1
-  print(f"wrote {curve} and {pictures}")
+  print(f"wrote {' and '.join(map(str, written))}")
   return 0
 
 

@@ -209,6 +209,7 @@ def _configs(info: ModelInfo, params: Params):
       "needs the tokens cls and dist",
     ),
     (head.pooling != "prefix", "averages the prefix tokens, not the patches"),
+    (head.projection, "has a classifier on the last block alone"),
     (patch[0] != patch[1], f"has square patches, not {patch}"),
   ]
   for wrong, what in problems:

@@ -36,21 +36,28 @@ class Head:
 
   Attributes:
     num_classes: C.
-    pooling: "prefix" or "tokens".
+    pooling: a key of `models.ast.POOLINGS`.
     layer_norm_eps: of its layer norm.
     scores: "sigmoid" for tags, "softmax" for one class a clip.
+    projection: K of a classifier on a learned mean of all blocks, which has no
+      layer norm (`models.heads.LayerSumHead`); 0 for one on the last block.
   """
 
   num_classes: int
-  pooling: Literal["prefix", "tokens"] = "prefix"
+  pooling: Literal["prefix", "tokens", "all"] = "prefix"
   layer_norm_eps: float = 1e-5
   scores: Literal["sigmoid", "softmax"] = "sigmoid"
+  projection: int = 0
 
   def __post_init__(self):
     if self.num_classes < 1 or not 0 < self.layer_norm_eps < 1:
       raise UserError(
         f"a classifier of {self.num_classes} classes and epsilon "
         f"{self.layer_norm_eps}: expected at least one, and 0 < epsilon < 1"
+      )
+    if self.projection < 0:
+      raise UserError(
+        f"a classifier with projection={self.projection}: expected at least 0"
       )
 
 

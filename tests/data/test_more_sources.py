@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from astjax.data import sources
+from astjax.data import order, sources
 from astjax.data.several import Several
 from astjax.errors import UserError
 
@@ -85,6 +85,14 @@ def test_a_manifest_has_no_splits(manifest):
     build("manifest", manifest, **kw | {"json": "no.json"})
 
 
+def test_a_manifest_without_labels(manifest):
+  """Those of a pre-training set are dummies, or not there."""
+  source = build("manifest", manifest, json="train.json")
+  assert source.class_names == () and source.labels(1) == ()
+  (manifest / "bare.json").write_text('{"data": [{"wav": "a.wav"}]}')
+  assert len(build("manifest", manifest, json="bare.json")) == 1
+
+
 # Several sources.
 
 
@@ -111,6 +119,25 @@ def test_several(tmp_path):
     folder = tmp_path / ("one" if i < 4 else "two")
     want, _ = soundfile.read(folder / names[i], dtype="float32")
     np.testing.assert_array_equal(audio, want)
+
+
+def test_several_without_labels(tmp_path):
+  labelled = folder_of(tmp_path / "one", ["dog", "cat"], 2)
+  bare = folder_of(tmp_path / "two", ["x"], 3) | {"source": "filenames"}
+  both = build("several", "", sources=(bare, bare))
+  assert both.class_names == () and len(both) == 6
+  assert {both.labels(i) for i in range(6)} == {()}
+  source = build("several", "", sources=(bare, labelled))
+  assert source.class_names == ("cat", "dog")
+  assert [source.labels(i) for i in range(7)] == [()] * 3 + [(0,)] * 2 + [
+    (1,)
+  ] * 2
+  assert order.draw_weights(both, "shuffle", "config.input") is None
+  with pytest.raises(UserError, match="draw='balanced': no recording has a la"):
+    order.draw_weights(both, "balanced", "config.input")
+  shared = build("several", "", sources=(bare, labelled), shares=(1.0, 1.0))
+  with pytest.raises(UserError, match="no recording of a part has a label"):
+    order.draw_weights(shared, "balanced", "config.input")
 
 
 def test_shares(tmp_path):

@@ -428,8 +428,6 @@ def test_a_folder_without_recordings_is_refused(tmp_path, names):
   [
     ({"pattern": "("}, ["pattern='('", "not a regular expression"]),
     ({"pattern": "(?P<label>x"}, ["not a regular expression"]),
-    ({"pattern": r"(\d)_"}, [r"'(\\d)_'", "(?P<label>...)"]),
-    ({"pattern": "(?P<digit>.)"}, ["(?P<label>...)"]),
     (
       {"pattern": "(?P<label>zzz)"},
       ["(?P<label>zzz)", "none of the 24 recordings", "'0_ann_0.wav'"],
@@ -527,11 +525,7 @@ BAD_TABLES = {
   "header only": ("path,labels\n", ["lists no recordings"]),
   "no path column": (
     "file,labels\na.wav,x\n",
-    ["no column 'path'", "columns: file, labels", "expected path, labels"],
-  ),
-  "no label column": (
-    "path,class\na.wav,x\n",
-    ["no column 'label", "columns: path, class"],
+    ["no column 'path'", "columns: file, labels", "optionally labels"],
   ),
   "semicolons": (
     "path;labels\na.wav;x\n",
@@ -573,7 +567,7 @@ def test_a_missing_table_is_named(tmp_path):
       {"patern": "x"},
       ["'patern'", "config.input.source_kw", "'pattern'"],
     ),
-    ("filenames", {}, ["config.input.source_kw", "'pattern'"]),
+    ("folder", {"pattern": r"(\d)_"}, ["(?P<label>...)", "'filenames'"]),
     ("filenames", {"pattern": 3}, ["pattern=3", "expected str"]),
     ("folder", {"splits": "x"}, ["splits='x'"]),
     ("folder", {"splits": {"a": 3}}, ["splits", "3"]),
@@ -658,3 +652,90 @@ def test_holdout_is_a_function_of_the_path(tmp_path):
   assert now - {"dog/new.wav"} == names["val"]
   with pytest.raises(UserError, match="holdout"):
     sources.folder(data_dir=str(tmp_path), holdout=1.5)
+
+
+# --- without labels ---------------------------------------------------------
+
+
+def test_all_recordings_below_a_folder(tmp_path):
+  root = _fill(tmp_path, "b.wav", "a/x.flac", "a/deep/y.mp3", "a/z.txt")
+  source = sources.filenames(data_dir=root)
+  assert source.class_names == ()
+  assert _contents(source) == [
+    ("b.wav", ()),
+    ("a/x.flac", ()),
+    ("a/deep/y.mp3", ()),
+  ]
+  labelled = sources.filenames(data_dir=root, pattern="(?P<label>.)")
+  assert sources.fingerprint(source) != sources.fingerprint(labelled)
+
+
+def test_splits_and_folds_without_labels(digits, tmp_path):
+  given = {"data_dir": digits, "pattern": r"_(?P<fold>[a-z]+)_(?P<split>\d)"}
+  assert len(sources.filenames(folds=("ann",), split="1", **given)) == 4
+  rules = {"data_dir": digits, "splits": {"few": "ann_0", "rest": "."}}
+  assert len(sources.filenames(split="few", **rules)) == 4
+  (tmp_path / "few.txt").write_text("0_ann_0.wav\n")
+  lists = {
+    "data_dir": digits,
+    "split_lists": {"few": str(tmp_path / "few.txt")},
+  }
+  assert len(sources.filenames(split="few", **lists)) == 1
+  assert len(sources.filenames(split="train", **lists)) == 23
+  held = [
+    sources.filenames(data_dir=digits, holdout=0.3, split=split)
+    for split in ("train", "val")
+  ]
+  assert sum(map(len, held)) == 24 and min(map(len, held)) > 0
+
+
+def test_a_table_without_labels(tmp_path):
+  text = "path,split,fold\na.wav,train,1\nb.wav,train,2\nc.wav,val,1\n"
+  source = _csv(tmp_path, text, split="train", folds=("1",))
+  assert source.class_names == () and _contents(source) == [("a.wav", ())]
+  _refused(
+    lambda: _csv(tmp_path, text, columns={"labels": "category"}),
+    *("no column 'category'", "path, split, fold"),
+  )
+
+
+# --- other classes, splits in one table -------------------------------------
+
+
+WORDS = {"yes": "yes", "_noise_": "_silence_", "*": "_unknown_"}
+
+
+def test_labels_become_other_classes(tmp_path):
+  root = _fill(tmp_path, "yes/a.wav", "bed/b.wav", "cat/c.wav", "_noise_/d.wav")
+  source = sources.folder(data_dir=root, label_map=WORDS)
+  assert source.class_names == ("_silence_", "_unknown_", "yes")
+  assert dict(_contents(source)) == {
+    "yes/a.wav": ("yes",),
+    "bed/b.wav": ("_unknown_",),
+    "cat/c.wav": ("_unknown_",),
+    "_noise_/d.wav": ("_silence_",),
+  }
+  text = 'path,labels\na.wav,"exc,fru"\nb.wav,hap\n'
+  table = _csv(tmp_path, text, label_map={"exc": "hap"})
+  assert _contents(table) == [("a.wav", ("fru", "hap")), ("b.wav", ("hap",))]
+
+
+def test_splits_in_one_table(tmp_path):
+  root = _fill(tmp_path, *(f"id{i}/x/1.wav" for i in range(4)))
+  given = {"data_dir": root, "pattern": "^(?P<label>[^/]+)/"}
+  name = _write(tmp_path, "1 id0/x/1.wav\n2\tid1/x/1.wav\n\n3 gone.wav\n")
+  for split, label in {"1": "id0", "2": "id1"}.items():
+    source = sources.folder(split=split, split_table=name, **given)
+    assert _contents(source) == [(f"{label}/x/1.wav", (label,))]
+    assert len(source.class_names) == 4
+  assert len(sources.folder(split_table=name, **given)) == 4
+  _refused(
+    lambda: sources.folder(split="3", split_table=name, **given),
+    *("split '3'", "1 (1)", "2 (1)", "(none) (2)"),
+  )
+  for text, part in {
+    "x": "'x' is not a split and a path",
+    "": "lists no",
+  }.items():
+    _write(tmp_path, text)
+    _refused(lambda: sources.folder(split_table=name, **given), part)
