@@ -1,8 +1,8 @@
 """The papers' recipes end to end, on small sets in the published layouts.
 
-The model is tiny and starts from a tiny checkpoint of ten seconds; everything
-else is as in the config: layouts, front-ends, draws, mixing, schedules, folds,
-averages, the choice of the best.
+The model is tiny and starts from a tiny checkpoint of ten seconds, with the
+patches of the published one; everything else is as in the config: layouts,
+front-ends, draws, mixing, schedules, folds, averages, the choice of the best.
 """
 
 import importlib
@@ -21,39 +21,61 @@ RECIPES = [
   ("ast_audioset", "balanced"),
   ("ast_esc50", "audioset"),
   ("ast_speechcommands", ""),
+  ("ssast_audioset", ""),
+  ("ssast_esc50", "patch"),
+  ("ssast_esc50", "frame"),
+  ("ssast_speechcommands", ""),
+  ("ssast_superb", "ks"),
+  ("ssast_superb", "sid_patch"),
+  ("ssast_superb", "er"),
 ]
 SIZES = {"width": 16, "depth": 1, "num_heads": 1, "dtype": "float32"}
 
 
-@pytest.fixture(scope="module")
-def start(tmp_path_factory):
-  """A tiny AST of ten seconds, as the AudioSet model is."""
+# (patch size, stride, grid) of the published checkpoints.
+STARTS = {
+  "ast": ((16, 16), (10, 10), (12, 101)),
+  "patch": ((16, 16), (16, 16), (8, 64)),
+  "frame": ((128, 2), (128, 2), (1, 512)),
+}
+
+
+def start(name, config, folder):
+  """A tiny model of ten seconds, as the published one is."""
+  kind = "frame" if config.model.patch_size[0] == 128 else "patch"
+  kind = kind if name.startswith("ssast") else "ast"
+  patch_size, stride, grid = STARTS[kind]
   info = model_info.ModelInfo(
-    model={"width": 16, "depth": 1, "num_heads": 1},
+    model={
+      "width": 16,
+      "depth": 1,
+      "num_heads": 1,
+      "patch_size": patch_size,
+      "stride": stride,
+    },
     head=model_info.Head(num_classes=527),
   )
   params = jax.jit(
-    lambda: saved_model.init_params(info, (12, 101), jax.random.key(0))
+    lambda: saved_model.init_params(info, grid, jax.random.key(0))
   )()
-  folder = tmp_path_factory.mktemp("start") / "model"
   model_info.save(folder, info, params)
-  return folder
+  return str(folder)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "arg"), RECIPES)
-def test_recipe(name, arg, start, tmp_path):
+def test_recipe(name, arg, tmp_path):
   module = importlib.import_module(f"configs.{name}")
   config = module.get_config(arg) if arg else module.get_config()
-  make_data(name, tmp_path / "data")
+  make_data(name, tmp_path / "data", arg)
   config.input.data_dir = str(tmp_path / "data")
-  config.input.batch_size = 2
+  config.input.batch_size = 2 * config.get("accumulate", 1)
   for split in config.evals.values():
     split.batch_size = 2
-  config.epochs = 2.0
+  config.epochs, config.steps = 2.0, 0
   if "average" in config:
     config.average = {"first_epoch": 1, "last_epoch": 2}
-  config.init_from = str(start)
+  config.init_from = start(name, config, tmp_path / "start")
   config.model.update(SIZES)
   mesh = sharding.make_mesh(jax.devices()[:1])
   history = train.train_and_evaluate(config, tmp_path / "run", mesh=mesh)
@@ -65,13 +87,15 @@ def test_recipe(name, arg, start, tmp_path):
   if "average" in config:
     assert "val/average_mAP" in names and "val/ensemble_mAP" in names
     assert (tmp_path / "run" / "average" / "params.safetensors").is_file()
-  if name == "ast_speechcommands":  # tested once
+  if "test" in config.evals and config.evals.test.get("of_best"):
     assert sum("test/accuracy" in x for x in history) == 1
   model = astjax.load(tmp_path / "run")
   sound = next((tmp_path / "data").rglob("*.wav"))
   scores = model.predict(sound).scores
   assert scores.shape == (len(model.info.class_names),)
-  if name != "ast_audioset":
-    assert model.info.head.scores == (
-      "sigmoid" if name == "ast_speechcommands" else "softmax"
-    )
+  is_softmax = config.task_kw.loss == "softmax_xent"
+  assert model.info.head.scores == ("softmax" if is_softmax else "sigmoid")
+  if name == "ssast_superb":
+    num_classes = {"ks": 12, "sid": 2, "er": 4}[arg.split("_")[0]]
+    assert len(model.info.class_names) == num_classes
+    assert model.info.head.projection == 256

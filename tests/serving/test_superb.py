@@ -1,5 +1,7 @@
 """SUPERB's front-end and classifier, from training to a saved model."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -12,10 +14,11 @@ from astjax.ops import fbank
 from astjax.ops.backends import NUMPY
 from astjax.serving import recording
 from astjax.tools import convert_weights, evaluate
-from astjax.weights import model_info
+from astjax.weights import hugging_face, model_info
 from astjax.weights.model_info import Head
 from tests.serving import sounds
 from tests.tiny import FRAMES, MELS, RATE, on_device
+from tests.weights.test_model_info import INFO, random_params
 
 # No centring; standardised first, then padded with zeros.
 FRONT_END = "|".join(
@@ -128,6 +131,13 @@ def test_other_formats_have_no_such_classifier(
   assert text.count("\n") == 1 and not (tmp_path / out).exists()
   if kind == "official":
     assert "a classifier on the last block alone" in text
+
+
+def test_hugging_face_has_no_such_classifier(tmp_path):
+  """Not even where everything else fits."""
+  info = dataclasses.replace(INFO, head=Head(num_classes=3, projection=4))
+  with pytest.raises(UserError, match="a classifier on the last block alone"):
+    hugging_face.save(tmp_path / "x", info, random_params(info))
 
 
 def test_a_negative_projection():
