@@ -43,9 +43,7 @@ def get_config(arg: str = "pretrain") -> ConfigDict:
   if pretraining:
     c.task = "ssast"
     # One pass: half the cost of the original's two.
-    c.task_kw = ConfigDict(
-      {"objective": "joint", "num_mask": 64, "passes": 1}
-    )
+    c.task_kw = ConfigDict({"objective": "joint", "num_mask": 64, "passes": 1})
   else:
     c.task = "supervised"
     c.task_kw = ConfigDict({"loss": "softmax_xent", "pooling": "tokens"})

@@ -35,7 +35,7 @@ def info_nce(
   *,
   over: Literal["predictions", "patches"] = "predictions",
 ) -> tuple[Array, Array]:
-  """Which of M hidden patches is which: [..., M, K] twice -> (loss, accuracy).
+  """Which of M hidden patches is which: [..., M, K] twice -> (loss, hits).
 
   The scores are the products of all patches with all predictions of one clip,
   without temperature or normalisation (SSAST paper, section 2.3).
@@ -47,9 +47,10 @@ def info_nce(
       original's code, or "patches", for each prediction, as in the paper.
 
   Returns:
-    (loss [...], accuracy [...]), means over M. The accuracy is the original's:
-    for each prediction the patch with the highest softmax; over "predictions"
-    it is normalised along one axis and compared along the other.
+    (loss [...], the mean over M; hits [..., M] bool, whether each prediction's
+    patch was identified). It is the original's accuracy: the patch with the
+    highest softmax; over "predictions" that is normalised along one axis and
+    compared along the other.
   """
   scores = jnp.einsum(
     "...ak,...bk->...ab", targets, predictions, precision="highest"
@@ -57,7 +58,7 @@ def info_nce(
   log_p = jax.nn.log_softmax(scores, axis=-1 if over == "predictions" else -2)
   loss = -jnp.mean(jnp.diagonal(log_p, axis1=-2, axis2=-1), axis=-1)
   hits = jnp.argmax(log_p, axis=-2) == jnp.arange(targets.shape[-2])
-  return loss, jnp.mean(hits.astype(jnp.float32), axis=-1)
+  return loss, hits
 
 
 def masked_mse(targets: Array, predictions: Array) -> Array:

@@ -79,7 +79,7 @@ class Ssast:
 
   def init_params(self, rng: Array, batch: Batch) -> Params:
     """{"backbone", "mask_token", "discriminative", "generative"}, float32."""
-    patches = self._patches(batch)
+    patches = self.patches(batch)
     index = jnp.zeros((len(patches), 1, 1), jnp.int32)
     return self.model.init(rng, patches, index)["params"]
 
@@ -89,7 +89,7 @@ class Ssast:
 
   def corrupt(self, batch: Batch, rng: Array, step: Array) -> Batch:
     """Adds `mask_index` [B, V, M], a mask for every pass."""
-    grid = self._patches(batch).shape[1:3]
+    grid = self.patches(batch).shape[1:3]
     keys = device_ops.row_keys(rng, len(batch["id"]))
     return batch | {"mask_index": self._draw(keys, grid, self.num_mask)}
 
@@ -116,7 +116,7 @@ class Ssast:
     """{metric: [B]}; every clip has its masks for ever, drawn from its id."""
     key = jax.random.key(0, impl="threefry2x32")
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(batch["id"])
-    grid = self._patches(batch).shape[1:3]
+    grid = self.patches(batch).shape[1:3]
     index = self._draw(keys, grid, self.eval_num_mask)
     return self._rate(params, batch | {"mask_index": index})
 
@@ -133,7 +133,7 @@ class Ssast:
     """Means over a split."""
     return {k: float(np.mean(outputs[k])) for k in self.metric_names}, {}
 
-  def _patches(self, batch: Batch) -> Array:
+  def patches(self, batch: Batch) -> Array:
     """Literal patches [B, F', T', ph * pw]."""
     given = inputs(batch)
     if "patches" in given:
@@ -165,7 +165,7 @@ class Ssast:
 
   def _rate(self, params: Params, batch: Batch, **kwargs) -> dict[str, Array]:
     """{metric: [B]} under the masks `mask_index` [B, V, M]."""
-    patches, index = self._patches(batch), batch["mask_index"]
+    patches, index = self.patches(batch), batch["mask_index"]
     out = self.model.apply({"params": params}, patches, index, **kwargs)
     flat = patches.reshape(len(patches), -1, patches.shape[-1])  # [B, N, K]
     hidden = lambda view: jnp.take_along_axis(  # noqa: E731
@@ -173,9 +173,10 @@ class Ssast:
     )  # [B, M, K]
     rated, loss = {}, 0.0
     if "discriminative" in out:
-      rated["nce"], rated["accuracy"] = losses.info_nce(
+      rated["nce"], hits = losses.info_nce(
         hidden(0), out["discriminative"], over=self.softmax_over
       )
+      rated["accuracy"] = jnp.mean(hits.astype(jnp.float32), axis=-1)
       loss += rated["nce"]
     if "generative" in out:
       rated["mse"] = losses.masked_mse(hidden(-1), out["generative"])

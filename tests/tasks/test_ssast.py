@@ -60,11 +60,11 @@ def test_joint_is_the_sum_of_its_parts(passes):
     chosen = np.take_along_axis(np.asarray(x), index[:, view, :, None], 1)
     return np.take_along_axis(flat, index[:, view, :, None], 1), chosen
 
-  nce, accuracy = losses.info_nce(*predict("discriminative", 0))
+  nce, hits = losses.info_nce(*predict("discriminative", 0))
   mse = losses.masked_mse(*predict("generative", passes - 1))
   np.testing.assert_allclose(out.metrics["nce"], nce.mean(), rtol=1e-4)
   np.testing.assert_allclose(out.metrics["mse"], mse.mean(), rtol=1e-4)
-  np.testing.assert_allclose(out.metrics["accuracy"], accuracy.mean())
+  np.testing.assert_allclose(out.metrics["accuracy"], hits.mean())
   np.testing.assert_allclose(loss, nce.mean() + 10 * mse.mean(), rtol=1e-4)
 
 
@@ -97,7 +97,7 @@ def test_hidden_cells_do_not_reach_the_prediction():
   for row, hidden in zip(flat, index, strict=True):
     row[hidden] += 3.0
   apply = lambda x: task.model.apply({"params": params}, x, batch["mask_index"])
-  original = apply(task._patches(batch))
+  original = apply(task.patches(batch))
   changed = apply(jnp.asarray(cut))
   for name, value in original.items():
     np.testing.assert_allclose(value, changed[name], atol=1e-6)
@@ -113,7 +113,7 @@ def test_evaluation_has_its_own_number_of_masks():
     return ssast.Ssast._rate(task, params, batch, **kwargs)
 
   spy = type("Spy", (), {})()
-  for name in ("_patches", "_draw", "eval_num_mask"):
+  for name in ("patches", "_draw", "eval_num_mask"):
     setattr(spy, name, getattr(task, name))
   spy._rate = rate
   out = ssast.Ssast.evaluate(spy, params, {}, batch, 0)
