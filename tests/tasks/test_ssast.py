@@ -184,7 +184,7 @@ def test_a_run_learns_resumes_and_keeps_the_best(tmp_path):
   train.train_and_evaluate(config, tmp_path / "parts", stop_at=4)
   parts = train.train_and_evaluate(config, tmp_path / "parts")
   for a, b in zip(whole, parts, strict=True):
-    kept = lambda line: {  # noqa: E731
+    kept = lambda line: {
       k: v for k, v in line.items() if not k.startswith(("perf/", "time"))
     }
     assert kept(a) == kept(b)
