@@ -17,12 +17,12 @@ The last one without --config.init_from is the same model from scratch.
 from ml_collections import ConfigDict
 
 RATE = 8_000
-FRAMES = 96  # 0.96 s; the median recording is 0.4 s long
+FRAMES = 72  # 0.74 s, which 19 of 20 recordings do not exceed
 MELS = 64
-PATCH = (8, 8)  # 8 x 12 patches
+PATCH = (8, 8)  # 8 x 9 patches
 
 STAGES = {
-  "pretrain": {"split": "train", "epochs": 40.0, "lr": 1e-3},
+  "pretrain": {"split": "train", "epochs": 60.0, "lr": 1e-3},
   "few": {"split": "few", "epochs": 100.0, "lr": 5e-4},
   "all": {"split": "train", "epochs": 20.0, "lr": 5e-4},
 }
@@ -43,7 +43,7 @@ def get_config(arg: str = "pretrain") -> ConfigDict:
   if pretraining:
     c.task = "ssast"
     # One pass: half the cost of the original's two.
-    c.task_kw = ConfigDict({"objective": "joint", "num_mask": 64, "passes": 1})
+    c.task_kw = ConfigDict({"objective": "joint", "num_mask": 54, "passes": 1})
   else:
     c.task = "supervised"
     c.task_kw = ConfigDict({"loss": "softmax_xent", "pooling": "tokens"})
