@@ -101,7 +101,8 @@ def identify(names: Mapping[str, np.ndarray], hints: Hints) -> Identified:
       "Face, Google)"
     )
   flat, dropped = convert.rename(recognised.names, recognised.table)
-  outline = _outline(flat, flat.pop(convert.INPUT_SIZE, None))
+  input_size = flat.pop(convert.INPUT_SIZE, None)
+  outline = _outline(flat, input_size)
   stride, grid, notes = _layout(outline, hints)
   kind = recognised.kind
   if hints.info is None:

@@ -150,6 +150,19 @@ def test_one_objective_alone(head, tmp_path):
   same(loaded.params, params)
 
 
+def test_a_fine_tuned_frame_model_without_its_stride(tmp_path):
+  """The original's scripts move frames one by one."""
+  info = tuned((128, 1), FRAME)
+  shapes = saved_model.expected_params(info, (1, 5))
+  params = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), shapes)
+  names = convert.revert(params, maps.AST_PTH)
+  save_file(names, tmp_path / "m.safetensors")
+  loaded = pretrained.load(tmp_path / "m.safetensors", options())
+  assert loaded.info.model == info.model and not loaded.info.objective
+  assert loaded.params[convert.GRID].shape[:2] == (1, 5)
+  assert "128 x 1 (assumed)" in loaded.notes[0]
+
+
 def put(name, value):
   return lambda names: names.update({name: value})
 
