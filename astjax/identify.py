@@ -10,14 +10,14 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
 from astjax import saved_model
 from astjax.errors import UserError
-from astjax.models import ast
+from astjax.models import ast, ssast
 from astjax.ops import patches
 from astjax.weights import adapt, convert, maps, model_info, registry
 from astjax.weights.model_info import FrontEnd, Head, ModelInfo
@@ -37,6 +37,7 @@ class Hints:
     stride: (mel bins, frames) of its patches.
     num_mel_bins: F.
     num_heads: 0 means width / 64, as in all published models.
+    pooling: of its classifier.
   """
 
   file_name: str
@@ -46,6 +47,7 @@ class Hints:
   stride: tuple[int, int] | None = None
   num_mel_bins: int = 128
   num_heads: int = 0
+  pooling: Literal["prefix", "tokens"] = "prefix"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,9 +71,11 @@ class Identified:
 
 @dataclasses.dataclass(frozen=True)
 class _Outline:
-  """What the shapes of the leaves tell."""
+  """What the names and shapes of the leaves tell."""
 
   model: Mapping[str, Any]
+  objective: Mapping[str, Any]
+  input_size: tuple[int, int] | None
   is_image: bool
   positions: int
   num_classes: int
@@ -93,10 +97,12 @@ def identify(names: Mapping[str, np.ndarray], hints: Hints) -> Identified:
     first = ", ".join(list(names)[:4])
     raise UserError(
       f"these names belong to no known model: {first}, ...; known are AST "
-      "(official, Hugging Face), DeiT and ViT (timm, Hugging Face, Google)"
+      "(official, Hugging Face), SSAST (official), DeiT and ViT (timm, Hugging "
+      "Face, Google)"
     )
   flat, dropped = convert.rename(recognised.names, recognised.table)
-  outline = _outline(flat)
+  input_size = flat.pop(convert.INPUT_SIZE, None)
+  outline = _outline(flat, input_size)
   stride, grid, notes = _layout(outline, hints)
   kind = recognised.kind
   if hints.info is None:
@@ -123,7 +129,9 @@ def identify(names: Mapping[str, np.ndarray], hints: Hints) -> Identified:
   )
 
 
-def _outline(flat: Mapping[str, np.ndarray]) -> _Outline:
+def _outline(
+  flat: Mapping[str, np.ndarray], input_size: np.ndarray | None
+) -> _Outline:
   norm, fc1 = "backbone/encoder/norm/scale", "backbone/encoder/block_0/mlp/fc1"
   needed = (norm, f"{fc1}/bias", adapt.KERNEL, convert.SEQUENCE)
   convert.refuse([f"- {k} is not in the file" for k in needed if k not in flat])
@@ -142,8 +150,12 @@ def _outline(flat: Mapping[str, np.ndarray]) -> _Outline:
       name for name in ast.PREFIX_TOKENS if f"backbone/{name}_token" in flat
     ),
   }
+  parts = [k for k in ssast.HEADS if any(p.startswith(f"{k}/") for p in flat)]
+  objective = {"name": "ssast", "heads": parts or list(ssast.HEADS)}
   return _Outline(
     model=model,
+    objective=objective if "mask_token" in flat else {},
+    input_size=None if input_size is None else tuple(input_size.tolist()),
     is_image=kernel.ndim == 4,
     positions=flat[convert.SEQUENCE].shape[0],
     num_classes=flat[_HEAD_BIAS].size if _HEAD_BIAS in flat else 0,
@@ -159,18 +171,13 @@ def _layout(outline: _Outline, hints: Hints):
   if hints.info is not None:
     stride = tuple(hints.info.model["stride"])
     return stride, hints.grid or _grid_of(hints.info), []
-  in_name = re.match(r"audioset_(\d+)_(\d+)_", hints.file_name)
-  why = "its name tells"
-  if hints.stride:
-    stride, why = hints.stride, "as given"
-  elif hints.known and hints.known.stride:
-    stride = hints.known.stride
-  elif in_name:
-    stride = (int(in_name.group(1)), int(in_name.group(2)))
-  else:
-    stride, why = (10, 10), "assumed"
+  stride, why = _stride(outline, hints)
   if hints.grid:
     return stride, hints.grid, [f"source stride {_by(stride)} ({why})"]
+  if outline.input_size:
+    bins, frames = outline.input_size
+    grid = patches.grid_shape(frames, bins, patch, stride)
+    return stride, grid, [_of_grid(grid, bins, stride, why)]
   count, bins = outline.positions - outline.num_prefix, hints.num_mel_bins
   rows = (bins - patch[0]) // stride[0] + 1 if stride[0] else 0
   if rows < 1 or count < 1 or count % rows:
@@ -179,11 +186,35 @@ def _layout(outline: _Outline, hints: Hints):
       f"mel bins at stride {stride[0]} ({why}) give; give its grid or stride"
     )
   grid = (rows, count // rows)
-  note = (
+  return stride, grid, [_of_grid(grid, bins, stride, why)]
+
+
+def _stride(outline: _Outline, hints: Hints):
+  """(stride, how it is known) of patches of sounds."""
+  patch = outline.model["patch_size"]
+  if outline.objective:
+    if hints.stride and tuple(hints.stride) != patch:
+      raise UserError(
+        "SSAST is pre-trained on patches that do not overlap: the stride is "
+        f"{_by(patch)}, not {_by(hints.stride)}"
+      )
+    return patch, "SSAST's patches do not overlap"
+  if hints.stride:
+    return hints.stride, "as given"
+  if hints.known and hints.known.stride:
+    return hints.known.stride, "its name tells"
+  if found := re.match(r"audioset_(\d+)_(\d+)_", hints.file_name):
+    return (int(found.group(1)), int(found.group(2))), "its name tells"
+  # Patches as high as the spectrogram are those of SSAST's frame models.
+  is_frame = patch[0] == hints.num_mel_bins != patch[1]
+  return (patch[0], 1) if is_frame else (10, 10), "assumed"
+
+
+def _of_grid(grid, bins, stride, why):
+  return (
     f"source grid {_by(grid)} (frequency x time) of {bins} mel bins at stride "
     f"{_by(stride)} ({why})"
   )
-  return stride, grid, [note]
 
 
 def _by(pair):
@@ -227,16 +258,22 @@ def _guess(outline: _Outline, stride, kind, hints: Hints):
   if outline.num_classes:
     if not known:
       notes.append("scores are assumed to be sigmoid, as for tags")
+      if not is_hf and hints.pooling == "prefix":
+        notes.append("pooling is assumed to be 'prefix', as in AST")
     head = Head(
       num_classes=outline.num_classes,
+      pooling=hints.pooling,
       layer_norm_eps=1e-12 if is_hf else 1e-5,
       scores=known.scores if known and known.scores else "sigmoid",
     )
   if known and known.statistics:
-    recipe = FrontEnd(
-      16_000, known.num_frames, hints.num_mel_bins, known.statistics
-    ).recipe()
-  return ModelInfo(model=model, head=head, recipe=recipe), notes
+    size = (hints.num_mel_bins, known.num_frames)
+    bins, frames = outline.input_size or size
+    recipe = FrontEnd(16_000, frames, bins, known.statistics).recipe()
+  info = ModelInfo(
+    model=model, head=head, objective=outline.objective, recipe=recipe
+  )
+  return info, notes
 
 
 def _checked(info: ModelInfo, outline: _Outline) -> ModelInfo:

@@ -113,6 +113,7 @@ class Job:
     return ModelInfo(
       model=saved_model.describe(self.task.backbone),
       head=self.task.head,
+      objective=self.task.objective,
       class_names=self.train.class_names if self.task.head else (),
       recipe=_inference_recipe(splits[0]),
       origin="trained by astjax" + (f" from {start.origin}" if start else ""),

@@ -74,6 +74,9 @@ class Options:
     stride: (mel bins, frames) of its patches, likewise.
     num_mel_bins: likewise.
     num_heads: likewise; 0 means width / 64, as in all published models.
+    pooling: of its classifier, likewise: "tokens" after SSAST's fine-tuning.
+    positions: how SSAST's are taken to another grid: as its original does it,
+      with two slips, or as the original AST does.
   """
 
   rows: Literal["frequency", "time"] = "frequency"
@@ -82,6 +85,8 @@ class Options:
   stride: tuple[int, int] | None = None
   num_mel_bins: int = 128
   num_heads: int = 0
+  pooling: Literal["prefix", "tokens"] = "prefix"
+  positions: Literal["original", "corrected"] = "original"
 
   def __post_init__(self):
     sizes = (*(self.grid or ()), *(self.stride or ()), self.num_mel_bins)
@@ -152,6 +157,7 @@ def _from_file(path: pathlib.Path, source: str, options: Options) -> Checkpoint:
     stride=options.stride,
     num_mel_bins=options.num_mel_bins,
     num_heads=options.num_heads,
+    pooling=options.pooling,
   )
   found = identify.identify(names, hints)
   info = found.info if info else _published(found, known, path.name)
@@ -276,6 +282,7 @@ def start(
     model_prefix=backbone.prefix,
     rows=options.rows,
     fresh=options.fresh,
+    resize=_resize(loaded.info, fresh_params, options),
   )
   report.dropped |= dict.fromkeys(loaded.dropped, "not used by the model")
   report.notes += loaded.notes
@@ -283,6 +290,15 @@ def start(
   if "head/linear/bias" in report.kept and head and loaded.info.head:
     _compare_heads(loaded.info, head, class_names, report)
   return convert.unflatten(params), report
+
+
+def _resize(info, fresh_params, options):
+  """How positions change; a pre-training that goes on is no fine-tuning."""
+  is_ssast = info.objective.get("name") == "ssast"
+  goes_on = "mask_token" in fresh_params
+  if is_ssast and not goes_on and options.positions == "original":
+    return adapt.resize_ssast_grid
+  return adapt.resize_grid
 
 
 def _compare_heads(info, head, class_names, report):

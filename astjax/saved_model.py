@@ -38,6 +38,12 @@ def backbone_of(info: ModelInfo) -> ast.Backbone:
 def _ssast(backbone, *, heads: tuple[str, ...] = ssast.HEADS) -> nn.Module:
   if tuple(heads) not in (ssast.HEADS, ssast.HEADS[:1], ssast.HEADS[1:]):
     raise UserError(f"heads {tuple(heads)} are not among {ssast.HEADS}")
+  if tuple(backbone.stride) != tuple(backbone.patch_size):
+    raise UserError(
+      "SSAST is pre-trained on patches that do not overlap: the stride must be "
+      f"the patch size, {tuple(backbone.patch_size)}, it is "
+      f"{tuple(backbone.stride)}"
+    )
   return ssast.SSAST(backbone, tuple(heads))
 
 

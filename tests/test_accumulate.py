@@ -47,6 +47,23 @@ def test_as_the_whole_batch(parts, devices, whole, tmp_path):
   assert_close(final_state(folder), final_state(tmp_path, devices))
 
 
+def test_masks_are_those_of_the_whole_batch(tmp_path):
+  """Self-supervised: the same patches are hidden, however it is divided."""
+  host = "decode|fit(num_frames=20, sample_rate=8_000)|quantise"
+  config = tiny_config(
+    task="ssast",
+    best="val/accuracy",
+    input={"on_host": f"{host}|keep('audio', 'num_samples')"},
+  )
+  config.task_kw = {"num_mask": 2}
+  one = run(tmp_path / "one", config)
+  config.accumulate = 2
+  two = run(tmp_path / "two", config, devices=4)
+  for a, b in zip(one, two, strict=True):
+    for name in ("train/loss", "train/accuracy", "train/mse", "val/loss"):
+      assert a.get(name, 0) == pytest.approx(b.get(name, 0), rel=1e-5), name
+
+
 def test_resumed(tmp_path):
   config = tiny_config(steps=6, accumulate=4, model={"drop_path": 0.5})
   run(tmp_path / "whole", config)

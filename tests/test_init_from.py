@@ -8,8 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from astjax import errors, job, pretrained, sharding, train
-from astjax.weights import convert
+from astjax import errors, job, pretrained, saved_model, sharding, train
+from astjax.models import ast
+from astjax.weights import convert, model_info
+from astjax.weights.model_info import ModelInfo
 from tests.tiny import tiny_config
 
 PIXELS = {"patch_size": (8, 10), "stride": (8, 10)}
@@ -72,6 +74,24 @@ def test_another_length(first):
   assert any("time 2 -> 3 (interpolated)" in line for line in lines)
 
 
+def test_from_a_pre_training(tmp_path):
+  """A classifier on the patches of a pre-trained SSAST."""
+  model = saved_model.describe(ast.make_backbone(**tiny_config().model))
+  info = ModelInfo(model=model, objective={"name": "ssast"})
+  params = saved_model.init_params(info, (2, 2), jax.random.key(1))
+  model_info.save(tmp_path / "ssast", info, params)
+  config = tiny_config(
+    init_from=str(tmp_path / "ssast"),
+    init_kw={"positions": "corrected"},
+    task_kw={"pooling": "tokens"},
+  )
+  flat, lines = params_after_no_step(config)
+  for path, array in convert.flatten({"backbone": params["backbone"]}).items():
+    np.testing.assert_array_equal(flat[path], array)
+  assert any(x.startswith("dropped (of the pre-training)") for x in lines)
+  assert any(x.startswith("fresh: head/") for x in lines)
+
+
 def test_the_log_and_the_folder_say_so(first, tmp_path, capsys):
   history = run(tmp_path, init_from=str(first))
   out = capsys.readouterr().out
@@ -126,6 +146,8 @@ def test_four_devices_start_alike(first):
     ({"init_from": 3}, "init_from=3 is int, expected str"),
     ({"init_kw": {"row": "time"}}, "unknown argument 'row' in config.init_kw"),
     ({"init_kw": {"rows": "up"}}, "expected one of 'frequency', 'time'"),
+    ({"init_kw": {"positions": "right"}}, "'original', 'corrected'"),
+    ({"init_kw": {"pooling": "cls"}}, "'prefix', 'tokens'"),
     ({"init_kw": {"grid": (0, 1)}}, "must be positive"),
     (
       {"init_from": "{first}", "init_kw": {"fresh": ("hed/.*",)}},

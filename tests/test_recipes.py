@@ -42,8 +42,9 @@ STARTS = {
 
 def start(name, config, folder):
   """A tiny model of ten seconds, as the published one is."""
+  is_ssast = name.startswith("ssast")
   kind = "frame" if config.model.patch_size[0] == 128 else "patch"
-  kind = kind if name.startswith("ssast") else "ast"
+  kind = kind if is_ssast else "ast"
   patch_size, stride, grid = STARTS[kind]
   info = model_info.ModelInfo(
     model={
@@ -53,7 +54,8 @@ def start(name, config, folder):
       "patch_size": patch_size,
       "stride": stride,
     },
-    head=model_info.Head(num_classes=527),
+    head=None if is_ssast else model_info.Head(num_classes=527),
+    objective={"name": "ssast"} if is_ssast else {},
   )
   params = jax.jit(
     lambda: saved_model.init_params(info, grid, jax.random.key(0))

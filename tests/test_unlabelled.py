@@ -26,6 +26,7 @@ class Mean:
   metric_names = ("loss",)
   one_label = False
   head = None
+  objective = {}  # noqa: RUF012
 
   def init_params(self, rng, batch):
     return {"backbone": self.backbone.init(rng, batch["fbank"])["params"]}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 
@@ -25,3 +27,43 @@ def softmax_xent(logits: Array, labels: Array) -> Array:
   original truncates mixed labels to class 0, a slip not repeated here).
   """
   return -jnp.sum(labels * jax.nn.log_softmax(logits), axis=-1)
+
+
+def info_nce(
+  targets: Array,
+  predictions: Array,
+  *,
+  over: Literal["predictions", "patches"] = "predictions",
+) -> tuple[Array, Array]:
+  """Which of M hidden patches is which: [..., M, K] twice -> (loss, hits).
+
+  The scores are the products of all patches with all predictions of one clip,
+  without temperature or normalisation (SSAST paper, section 2.3).
+
+  Args:
+    targets: the hidden patches.
+    predictions: what was predicted in their places.
+    over: what a softmax runs over: "predictions", for each patch, as in the
+      original's code, or "patches", for each prediction, as in the paper.
+
+  Returns:
+    (loss [...], the mean over M; hits [..., M] bool, whether each prediction's
+    patch was identified). It is the original's accuracy: the patch with the
+    highest softmax; over "predictions" that is normalised along one axis and
+    compared along the other.
+  """
+  scores = jnp.einsum(
+    "...ak,...bk->...ab", targets, predictions, precision="highest"
+  )  # patch a, prediction b
+  log_p = jax.nn.log_softmax(scores, axis=-1 if over == "predictions" else -2)
+  loss = -jnp.mean(jnp.diagonal(log_p, axis1=-2, axis2=-1), axis=-1)
+  hits = jnp.argmax(log_p, axis=-2) == jnp.arange(targets.shape[-2])
+  return loss, hits
+
+
+def masked_mse(targets: Array, predictions: Array) -> Array:
+  """Mean squared error over M patches and their K cells: [...].
+
+  The original's mean; the paper's formula lacks the division by K.
+  """
+  return jnp.mean((predictions - targets) ** 2, axis=(-2, -1))

@@ -7,8 +7,10 @@ device ops.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
+from astjax.errors import UserError
 from astjax.models import ast
 from astjax.types import Array, Batch, Metrics, Params, TaskState
 from astjax.weights.model_info import Head
@@ -33,6 +35,7 @@ class Task(Protocol):
   one_label: bool  # whether a clip must have exactly one
   backbone: ast.Backbone  # the part that moves between tasks and files
   head: Head | None  # the classifier of a saved model, if it has one
+  objective: Mapping[str, Any]  # further parts of one, `ModelInfo.objective`
 
   def init_params(self, rng: Array, batch: Batch) -> Params:
     """Fresh parameters for batches shaped like this one."""
@@ -72,3 +75,14 @@ class Task(Protocol):
     self, outputs: dict[str, Any]
   ) -> tuple[dict[str, float], dict[str, Any]]:
     """Host side: all examples' outputs -> (metrics, per-class columns)."""
+
+
+def inputs(batch: Batch) -> dict[str, Array]:
+  """{"fbank": [B, T, F]} or {"patches": [B, F', T', ph * pw]}."""
+  for name in ("fbank", "patches"):
+    if name in batch:
+      return {name: batch[name]}
+  raise UserError(
+    "the batch has neither 'fbank' nor 'patches' after the device ops; it has "
+    f"{', '.join(sorted(batch))}: check input.on_host and input.on_device"
+  )

@@ -12,7 +12,7 @@ import numpy as np
 from astjax import errors, saved_model
 from astjax.models import ast
 from astjax.ops import losses, metrics
-from astjax.tasks.base import LossOut
+from astjax.tasks.base import LossOut, inputs
 from astjax.types import Array, Batch, Params
 from astjax.weights.model_info import Head
 
@@ -47,9 +47,14 @@ class Supervised:
     """Backbone and classifier."""
     return saved_model.classifier(self.backbone, self.head)
 
+  @property
+  def objective(self) -> dict:
+    """Nothing but the classifier."""
+    return {}
+
   def init_params(self, rng: Array, batch: Batch) -> Params:
     """{"backbone": ..., "head": ...}, float32."""
-    return self.model.init(rng, **_inputs(batch))["params"]
+    return self.model.init(rng, **inputs(batch))["params"]
 
   def init_state(self, params: Params) -> dict:
     """Nothing is remembered."""
@@ -69,7 +74,7 @@ class Supervised:
   ) -> tuple[Array, LossOut]:
     """Mean loss over the batch, on logits."""
     logits = self.model.apply(
-      {"params": params}, **_inputs(batch), train=True, rngs={"drop_path": rng}
+      {"params": params}, **inputs(batch), train=True, rngs={"drop_path": rng}
     )
     loss = jnp.mean(LOSSES[self.loss_name](logits, _label(batch)))
     return loss, LossOut({"loss": loss}, task_state)
@@ -82,14 +87,14 @@ class Supervised:
     self, params: Params, task_state: dict, batch: Batch, step: Array
   ) -> dict[str, Array]:
     """{"logits": [B, C], "loss": [B]}."""
-    logits = self.model.apply({"params": params}, **_inputs(batch))
+    logits = self.model.apply({"params": params}, **inputs(batch))
     loss = LOSSES[self.loss_name](logits, _label(batch))
     return {"logits": logits, "loss": loss}
 
   def features(self, params: Params, task_state: dict, batch: Batch) -> Array:
     """Pooled tokens [B, D]."""
     return self.model.apply(
-      {"params": params}, **_inputs(batch), method="features"
+      {"params": params}, **inputs(batch), method="features"
     )
 
   def summarise(
@@ -100,16 +105,6 @@ class Supervised:
       outputs["logits"], outputs["label"]
     )
     return {"loss": float(np.mean(outputs["loss"]))} | summary, per_class
-
-
-def _inputs(batch: Batch) -> dict[str, Array]:
-  for name in ("fbank", "patches"):
-    if name in batch:
-      return {name: batch[name]}
-  raise errors.UserError(
-    "the batch has neither 'fbank' nor 'patches' after the device ops; it has "
-    f"{', '.join(sorted(batch))}: check input.on_host and input.on_device"
-  )
 
 
 def _label(batch: Batch) -> Array:

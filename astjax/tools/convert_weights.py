@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import pathlib
 import re
 import sys
@@ -23,11 +24,12 @@ from collections.abc import Sequence
 from functools import partial
 
 import jax
+import numpy as np
 from absl import logging
 
 from astjax import pretrained, saved_model
 from astjax.errors import UserError
-from astjax.models import ast
+from astjax.models import ast, ssast
 from astjax.ops import patches
 from astjax.types import Params
 from astjax.weights import (
@@ -77,6 +79,8 @@ def _parser() -> argparse.ArgumentParser:
   add("--prefix", help="tokens, such as cls,dist; as in the source by default")
   add("--rows", choices=("frequency", "time"), default="frequency",
       help="what rows of the source's patches become")  # fmt: skip
+  add("--positions", choices=("original", "corrected"), default="original",
+      help="how SSAST's change for another grid")  # fmt: skip
   add("--num_classes", type=int, help="a fresh classifier of so many")
   add("--labels", help="class names, one a line, or AudioSet's CSV; if there "
       "are not as many classes, also a fresh classifier")  # fmt: skip
@@ -91,6 +95,8 @@ def _parser() -> argparse.ArgumentParser:
   add("--source_stride", type=_pair, metavar="10x10", help="mel bins x frames")
   add("--source_mel_bins", type=int, default=128)
   add("--num_heads", type=int, default=0, help="default: width / 64")
+  add("--source_pooling", choices=("prefix", "tokens"), default="prefix",
+      help="of its classifier")  # fmt: skip
   return parser
 
 
@@ -127,6 +133,8 @@ def _convert(args) -> None:
     stride=args.source_stride,
     num_mel_bins=args.source_mel_bins,
     num_heads=args.num_heads,
+    pooling=args.source_pooling,
+    positions=args.positions,
   )
   loaded = pretrained.load(args.source, options)
   info, grid = _target(loaded, args, labels)
@@ -196,11 +204,16 @@ def _target(loaded, args, labels) -> tuple[ModelInfo, tuple[int, int]]:
   if args.stride:
     model["stride"] = args.stride
   head, names = info.head, labels or info.class_names
+  objective = info.objective
   if args.num_classes is not None and args.num_classes < 1:
     raise UserError(f"--num_classes={args.num_classes} must be at least 1")
   count = len(labels) or args.num_classes
   if count and (head is None or head.num_classes != count or args.num_classes):
-    head, names = Head(num_classes=count), labels
+    # As in SSAST's fine-tuning: its prefix tokens predicted nothing so far.
+    is_ssast = objective.get("name") == "ssast"
+    pooling = "tokens" if is_ssast else "prefix"
+    head, names = Head(num_classes=count, pooling=pooling), labels
+    objective = {}
   if args.scores:
     if head is None:
       raise UserError("--scores is of a classifier; this model has none")
@@ -215,6 +228,7 @@ def _target(loaded, args, labels) -> tuple[ModelInfo, tuple[int, int]]:
     info,
     model=model,
     head=head,
+    objective=objective,
     class_names=names,
     recipe=recipe,
   )
@@ -257,30 +271,7 @@ def _write(kind, out, info: ModelInfo, grid, params: Params) -> list[str]:
     return [] if info.recipe else ["the front-end is unknown and left out"]
   if kind == "hf":
     return hugging_face.save(out, info, params)
-  notes = ["v.head and v.head_dist, which AST never uses, are not written"]
-  head = info.head
-  if head and head.projection:
-    raise UserError(
-      "the official AST has a classifier on the last block alone; this model "
-      "has one on a learned mean of all blocks"
-    )
-  if (
-    head is None
-    or head.pooling != "prefix"
-    or (tuple(info.model["prefix"]) != ("cls", "dist"))
-  ):
-    raise UserError(
-      "the official AST has the tokens cls and dist, and a classifier on their "
-      f"mean; this model has the tokens {tuple(info.model['prefix'])} and "
-      f"{'no classifier' if head is None else f'pooling={head.pooling!r}'}"
-    )
-  epsilons = (info.model["layer_norm_eps"], head.layer_norm_eps)
-  if epsilons != (1e-6, 1e-5):
-    notes.append(
-      "the official code has epsilons 1e-06 and 1e-05 (classifier), this model "
-      f"{epsilons[0]:g} and {epsilons[1]:g}"
-    )
-  tensors = convert.revert(params, maps.AST_PTH)
+  tensors, notes = _official(info, grid, params)
   # For this library: what the official names do not tell.
   own = json.dumps({"info": info.to_json(), "grid": grid})
   with model_info.new_path(out) as temporary:
@@ -288,6 +279,49 @@ def _write(kind, out, info: ModelInfo, grid, params: Params) -> list[str]:
       temporary, tensors, {"format": "pt", "astjax": own}
     )
   return notes
+
+
+def _official(info: ModelInfo, grid, params: Params):
+  """({official name: array}, notes) of an AST, or of a pre-trained SSAST."""
+  prefix, head = tuple(info.model["prefix"]), info.head
+  if prefix != ("cls", "dist"):
+    raise UserError(
+      f"the official AST has the tokens cls and dist, this model has {prefix}"
+    )
+  if not head and not info.objective:
+    raise UserError(
+      "the official AST has a classifier, this model has none; give "
+      "--num_classes"
+    )
+  if head and (head.projection or head.pooling == "all"):
+    raise UserError(
+      "the official classifiers read the prefix or the patch tokens of the "
+      f"last block alone; this model's has pooling={head.pooling!r} and "
+      f"projection={head.projection}"
+    )
+  notes = ["v.head and v.head_dist, which AST never uses, are not written"]
+  have = (info.model["layer_norm_eps"], head.layer_norm_eps if head else 1e-5)
+  if have != (1e-6, 1e-5):
+    notes.append(
+      "the official code has epsilons 1e-06 and 1e-05 (classifier), this model "
+      f"{have[0]:g} and {have[1]:g}"
+    )
+  if head:
+    if head.pooling == "tokens":
+      notes.append(
+        "pooling='tokens' is ft_avgtok of the official SSAST; the official AST "
+        "would take the mean of the prefix tokens"
+      )
+    return convert.revert(params, maps.AST_PTH), notes
+  patch = tuple(info.model["patch_size"])
+  size = np.array([g * p for g, p in zip(grid, patch, strict=True)])
+  tensors = convert.revert({**params, convert.INPUT_SIZE: size}, maps.SSAST_PTH)
+  if absent := [k for k in ssast.HEADS if k not in params]:
+    notes.append(f"the official SSAST has a {absent[0]} head, this model none")
+  if math.prod(patch) != 256:
+    notes.append(f"the official SSAST has patches of 256 cells, not {patch}")
+  # The original takes no file without this prefix.
+  return {f"module.{k}": v for k, v in tensors.items()}, notes
 
 
 if __name__ == "__main__":

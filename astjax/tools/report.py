@@ -2,8 +2,8 @@
 
   python -m astjax.tools.report --workdir=runs/demo
 
-writes learning_curve.png and predictions.png into the work directory; without a
-classifier, the first alone.
+writes learning_curve.png and, for a classifier, predictions.png into the work
+directory.
 """
 
 from __future__ import annotations
@@ -35,21 +35,28 @@ def main(argv: list[str] | None = None) -> int:
   try:
     folder = pathlib.Path(args.workdir)
     loaded, state = job.load_run(folder, data_dir=args.data_dir)
-    written = [learning_curve(folder)]
-    if loaded.task.head:
+    written = [str(learning_curve(folder))]
+    if loaded.task.head is not None:
       written.append(
-        predictions(loaded, state, folder, split=args.split, clips=args.clips)
+        str(
+          predictions(loaded, state, folder, split=args.split, clips=args.clips)
+        )
       )
   except UserError as e:
     print(f"astjax: error: {e}", file=sys.stderr)
     return 1
-  print(f"wrote {' and '.join(map(str, written))}")
+  print(f"wrote {' and '.join(written)}")
+  if loaded.task.objective:
+    print(
+      "what it makes of hidden patches: python -m astjax.tools.reconstruct "
+      f"--model={folder} RECORDING ..."
+    )
   return 0
 
 
 def learning_curve(workdir: pathlib.Path) -> pathlib.Path:
   """learning_curve.png: the training loss, and the evaluations beside it."""
-  plt = _pyplot()
+  plt = pyplot()
   lines = metric_log.read(workdir / "metrics.jsonl")
   keys = {k for line in lines for k in line}
   rated = sorted(k for k in keys if k.endswith(("mAP", "accuracy")))
@@ -65,7 +72,7 @@ def learning_curve(workdir: pathlib.Path) -> pathlib.Path:
     axis.grid(alpha=0.3)
     if axis.lines:
       axis.legend()
-  return _save(figure, workdir / "learning_curve.png")
+  return save(figure, workdir / "learning_curve.png")
 
 
 def predictions(
@@ -117,7 +124,7 @@ def _fbank(split: job.Split, loaded: job.Job, batch: dict) -> np.ndarray:
 
 
 def _draw(split, out, spectrograms, clips, path):
-  plt = _pyplot()
+  plt = pyplot()
   num = min(clips, len(out["id"]))
   scores = 1.0 / (1.0 + np.exp(-out["logits"]))
   figure, axes = plt.subplots(
@@ -144,10 +151,15 @@ def _draw(split, out, spectrograms, clips, path):
       color=np.where(true, "tab:green", "tab:gray"),
     )
     right.set(xlim=(0, 1), title="score (green: labelled)")
-  return _save(figure, path)
+  return save(figure, path)
 
 
-def _save(figure, path: pathlib.Path) -> pathlib.Path:
+def save(figure, path: pathlib.Path) -> pathlib.Path:
+  """Writes a picture.
+
+  Raises:
+    UserError: it cannot be written.
+  """
   try:
     figure.savefig(path, dpi=90)
   except OSError as e:
@@ -155,7 +167,12 @@ def _save(figure, path: pathlib.Path) -> pathlib.Path:
   return path
 
 
-def _pyplot():
+def pyplot():
+  """matplotlib.pyplot, drawing into files.
+
+  Raises:
+    UserError: matplotlib is not installed.
+  """
   try:
     import matplotlib
   except ModuleNotFoundError:

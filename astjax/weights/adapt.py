@@ -2,14 +2,15 @@
 
 ImageNet -> audio and AudioSet -> another duration, stride or number of mel
 bins, as the original AST does it (its code; the paper, section 2.2, says
-averaged where the code sums). One pure NumPy function per leaf.
+averaged where the code sums); SSAST's pre-training -> its fine-tuning, as the
+original SSAST does it. One pure NumPy function per leaf.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ from astjax.weights import convert
 
 KERNEL = "backbone/patch_embed/kernel"
 HEAD = r"head/.*"
+_SSAST_ROWS = 8
 
 
 @dataclasses.dataclass
@@ -85,9 +87,15 @@ def resize_grid(grid: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 def _resize_axis(x, size, axis):
   have = x.shape[axis]
-  if size <= have:
-    start = have // 2 - size // 2
-    return x.take(range(start, start + size), axis=axis)
+  if size > have:
+    return _interpolate(x, size, axis)
+  start = have // 2 - size // 2
+  return x.take(range(start, start + size), axis=axis)
+
+
+def _interpolate(x, size, axis):
+  """To a longer or a shorter axis."""
+  have = x.shape[axis]
   source = (np.arange(size, dtype=np.float32) + 0.5) * np.float32(have / size)
   source = np.maximum(source - np.float32(0.5), 0)
   low = np.minimum(source.astype(int), have - 1)
@@ -98,7 +106,46 @@ def _resize_axis(x, size, axis):
   return low * (1 - weight) + high * weight
 
 
-def _how(have: tuple[int, int], want: tuple[int, int]) -> str:
+def resize_ssast_grid(grid: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+  """`resize_grid` with two slips of the original SSAST's fine-tuning.
+
+  Positions that do not get shorter in time pass through 8 rows, whatever F'
+  was and becomes; a cut in frequency takes T' rows, as far as there are any.
+
+  Args:
+    grid: positions [F', T', D] of the pre-training.
+    shape: (F', T') of the model.
+
+  Raises:
+    UserError: that cut gives another number of rows.
+  """
+  have, (rows, columns) = grid.shape[:2], shape
+  grid = _resize_axis(grid, columns, axis=1)
+  if _detours(have, shape):
+    grid = _interpolate(grid, _SSAST_ROWS, axis=0)
+  if rows >= have[0]:
+    return _interpolate(grid, rows, axis=0)
+  start = have[0] // 2 - rows // 2
+  grid = grid[start : start + columns]
+  if len(grid) != rows:
+    raise UserError(
+      f"the original SSAST cannot take positions of {_by(have)} patches to "
+      f"{_by(shape)} (frequency x time): its cut in frequency gives "
+      f"{len(grid)} rows; positions='corrected' can"
+    )
+  return grid
+
+
+def _detours(have, want):
+  """Whether the 8 rows in between change anything; a single row they repeat."""
+  return want[1] >= have[1] and have[0] not in (1, _SSAST_ROWS)
+
+
+def _by(pair):
+  return f"{pair[0]} x {pair[1]}"
+
+
+def _how(have: tuple[int, int], want: tuple[int, int], resize) -> str:
   parts = []
   for name, old, new in zip(("frequency", "time"), have, want, strict=True):
     if new < old:
@@ -106,6 +153,8 @@ def _how(have: tuple[int, int], want: tuple[int, int]) -> str:
       parts.append(f"{name} {old} -> {new} (cut {start} to {start + new - 1})")
     elif new > old:
       parts.append(f"{name} {old} -> {new} (interpolated)")
+  if resize is resize_ssast_grid and _detours(have, want):
+    parts.append(f"through {_SSAST_ROWS} rows, as the original SSAST")
   return "positions, " + ", ".join(parts)
 
 
@@ -117,8 +166,13 @@ def fit(
   model_prefix: Sequence[str],
   rows: Literal["frequency", "time"] = "frequency",
   fresh: Sequence[str] = (HEAD,),
+  resize: Callable[[np.ndarray, tuple[int, int]], np.ndarray] = resize_grid,
 ) -> tuple[dict[str, np.ndarray], Report]:
   """The parameters of a model, filled from a checkpoint of another shape.
+
+  Parts beside `backbone` and `head` belong to a pre-training: those of the
+  checkpoint alone are dropped, those of the model alone stay fresh, and those
+  of both are taken.
 
   Args:
     source: the checkpoint's parameters by path; a patch kernel may still have
@@ -130,6 +184,7 @@ def fit(
       (the original's choice for images) or time.
     fresh: expressions for whole paths that are left fresh although the
       checkpoint has them.
+    resize: how positions change, `resize_grid` or `resize_ssast_grid`.
 
   Returns:
     ({path: array of the model's shape}, report).
@@ -149,9 +204,17 @@ def fit(
         f"fresh: {expression!r} meets none of the model's parameters, which "
         f"are named like {', '.join(list(model)[:3])}"
       )
-  is_fresh = lambda p: any(re.fullmatch(e, p) for e in fresh)  # noqa: E731
-  for path in [p for p in source if is_fresh(p)]:
-    report.dropped[path] = "fresh in the model"
+  theirs, ours = _parts(source), _parts(model)
+  is_fresh = lambda p: (  # noqa: E731
+    _part(p) in ours - theirs or any(re.fullmatch(e, p) for e in fresh)
+  )
+  for path in list(source):
+    if is_fresh(path):
+      report.dropped[path] = "fresh in the model"
+    elif _part(path) in theirs - ours:
+      report.dropped[path] = "of the pre-training"
+    else:
+      continue
     del source[path]
   if rows == "time":
     _turn(source, report)
@@ -159,7 +222,7 @@ def fit(
     channels = source[KERNEL].shape[2]
     source[KERNEL] = sum_channels(source[KERNEL])
     _note(report, KERNEL, f"sum over {channels} channels")
-  _fit_grid(source, model, report)
+  _fit_grid(source, model, report, resize)
   fresh_rows = _fit_prefix(source, model, source_prefix, model_prefix, report)
   problems = []
   for path in [p for p in source if p not in model]:
@@ -184,6 +247,15 @@ def fit(
   return taken, report
 
 
+def _part(path):
+  return path.split("/")[0]
+
+
+def _parts(flat):
+  """The parts that belong to one objective."""
+  return {_part(path) for path in flat} - {"backbone", "head"}
+
+
 def _note(report, path, what):
   before = report.changed.get(path)
   report.changed[path] = f"{before}; {what}" if before else what
@@ -197,13 +269,16 @@ def _turn(source, report):
       _note(report, path, f"{what} turned, rows become time")
 
 
-def _fit_grid(source, model, report):
+def _fit_grid(source, model, report, resize):
   if convert.GRID not in source or convert.GRID not in model:
     return
   have, want = source[convert.GRID].shape, model[convert.GRID].shape
-  if have[:2] != want[:2] and have[2] == want[2]:
-    source[convert.GRID] = resize_grid(source[convert.GRID], want[:2])
-    _note(report, convert.GRID, _how(have[:2], want[:2]))
+  if have[2] != want[2]:
+    return
+  grid = resize(source[convert.GRID], want[:2])
+  if not np.array_equal(grid, source[convert.GRID]):
+    source[convert.GRID] = grid
+    _note(report, convert.GRID, _how(have[:2], want[:2], resize))
 
 
 def _fit_prefix(source, model, source_prefix, model_prefix, report):

@@ -7,7 +7,8 @@ backwards, the same table writes the foreign names.
 
 A foreign file keeps its position embeddings as one sequence, so tables name a
 leaf `SEQUENCE`, [P + N, D], which `lay_out` splits into `pos_embed/prefix` and
-`pos_embed/grid` once the grid is known.
+`pos_embed/grid` once the grid is known. SSAST's files also say what input they
+are of: `INPUT_SIZE`, [2], mel bins and frames, which is no parameter either.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from astjax.types import Params
 PREFIX = "backbone/pos_embed/prefix"
 GRID = "backbone/pos_embed/grid"
 SEQUENCE = "backbone/pos_embed/sequence"
+INPUT_SIZE = "input_size"
 
 
 class Transform(NamedTuple):
@@ -90,7 +92,7 @@ def rename(
 
   Returns:
     ({parameter path: array}, names that were dropped); positions are one
-    `SEQUENCE`.
+    `SEQUENCE`, and there may be an `INPUT_SIZE`.
 
   Raises:
     UserError: names that meet no rule or several, incomplete groups, targets
@@ -239,6 +241,7 @@ def convert(
     UserError: whatever does not fit.
   """
   flat, _ = rename(source, rules)
+  flat.pop(INPUT_SIZE, None)
   leaves = flatten(expected)
   if GRID in leaves:
     num_prefix = leaves[PREFIX].shape[0] if PREFIX in leaves else 0
@@ -248,6 +251,10 @@ def convert(
 
 def revert(params: Params, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
   """Parameters under the foreign names: the table read backwards.
+
+  Args:
+    params: nested; beside its parts there may be an `INPUT_SIZE`.
+    rules: the table.
 
   Raises:
     UserError: a parameter that the foreign format has no name for.
@@ -277,7 +284,9 @@ def revert(params: Params, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
       arrays = [flat[_fill(t, number)] for t in rule.targets]
       names = [_fill(s, number) for s in rule.sources]
       values = rule.transform.backward(*arrays)
-      out |= zip(names, map(np.ascontiguousarray, values), strict=True)
+      # Not ascontiguousarray, which turns a scalar into a list of one.
+      values = [np.asarray(v, order="C") for v in values]
+      out |= zip(names, values, strict=True)
   return out
 
 

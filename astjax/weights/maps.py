@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from astjax.weights.convert import SEQUENCE, Rule, Transform
+from astjax.weights.convert import INPUT_SIZE, SEQUENCE, Rule, Transform
 
 
 def _shaped(x, ndim, what):
@@ -41,6 +41,13 @@ def _from_heads(*kernels):
   return (np.concatenate([x.reshape(len(x), -1) for x in kernels], axis=1),)
 
 
+def _from_scalars(*sizes):
+  whole = all(x.size == 1 and x.dtype.kind in "iu" for x in sizes)
+  if not whole or min(x.item() for x in sizes) < 1:
+    raise ValueError("expected whole numbers above 0")
+  return (np.array([x.item() for x in sizes]),)
+
+
 def _split(x):
   if x.shape[-1] % 3:
     raise ValueError("expected query, key and value in one")
@@ -61,6 +68,10 @@ CONVOLUTION = Transform(
 TOKEN = Transform(lambda x: (x.reshape(-1),), lambda x: (x[None, None],))
 # [1, P + N, D] <-> [P + N, D].
 POSITIONS = Transform(_from_sequence, lambda x: (x[None],))
+# Two whole numbers [] <-> [2].
+SCALARS = Transform(
+  _from_scalars, lambda x: tuple(np.array(n, np.int64) for n in x)
+)
 
 # Flax's own layouts, which are only read: [ph, pw, channels, D] and per head.
 FLAX_CONVOLUTION = Transform(lambda x: (_shaped(x, 4, "[ph, pw, 3, D]"),))
@@ -128,6 +139,17 @@ AST_PTH: tuple[Rule, ...] = (
   *_timm("v."),
   *_norm("mlp_head.0", "head/norm"),
   *_linear("mlp_head.1", "head/linear"),
+)
+
+# SSAST as it is pre-trained. After its fine-tuning the names are AST's.
+SSAST_PTH: tuple[Rule, ...] = (
+  *_timm("v."),
+  Rule(("mask_embed",), ("mask_token",), TOKEN),
+  *_linear("cpredlayer.0", "discriminative/fc1"),
+  *_linear("cpredlayer.2", "discriminative/fc2"),
+  *_linear("gpredlayer.0", "generative/fc1"),
+  *_linear("gpredlayer.2", "generative/fc2"),
+  Rule(("p_input_fdim", "p_input_tdim"), (INPUT_SIZE,), SCALARS),
 )
 
 
@@ -308,6 +330,8 @@ def recognise(names: Mapping[str, np.ndarray]) -> Recognised | None:
     return next((k.removesuffix(end) for k in names if k.endswith(end)), None)
 
   if (source := before("blocks.0.norm1.weight")) is not None:
+    if source == "v." and "mask_embed" in names:
+      return Recognised("official SSAST", SSAST_PTH, names, outside)
     if source == "v.":
       return Recognised("official AST", AST_PTH, names, outside)
     return Recognised("timm vision transformer", TIMM_VIT, names, outside)

@@ -304,7 +304,7 @@ def write_safetensors(
   Raises:
     OSError: it cannot be written.
   """
-  arrays = {k: np.ascontiguousarray(v) for k, v in tensors.items()}
+  arrays = {k: np.asarray(v, order="C") for k, v in tensors.items()}
   try:
     safetensors.numpy.save_file(arrays, path, metadata=dict(metadata or {}))
   except safetensors.SafetensorError as e:

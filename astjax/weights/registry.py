@@ -88,6 +88,21 @@ def _ast(key, expected, *, stride=10, hub, what="AudioSet"):
   )
 
 
+def _ssast(key, audio, speech):
+  _, size, kind, masked = key.split("/")[1].split("-")
+  stride = (16, 16) if kind == "Patch" else (128, 2)
+  return Published(
+    what=f"SSAST {size.lower()} on AudioSet and LibriSpeech, {masked} of 512 "
+    f"{kind.lower()} tokens masked",
+    url=f"{_AST}{key}.pth?dl=1",
+    licence="BSD-3-Clause",
+    expected=f"average audio {audio}, speech {speech} after fine-tuning",
+    stride=stride,
+    num_frames=1024,
+    statistics=AUDIOSET_STATISTICS,
+  )
+
+
 _AUGREG = "AugReg, ImageNet-21k"
 
 # The numbers in the names of DeiT's files are the beginning of their SHA-256,
@@ -166,6 +181,27 @@ CHECKPOINTS: dict[str, Published] = {
     "Speech Commands V2-35 test accuracy 0.9812",
     hub="speech-commands-v2",
     what="Speech Commands V2-35",
+  ),
+  "SSAST-Base-Patch-400": _ssast(
+    "ewrzpco95n9jdz6/SSAST-Base-Patch-400", 59.9, 79.5
+  ),
+  "SSAST-Base-Frame-400": _ssast(
+    "nx6nl4d4bl71sm8/SSAST-Base-Frame-400", 57.6, 84.0
+  ),
+  "SSAST-Base-Patch-250": _ssast(
+    "mxrm9qog6aj8hif/SSAST-Base-Patch-250", 58.6, 79.5
+  ),
+  "SSAST-Base-Frame-250": _ssast(
+    "4e6l7ulhwrfoana/SSAST-Base-Frame-250", 55.6, 81.6
+  ),
+  "SSAST-Small-Patch-400": _ssast(
+    "i24w446rl9pkf05/SSAST-Small-Patch-400", 58.1, 78.2
+  ),
+  "SSAST-Tiny-Patch-400": _ssast(
+    "fkbtf78y94113wz/SSAST-Tiny-Patch-400", 53.3, 75.7
+  ),
+  "SSAST-Tiny-Frame-400": _ssast(
+    "rx7g60ruzawffzv/SSAST-Tiny-Frame-400", 47.8, "untested"
   ),
 }
 

@@ -106,3 +106,48 @@ def test_rows_are_apart(loss):
   logits, labels = noise((4, 3)), soft_labels((4, 3), total=True)
   rows = [loss(logits[i : i + 1], labels[i : i + 1])[0] for i in range(4)]
   np.testing.assert_allclose(loss(logits, labels), rows, rtol=1e-6)
+
+
+# Golden values of the original: e = sin(0 ... 23), c = cos(0.7 * (0 ... 23)).
+PATCHES = np.sin(np.arange(24.0)).reshape(4, 6).astype(np.float32)
+PREDICTED = np.cos(0.7 * np.arange(24.0)).reshape(4, 6).astype(np.float32)
+
+
+def test_info_nce_as_the_original():
+  loss, hits = losses.info_nce(PATCHES, PREDICTED)
+  assert loss == pytest.approx(2.2306185, abs=1e-6)
+  assert hits.mean() == 0.25
+
+
+def test_info_nce_as_the_paper():
+  loss, hits = losses.info_nce(PATCHES, PREDICTED, over="patches")
+  assert loss == pytest.approx(1.6891571, abs=1e-6)
+  nearest = (PATCHES @ PREDICTED.T).argmax(0)
+  np.testing.assert_array_equal(hits, nearest == np.arange(4))
+
+
+def test_info_nce_is_of_each_clip():
+  """Other clips are no negatives."""
+  patches = np.random.default_rng(0).standard_normal((3, 5, 6))
+  predicted = np.random.default_rng(1).standard_normal((3, 5, 6))
+  for over in ("predictions", "patches"):
+    loss, hits = losses.info_nce(patches, predicted, over=over)
+    assert loss.shape == (3,) and hits.shape == (3, 5)
+    for i in range(3):
+      one = losses.info_nce(patches[i], predicted[i], over=over)
+      np.testing.assert_allclose(loss[i], one[0], rtol=1e-6)
+      np.testing.assert_array_equal(hits[i], one[1])
+
+
+def test_info_nce_of_a_perfect_prediction():
+  patches = 20.0 * np.eye(6, dtype=np.float32)
+  for over in ("predictions", "patches"):
+    loss, hits = losses.info_nce(patches, patches, over=over)
+    assert loss < 1e-6 and hits.all()
+
+
+def test_masked_mse():
+  assert losses.masked_mse(PATCHES, PREDICTED) == pytest.approx(0.9413862)
+  stack = np.stack([PREDICTED, PATCHES])
+  out = losses.masked_mse(PATCHES, stack)
+  np.testing.assert_allclose(out, [0.9413862, 0.0], rtol=1e-6)

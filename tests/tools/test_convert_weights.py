@@ -249,12 +249,26 @@ def test_any_recipe_travels_as_it_is(recipe, tmp_path, capsys):
   )
 
 
-def test_official_code_averages_two_tokens(tmp_path, capsys):
+def test_a_fine_tuned_ssast_in_official_names(tmp_path, capsys):
+  """The pooling stands in the metadata; a bare file has to be told."""
   head = dataclasses.replace(INFO.head, pooling="tokens")
   model_info.save(tmp_path / "m", dataclasses.replace(INFO, head=head), PARAMS)
   out = tmp_path / "o.safetensors"
-  told = refused(capsys, tmp_path / "m", out, "--format=official")
-  assert "pooling='tokens'" in told
+  assert command(tmp_path / "m", out, "--format=official") == 0
+  assert "pooling='tokens' is ft_avgtok" in capsys.readouterr().out
+  assert pretrained.load(out).info.head == head
+  wrong = pretrained.Options(pooling="prefix")
+  assert pretrained.load(out, wrong).info.head.pooling == "tokens"
+  bare = tmp_path / "bare.safetensors"
+  save_file(load_file(out), bare)
+  args = [bare, "--source_grid=3x3", "--num_heads=2"]
+  assert command(args[0], tmp_path / "a", *args[1:]) == 0
+  assert "pooling is assumed to be 'prefix'" in capsys.readouterr().out
+  assert pretrained.load(tmp_path / "a").info.head.pooling == "prefix"
+  args.append("--source_pooling=tokens")
+  assert command(args[0], tmp_path / "b", *args[1:]) == 0
+  assert "assumed to be 'prefix'" not in capsys.readouterr().out
+  assert pretrained.load(tmp_path / "b").info.head.pooling == "tokens"
 
 
 def test_the_disk_is_full(model, tmp_path, monkeypatch, capsys):

@@ -65,6 +65,116 @@ def test_both_axes():
   )
 
 
+# SSAST's own rule.
+
+
+def counting(rows, columns):
+  """Each position is its number, f' * T' + t'."""
+  x = np.arange(rows * columns, dtype=np.float32)
+  return x.reshape(rows, columns, 1)
+
+
+def test_golden_patches():
+  out = adapt.resize_ssast_grid(counting(8, 64), (12, 101))[..., 0]
+  assert out.shape == (12, 101)
+  np.testing.assert_allclose(
+    out[np.ix_([0, 1, 5, 11], [0, 1, 50, 100])],
+    [
+      [0, 0.450495, 31.5, 63],
+      [32, 32.450497, 63.5, 95],
+      [202.66667, 203.11717, 234.16667, 265.66669],
+      [448, 448.4505, 479.5, 511],
+    ],
+    atol=1e-4,
+  )
+
+
+def test_golden_frames():
+  out = adapt.resize_ssast_grid(counting(1, 512), (1, 1023))[0, :, 0]
+  np.testing.assert_allclose(
+    out[[0, 1, 2, 1022]], [0, 0.250733, 0.751222, 511], atol=1e-4
+  )
+
+
+def bilinear_by_definition(x, rows, columns):
+  x = np.stack([by_definition(row, columns) for row in x])
+  return by_definition(x, rows)
+
+
+def original_ssast(x, shape, bilinear):
+  """The code of its fine-tuning, in other words."""
+  (old_f, old_t), (new_f, new_t) = x.shape[:2], shape
+  if new_t < old_t:
+    first = old_t // 2 - new_t // 2
+    x = x[:, first : first + new_t]
+  else:
+    x = bilinear(x, 8, new_t)
+  if new_f < old_f:
+    first = old_f // 2 - new_f // 2
+    return x[first : first + new_t]
+  return bilinear(x, new_f, new_t)
+
+
+SSAST_SHAPES = [
+  ((8, 64), (12, 101)),
+  ((8, 64), (12, 50)),
+  ((8, 64), (12, 9)),
+  ((8, 64), (8, 64)),
+  ((8, 64), (7, 90)),  # the slice is clipped to the right size
+  ((8, 16), (5, 5)),  # as many columns as rows are wanted
+  ((1, 128), (1, 511)),
+  ((1, 128), (1, 99)),
+  ((1, 128), (1, 128)),
+  ((1, 40), (3, 60)),
+  ((16, 32), (20, 40)),  # 16 rows -> 8 -> 20
+  ((16, 32), (16, 32)),  # and back
+  ((16, 32), (20, 31)),
+  ((4, 16), (6, 16)),
+  ((12, 16), (4, 20)),  # 12 -> 8, of which the last four are cut
+  ((6, 16), (5, 33)),
+]
+
+
+def assert_as_the_original(have, want, bilinear):
+  x = grid(*have)
+  expected = original_ssast(x, want, bilinear)
+  if expected.shape[:2] != want:
+    with pytest.raises(UserError, match="positions='corrected' can"):
+      adapt.resize_ssast_grid(x, want)
+    return
+  out = adapt.resize_ssast_grid(x, want)
+  assert out.dtype == np.float32
+  np.testing.assert_allclose(out, expected, atol=3e-5)
+
+
+@pytest.mark.parametrize(("have", "want"), SSAST_SHAPES)
+def test_positions_as_the_original_ssast(have, want):
+  assert_as_the_original(have, want, bilinear_by_definition)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(("have", "want"), SSAST_SHAPES)
+def test_positions_as_the_original_ssast_by_torch(have, want):
+  torch = pytest.importorskip("torch")
+
+  def bilinear(x, rows, columns):
+    x = torch.from_numpy(x).permute(2, 0, 1)[None]
+    x = torch.nn.functional.interpolate(x, (rows, columns), mode="bilinear")
+    return x[0].permute(1, 2, 0).numpy()
+
+  assert_as_the_original(have, want, bilinear)
+
+
+@pytest.mark.parametrize(
+  ("have", "want", "rows"),
+  [((8, 64), (6, 50), 7), ((8, 64), (4, 90), 6), ((16, 32), (4, 32), 2)],
+)
+def test_a_cut_that_the_original_ssast_cannot_do(have, want, rows):
+  with pytest.raises(UserError, match=f"gives {rows} rows; positions="):
+    adapt.resize_ssast_grid(grid(*have), want)
+  assert adapt.resize_grid(grid(*have), want).shape[:2] == want
+
+
 def test_channels_are_summed():
   kernel = np.random.default_rng(0).standard_normal((2, 4, 3, D))
   np.testing.assert_allclose(
@@ -208,6 +318,59 @@ def test_a_token_too_many_is_dropped(prefix):
 def test_no_tokens_in_the_source():
   _, report = fit(model(prefix=()), model())
   assert {"backbone/cls_token", "backbone/dist_token"} <= {*report.fresh}
+
+
+SSAST = {"mask_token": np.ones(D), "generative/fc1/bias": np.ones(D)}
+
+
+def test_parts_of_another_objective_are_dropped():
+  taken, report = fit(model() | SSAST, model())
+  assert taken.keys() == model().keys()
+  assert report.dropped == dict.fromkeys(SSAST, "of the pre-training") | {
+    "head/bias": "fresh in the model"
+  }
+  assert report.fresh == ["head/bias"]
+
+
+def test_parts_that_only_the_model_has_stay_fresh():
+  target = model() | {"teacher/bias": np.zeros(D)}
+  taken, report = fit(model() | SSAST, target)
+  assert report.fresh == ["head/bias", "teacher/bias"]
+  assert not taken["teacher/bias"].any()
+  assert [*SSAST] == [k for k in report.dropped if not k.startswith("head")]
+
+
+def test_parts_of_both_are_taken_strictly():
+  own = {k: np.zeros_like(v) for k, v in SSAST.items()}
+  taken, report = fit(model() | SSAST, model() | own)
+  for path, array in SSAST.items():
+    np.testing.assert_array_equal(taken[path], array)
+  assert not set(SSAST) & {*report.dropped, *report.fresh}
+  # But of two heads one may be missing.
+  other = {"mask_token": own["mask_token"], "discriminative/bias": np.zeros(D)}
+  _, report = fit(model() | SSAST, model() | other)
+  assert report.fresh == ["head/bias", "discriminative/bias"]
+  assert report.dropped["generative/fc1/bias"] == "of the pre-training"
+  with pytest.raises(UserError, match=r"mask_token is \(3,\) in the file"):
+    fit(model() | SSAST, model() | {"mask_token": np.zeros(4)})
+  own["generative/fc2/bias"] = np.zeros(D)
+  with pytest.raises(UserError, match="- generative/fc2/bias is not in the"):
+    fit(model() | SSAST, model() | own)
+
+
+def test_the_rule_for_positions_is_told():
+  source, target = model(16, 4), model(20, 5)
+  taken, report = fit(source, target, resize=adapt.resize_ssast_grid)
+  np.testing.assert_array_equal(
+    taken[convert.GRID],
+    adapt.resize_ssast_grid(source[convert.GRID], (20, 5)),
+  )
+  assert report.changed[convert.GRID] == (
+    "positions, frequency 16 -> 20 (interpolated), time 4 -> 5 (interpolated), "
+    "through 8 rows, as the original SSAST"
+  )
+  _, report = fit(source, model(16, 4), resize=adapt.resize_ssast_grid)
+  assert report.changed[convert.GRID].startswith("positions, through 8 rows")
 
 
 def test_chosen_leaves_stay_fresh():

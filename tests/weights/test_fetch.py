@@ -803,7 +803,12 @@ def test_mirrors_are_distinct():
 def test_what_predicting_needs_of_audio_models():
   for key, entry in registry.CHECKPOINTS.items():
     is_audio = key.startswith(("audioset", "speechcommands"))
-    assert bool(entry.num_frames) is is_audio
+    is_ssast = key.startswith("SSAST")
+    assert bool(entry.num_frames) is (is_audio or is_ssast)
+    if is_ssast:
+      assert entry.stride == ((128, 2) if "Frame" in key else (16, 16))
+      assert entry.statistics == registry.AUDIOSET_STATISTICS
+      assert entry.file_name == f"{key}.pth" and not entry.scores
     if is_audio:
       strides = re.match(r"[a-z]+_(\d+)_(\d+)_", key).groups()
       assert entry.stride == tuple(map(int, strides))

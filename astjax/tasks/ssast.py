@@ -1,0 +1,251 @@
+"""SSAST (arXiv 2110.09784): learning from clips without labels.
+
+Most patches of a spectrogram are hidden; from what the transformer makes of the
+rest, one head has to tell which hidden patch is which (discriminative), another
+one to draw it (generative).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from astjax import device_ops, errors
+from astjax.models import ast, ssast
+from astjax.ops import backends, losses, masking
+from astjax.ops import patches as patch_ops
+from astjax.tasks.base import LossOut, inputs
+from astjax.types import Array, Batch, Params
+
+OBJECTIVES = {
+  "joint": ssast.HEADS,
+  "discriminative": ssast.HEADS[:1],
+  "generative": ssast.HEADS[1:],
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Ssast:
+  """Masked spectrogram patch modelling.
+
+  Needs `fbank` or `patches` (cut without overlap) in the batch, no labels.
+
+  Attributes:
+    model: backbone, mask token and heads.
+    num_mask: M of the training.
+    eval_num_mask: M of evaluations.
+    masking: "auto", "clusters" or "random", see `make`.
+    reference_quirks: of clustered masks, see `masking.cluster_mask`.
+    passes: 2 gives each objective its own mask and pass, 1 has both share one.
+    mse_weight: lambda.
+    softmax_over: see `losses.info_nce`.
+  """
+
+  model: ssast.SSAST
+  num_mask: int
+  eval_num_mask: int
+  masking: str
+  reference_quirks: bool
+  passes: int
+  mse_weight: float
+  softmax_over: str
+  one_label = False
+  head = None
+
+  @property
+  def metric_names(self) -> tuple[str, ...]:
+    """Of the objectives that there are."""
+    names = {
+      "discriminative": ("nce", "accuracy"),
+      "generative": ("mse",),
+    }
+    return ("loss", *(n for head in self.model.heads for n in names[head]))
+
+  @property
+  def backbone(self) -> ast.Backbone:
+    """Of the model."""
+    return self.model.backbone
+
+  @property
+  def objective(self) -> dict[str, Any]:
+    """What a saved model has beside the backbone."""
+    return {"name": "ssast", "heads": self.model.heads}
+
+  def init_params(self, rng: Array, batch: Batch) -> Params:
+    """{"backbone", "mask_token", "discriminative", "generative"}, float32."""
+    patches = self.patches(batch)
+    index = jnp.zeros((len(patches), 1, 1), jnp.int32)
+    return self.model.init(rng, patches, index)["params"]
+
+  def init_state(self, params: Params) -> dict:
+    """Nothing is remembered."""
+    return {}
+
+  def corrupt(self, batch: Batch, rng: Array, step: Array) -> Batch:
+    """Adds `mask_index` [B, V, M], a mask for every pass."""
+    grid = self.patches(batch).shape[1:3]
+    keys = device_ops.row_keys(rng, len(batch["id"]))
+    return batch | {"mask_index": self._draw(keys, grid, self.num_mask)}
+
+  def loss(
+    self,
+    params: Params,
+    task_state: dict,
+    batch: Batch,
+    rng: Array,
+    step: Array,
+  ) -> tuple[Array, LossOut]:
+    """Mean over the batch of the weighted sum of the objectives."""
+    rated = self._rate(params, batch, train=True, rngs={"drop_path": rng})
+    metrics = jax.tree.map(jnp.mean, rated)
+    return metrics["loss"], LossOut(metrics, task_state)
+
+  def after_update(self, params: Params, task_state: dict, step: Array) -> dict:
+    """The identity."""
+    return task_state
+
+  def evaluate(
+    self, params: Params, task_state: dict, batch: Batch, step: Array
+  ) -> dict[str, Array]:
+    """{metric: [B]}; every clip has its masks for ever, drawn from its id."""
+    key = jax.random.key(0, impl="threefry2x32")
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(batch["id"])
+    grid = self.patches(batch).shape[1:3]
+    index = self._draw(keys, grid, self.eval_num_mask)
+    return self._rate(params, batch | {"mask_index": index})
+
+  def features(self, params: Params, task_state: dict, batch: Batch) -> Array:
+    """The mean of the tokens [B, D], nothing hidden."""
+    tokens = self.backbone.apply(
+      {"params": params["backbone"]}, **inputs(batch)
+    )
+    return ast.pool(tokens, "tokens")
+
+  def summarise(
+    self, outputs: dict[str, np.ndarray]
+  ) -> tuple[dict[str, float], dict]:
+    """Means over a split."""
+    return {k: float(np.mean(outputs[k])) for k in self.metric_names}, {}
+
+  def patches(self, batch: Batch) -> Array:
+    """Literal patches [B, F', T', ph * pw]."""
+    given = inputs(batch)
+    if "patches" in given:
+      return given["patches"]
+    return patch_ops.patchify(
+      given["fbank"],
+      patch_size=self.backbone.patch_size,
+      stride=self.backbone.stride,
+      backend=backends.JAX,
+    )
+
+  def _draw(self, keys: Array, grid: tuple[int, int], count: int) -> Array:
+    """[B] keys -> masks [B, V, M]."""
+    clusters = self.masking == "clusters" or (
+      self.masking == "auto" and grid[0] > 1
+    )
+
+    def mask(key):
+      if clusters:
+        return masking.cluster_mask(
+          key, grid=grid, count=count, reference_quirks=self.reference_quirks
+        )
+      return masking.random_mask(key, num_patches=math.prod(grid), count=count)
+
+    views = 2 if self.passes == 2 and len(self.model.heads) == 2 else 1
+    return jax.vmap(
+      lambda key: jax.vmap(mask)(device_ops.row_keys(key, views))
+    )(keys)
+
+  def _rate(self, params: Params, batch: Batch, **kwargs) -> dict[str, Array]:
+    """{metric: [B]} under the masks `mask_index` [B, V, M]."""
+    patches, index = self.patches(batch), batch["mask_index"]
+    out = self.model.apply({"params": params}, patches, index, **kwargs)
+    flat = patches.reshape(len(patches), -1, patches.shape[-1])  # [B, N, K]
+    hidden = lambda view: jnp.take_along_axis(  # noqa: E731
+      flat, index[:, view, :, None], axis=1
+    )  # [B, M, K]
+    rated, loss = {}, 0.0
+    if "discriminative" in out:
+      rated["nce"], hits = losses.info_nce(
+        hidden(0), out["discriminative"], over=self.softmax_over
+      )
+      rated["accuracy"] = jnp.mean(hits.astype(jnp.float32), axis=-1)
+      loss += rated["nce"]
+    if "generative" in out:
+      rated["mse"] = losses.masked_mse(hidden(-1), out["generative"])
+      loss += self.mse_weight * rated["mse"]
+    return {"loss": loss} | rated
+
+
+def make(
+  *,
+  model: Mapping[str, Any],
+  num_classes: int,
+  steps_per_epoch: float,
+  total_steps: int,
+  objective: Literal["joint", "discriminative", "generative"] = "joint",
+  num_mask: int = 400,
+  eval_num_mask: int = 0,
+  masking: Literal["auto", "clusters", "random"] = "auto",
+  reference_quirks: bool = True,
+  passes: Literal[1, 2] = 2,
+  mse_weight: float = 10.0,
+  softmax_over: Literal["predictions", "patches"] = "predictions",
+) -> Ssast:
+  """The task from plain config values; defaults are the original's.
+
+  Args:
+    model: arguments of `astjax.models.ast.make_backbone`; the stride is the
+      patch size.
+    num_classes: not used: labels are not looked at.
+    steps_per_epoch: not used by this task.
+    total_steps: not used by this task.
+    objective: "joint" is the sum of the two others.
+    num_mask: M, hidden patches of a clip.
+    eval_num_mask: of evaluations; 0 takes `num_mask` (the original evaluates
+      with 400 whatever it trains with).
+    masking: "auto" hides clusters, or single patches where a patch has all mel
+      bins (frames).
+    reference_quirks: clusters as in the original's code rather than as in the
+      paper.
+    passes: of the joint objective: 2 hides anew for each part, as the original
+      does, 1 has both predict from one pass, as in the paper, at half the cost.
+    mse_weight: of the generative part in the joint objective.
+    softmax_over: "predictions" is the original's, "patches" the paper's.
+
+  Raises:
+    UserError: values that do not fit.
+  """
+  del num_classes, steps_per_epoch, total_steps
+  backbone = errors.call(ast.make_backbone, "config.model", model)
+  if backbone.stride != backbone.patch_size:
+    raise errors.UserError(
+      "SSAST hides whole patches: config.model.stride must be the patch_size "
+      f"{backbone.patch_size}, got {backbone.stride}"
+    )
+  if num_mask < 1 or eval_num_mask < 0:
+    raise errors.UserError(
+      f"config.task_kw: num_mask={num_mask} must be at least 1, "
+      f"eval_num_mask={eval_num_mask} at least 0"
+    )
+  if not 0 < mse_weight < math.inf:
+    raise errors.UserError(
+      f"config.task_kw.mse_weight must be positive, got {mse_weight}"
+    )
+  return Ssast(
+    model=ssast.SSAST(backbone, OBJECTIVES[objective]),
+    num_mask=num_mask,
+    eval_num_mask=eval_num_mask or num_mask,
+    masking=masking,
+    reference_quirks=reference_quirks,
+    passes=passes,
+    mse_weight=mse_weight if objective == "joint" else 1.0,
+    softmax_over=softmax_over,
+  )

@@ -1,0 +1,223 @@
+"""SSAST's task: which masks meet which objective, and what is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from astjax import job, sharding, train, train_step
+from astjax.errors import UserError
+from astjax.ops import losses, patches
+from astjax.tasks import ssast
+from tests.tasks.test_contract import MODEL, make_batch
+from tests.tiny import tiny_config
+
+PLAIN = {"num_classes": 0, "steps_per_epoch": 1.0, "total_steps": 1}
+
+
+def make(**kw):
+  return ssast.make(**{"model": MODEL, "num_mask": 5, **PLAIN, **kw})
+
+
+def prepare(task, seed=0):
+  batch = make_batch()
+  params = jax.jit(task.init_params)(jax.random.key(seed), batch)
+  return params, task.corrupt(batch, jax.random.key(1), 0)
+
+
+def test_masks_of_the_passes_are_different():
+  _, batch = prepare(make())
+  assert batch["mask_index"].shape == (4, 2, 5)
+  masks = {tuple(m) for m in np.asarray(batch["mask_index"]).reshape(8, 5)}
+  assert len(masks) > 6  # clip by clip and pass by pass
+  _, batch = prepare(make(passes=1))
+  assert batch["mask_index"].shape == (4, 1, 5)
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+def test_joint_is_the_sum_of_its_parts(passes):
+  """Each objective by hand, with its own pass of the backbone."""
+  task = make(passes=passes)
+  params, batch = prepare(task)
+  loss, out = task.loss(params, {}, batch, jax.random.key(2), 0)
+  index = np.asarray(batch["mask_index"])
+  flat = patches.patchify(
+    batch["fbank"], patch_size=(8, 4), stride=(8, 4)
+  ).reshape(4, 12, 32)
+
+  def predict(head, view):
+    hidden = np.zeros((4, 12), bool)
+    np.put_along_axis(hidden, index[:, view], True, axis=1)
+    tokens = task.backbone.apply(
+      {"params": params["backbone"]},
+      batch["fbank"],
+      mask=hidden,
+      mask_token=params["mask_token"],
+    )["tokens"]
+    layers = params[head]
+    x = tokens @ layers["fc1"]["kernel"] + layers["fc1"]["bias"]
+    x = jnp.maximum(x, 0) @ layers["fc2"]["kernel"] + layers["fc2"]["bias"]
+    chosen = np.take_along_axis(np.asarray(x), index[:, view, :, None], 1)
+    return np.take_along_axis(flat, index[:, view, :, None], 1), chosen
+
+  nce, hits = losses.info_nce(*predict("discriminative", 0))
+  mse = losses.masked_mse(*predict("generative", passes - 1))
+  np.testing.assert_allclose(out.metrics["nce"], nce.mean(), rtol=1e-4)
+  np.testing.assert_allclose(out.metrics["mse"], mse.mean(), rtol=1e-4)
+  np.testing.assert_allclose(out.metrics["accuracy"], hits.mean())
+  np.testing.assert_allclose(loss, nce.mean() + 10 * mse.mean(), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+  ("objective", "heads", "names"),
+  [
+    ("discriminative", {"discriminative"}, ("loss", "nce", "accuracy")),
+    ("generative", {"generative"}, ("loss", "mse")),
+  ],
+)
+def test_one_objective(objective, heads, names):
+  task = make(objective=objective, mse_weight=3.0)
+  params, batch = prepare(task)
+  assert set(params) == {"backbone", "mask_token", *heads}
+  assert batch["mask_index"].shape == (4, 1, 5)
+  loss, out = task.loss(params, {}, batch, jax.random.key(2), 0)
+  assert task.metric_names == names
+  assert set(out.metrics) == set(names)  # sorted by jax.tree
+  assert loss == out.metrics[names[1]]  # its weight is of the joint one
+
+
+def test_hidden_cells_do_not_reach_the_prediction():
+  task = make(passes=1)
+  params, batch = prepare(task)
+  index = np.asarray(batch["mask_index"])[:, 0]
+  cut = np.asarray(
+    patches.patchify(batch["fbank"], patch_size=(8, 4), stride=(8, 4))
+  ).copy()
+  flat = cut.reshape(4, 12, 32)
+  for row, hidden in zip(flat, index, strict=True):
+    row[hidden] += 3.0
+  apply = lambda x: task.model.apply({"params": params}, x, batch["mask_index"])
+  original = apply(task.patches(batch))
+  changed = apply(jnp.asarray(cut))
+  for name, value in original.items():
+    np.testing.assert_allclose(value, changed[name], atol=1e-6)
+
+
+def test_evaluation_has_its_own_number_of_masks():
+  task = make(num_mask=5, eval_num_mask=8)
+  params, batch = prepare(task)
+  seen = {}
+
+  def rate(params, batch, **kwargs):
+    seen["shape"] = batch["mask_index"].shape
+    return ssast.Ssast._rate(task, params, batch, **kwargs)
+
+  spy = type("Spy", (), {})()
+  for name in ("patches", "_draw", "eval_num_mask"):
+    setattr(spy, name, getattr(task, name))
+  spy._rate = rate
+  out = ssast.Ssast.evaluate(spy, params, {}, batch, 0)
+  assert seen["shape"] == (4, 2, 8)
+  assert set(out) == {"loss", "nce", "accuracy", "mse"}
+
+
+def test_frames_are_hidden_one_by_one():
+  """A patch with all mel bins: no clusters, and patch 0 can be hidden."""
+  model = MODEL | {"patch_size": (16, 2), "stride": (16, 2)}
+  _, batch = prepare(make(model=model, num_mask=9, passes=1))
+  assert np.asarray(batch["mask_index"]).shape == (4, 1, 9)
+  keys = jax.random.split(jax.random.key(0), 300)
+  task = make(model=model, num_mask=4, passes=1)
+  index = np.asarray(task._draw(keys, (1, 12), 4))
+  assert (index == 0).any() and (index == 11).any()
+  clusters = make(model=model, num_mask=4, passes=1, masking="clusters")
+  index = np.asarray(clusters._draw(keys, (1, 12), 4))
+  assert not (index == 0).any()
+
+
+def test_masks_are_the_same_on_four_devices():
+  """And the compiled step exchanges gradients only."""
+  task = make()
+  params, _ = prepare(task)
+  rows = {k: v for k, v in make_batch(8).items() if k != "label"}
+  losses_by_size = []
+  for size in (1, 4):
+    import optax
+
+    mesh = sharding.make_mesh(jax.devices()[:size])
+    tx = optax.sgd(0.1)
+    step = train_step.make_train_step(task, tx, (), mesh)
+    state = jax.jit(lambda p, tx=tx: train_step.init_state(task, p, tx))(params)
+    state = jax.device_put(state, sharding.replicated(mesh))
+    batch = sharding.to_global(rows, mesh)
+    text = step.lower(state, batch, 0, train_step.train_key(0)).compile()
+    for name in ("all-gather", "all-to-all", "collective-permute"):
+      assert name not in text.as_text(), name
+    _, metrics = step(state, batch, 0, train_step.train_key(0))
+    losses_by_size.append({k: float(v) for k, v in metrics.items()})
+  for name, value in losses_by_size[0].items():
+    assert losses_by_size[1][name] == pytest.approx(value, rel=1e-4), name
+
+
+def tiny(**kw):
+  unlabelled = {
+    "on_host": "decode|fit(num_frames=20, sample_rate=8_000)|quantise"
+    "|keep('audio', 'num_samples')"
+  }
+  return tiny_config(
+    task="ssast",
+    task_kw={"num_mask": 2},
+    best="val/accuracy",
+    input=unlabelled,
+    **kw,
+  )
+
+
+def test_a_run_learns_resumes_and_keeps_the_best(tmp_path):
+  config = tiny(
+    steps=8,
+    evals={"val": {"every_steps": 4}},
+    plateau={"metric": "val/accuracy"},
+  )
+  del config.task_kw["loss"]
+  whole = train.train_and_evaluate(config, tmp_path / "whole")
+  train.train_and_evaluate(config, tmp_path / "parts", stop_at=4)
+  parts = train.train_and_evaluate(config, tmp_path / "parts")
+  for a, b in zip(whole, parts, strict=True):
+    kept = lambda line: {
+      k: v for k, v in line.items() if not k.startswith(("perf/", "time"))
+    }
+    assert kept(a) == kept(b)
+  names = {k for line in whole for k in line}
+  assert {f"val/{k}" for k in ("loss", "nce", "accuracy", "mse")} <= names
+  rated = [x["val/mse"] for x in whole if "val/mse" in x]
+  assert rated[-1] < rated[0]
+
+
+@pytest.mark.parametrize(
+  ("kw", "words"),
+  [
+    ({"num_mask": 4}, ["cannot hide 4 of 4 patches", "between 1 and 2"]),
+    ({"num_mask": 400}, ["cannot hide 400 of 4", "task_kw.num_mask"]),
+    ({"num_mask": 0}, ["num_mask=0", "at least 1"]),
+    ({"eval_num_mask": 4}, ["config.evals.val", "cannot hide 4 of 4"]),
+    ({"passes": 3}, ["passes=3", "one of 1, 2"]),
+    ({"mse_weight": 0.0}, ["mse_weight must be positive"]),
+    ({"objective": "jiont"}, ["objective='jiont'", "'joint'"]),
+    ({"num_masks": 2}, ["num_masks", "Did you mean 'num_mask'"]),
+    ({"softmax_over": "patch"}, ["softmax_over='patch'", "'patches'"]),
+  ],
+)
+def test_nonsense_in_one_line(kw, words):
+  config = tiny()
+  del config.task_kw["loss"]
+  config.task_kw.update(kw)
+  with pytest.raises(UserError) as error:
+    job.build(config)
+  for word in words:
+    assert word in str(error.value)
+
+
+def test_overlapping_patches_are_refused():
+  with pytest.raises(UserError, match=r"stride must be the patch_size"):
+    make(model=MODEL | {"stride": (4, 4)})

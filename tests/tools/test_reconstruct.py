@@ -1,0 +1,107 @@
+"""The tool that draws hidden patches, on a run and on nonsense."""
+
+import numpy as np
+import pytest
+import soundfile
+
+from astjax import train
+from astjax.tools import reconstruct, report
+from tests.tasks.test_ssast import tiny
+from tests.tiny import tiny_config
+
+RATE = 8_000
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("clips")
+  noise = np.random.default_rng(0).standard_normal(4_000) * 0.1
+  soundfile.write(folder / "a.wav", noise, RATE)
+  soundfile.write(folder / "b.flac", noise[:900], 16_000)  # short
+  return [str(folder / "a.wav"), str(folder / "b.flac")]
+
+
+def trained(folder, **task_kw):
+  config = tiny(steps=1)
+  del config.task_kw["loss"]
+  config.task_kw.update(task_kw)
+  if task_kw.get("objective") == "generative":
+    config.best = ""
+  train.train_and_evaluate(config, folder)
+  return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+  return trained(tmp_path_factory.mktemp("runs") / "joint")
+
+
+def test_a_look(run, clips):
+  looks = reconstruct.look(str(run), clips, num_mask=2)
+  for one in looks:
+    assert one.fbank.shape == one.hidden.shape == (20, 16)
+    assert one.hidden.sum() == 2 * 80  # two patches of 8 x 10
+    # Where nothing is hidden, nothing is changed or judged.
+    np.testing.assert_array_equal(
+      one.drawn[~one.hidden], one.fbank[~one.hidden]
+    )
+    assert (one.identified[~one.hidden] == 0).all()
+    assert (np.abs(one.identified[one.hidden]) == 1).all()
+    assert one.accuracy == np.mean(one.identified[one.hidden] > 0)
+    error = (one.drawn - one.fbank)[one.hidden]
+    assert one.mse == pytest.approx(np.mean(error**2), rel=1e-4)
+  again = reconstruct.look(str(run), clips, num_mask=2)
+  np.testing.assert_array_equal(looks[0].hidden, again[0].hidden)
+
+
+def test_the_command(run, clips, tmp_path, capsys):
+  out = tmp_path / "picture.png"
+  args = [*clips, f"--model={run}", f"--out={out}", "--num_mask=1"]
+  assert reconstruct.main(args) == 0
+  assert out.stat().st_size > 10_000
+  printed = capsys.readouterr().out
+  assert "25 % hidden" in printed and "mse" in printed
+
+
+def test_one_objective(clips, tmp_path):
+  run = trained(tmp_path / "run", objective="generative")
+  out = tmp_path / "picture.png"
+  args = [clips[0], f"--model={run}", f"--out={out}", "--num_mask=2"]
+  assert reconstruct.main(args) == 0
+  one = reconstruct.look(str(run), clips[:1], num_mask=2)[0]
+  assert one.identified is None and one.accuracy is None
+  assert one.drawn is not None
+
+
+def test_a_report_of_a_run_without_classifier(run, capsys):
+  assert report.main([f"--workdir={run}"]) == 0
+  assert (run / "learning_curve.png").is_file()
+  assert not (run / "predictions.png").exists()
+  assert "astjax.tools.reconstruct" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  ("change", "words"),
+  [
+    ("--num_mask=4", "cannot hide 4 of 4 patches"),
+    ("--num_mask=-3", "num_mask=-3"),
+    ("nowhere.wav", "nowhere.wav"),
+    ("--out=/proc/nowhere/x.png", "/proc/nowhere/x.png"),
+    ("--model=nowhere", "nowhere"),
+  ],
+)
+def test_nonsense_in_one_line(run, clips, change, words, capsys, tmp_path):
+  out = tmp_path / "x.png"
+  args = [f"--model={run}", f"--out={out}", "--num_mask=2", change]
+  if change.startswith("--"):
+    args.append(clips[0])
+  assert reconstruct.main(args) == 1
+  error = capsys.readouterr().err
+  assert words in error and error.count("\n") == 1
+
+
+def test_other_models_are_refused(clips, tmp_path, capsys):
+  train.train_and_evaluate(tiny_config(steps=1), tmp_path / "run")
+  args = [clips[0], f"--model={tmp_path / 'run'}", f"--out={tmp_path / 'x'}"]
+  assert reconstruct.main(args) == 1
+  assert "no SSAST" in capsys.readouterr().err
