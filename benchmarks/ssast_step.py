@@ -64,6 +64,7 @@ def make_step(name: str, model: dict, batch: dict, mesh):
 
 
 def main() -> None:
+  """Command line."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--variant", default="base384")
   parser.add_argument("--batch", type=int, default=2)
