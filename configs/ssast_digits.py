@@ -66,7 +66,8 @@ def get_config(arg: str = "pretrain") -> ConfigDict:
   few = {} if pretraining or arg == "all" else {"few": r"_[56]\.wav$"}
   c.input.source_kw = ConfigDict(
     {
-      "pattern": r"(?P<label>\d)_[a-z]+_\d+\.wav$",
+      # Without a group (?P<label>...) there are no labels.
+      "pattern": r"\.wav$" if pretraining else r"(?P<label>\d)_[^/]+\.wav$",
       "splits": {
         "test": r"_[0-4]\.wav$",
         **few,
