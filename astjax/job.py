@@ -90,6 +90,7 @@ class Job:
       self.config.schedule,
       steps_per_epoch=self.steps_per_epoch,
       total_steps=self.total_steps,
+      batch_size=self.config.input.batch_size,
     )
 
   def optimizer(self, params: Any) -> optax.GradientTransformation:
@@ -101,6 +102,8 @@ class Job:
       self.config.optim,
       params,
       schedule,
+      steps_per_epoch=self.steps_per_epoch,
+      total_steps=self.total_steps,
     )
 
   def model_info(self, start: ModelInfo | None = None) -> ModelInfo:

@@ -62,6 +62,22 @@ def _check_ranges(where: str, *rows: tuple[str, Any, str, bool]) -> None:
       raise errors.UserError(f"{where}.{name} must be {expected}, got {value}")
 
 
+def first_step(epoch: float, steps_per_epoch: float) -> int:
+  """The first step (from 0) after so many epochs."""
+  # Less a hair: 42 epochs of 2724 / 7 steps end at 16344, not a step later.
+  return math.ceil(epoch * steps_per_epoch - 1e-6)
+
+
+def cosine(start: float, end: float, steps: int) -> Schedule:
+  """Half a cosine from `start` at step 0 to `end` at `steps` and after."""
+
+  def schedule(step):
+    angle = jnp.pi * jnp.minimum(step, float(steps)) / max(steps, 1)
+    return (start - end) * (0.5 * (1.0 + jnp.cos(angle))) + end
+
+  return schedule
+
+
 def multistep(
   steps_per_epoch: float, *, start: int, every: int, factor: float, stop: int
 ) -> Schedule:
@@ -70,9 +86,10 @@ def multistep(
   The original's MultiStepLR over range(start, stop, every): the rate of epoch n
   (from 1) is factor^k, k the milestones <= n - 1.
   """
-  milestones = np.arange(start, stop, every) * steps_per_epoch
-  # Less a hair: 42 epochs of 2724 / 7 steps end at 16344, not a step later.
-  boundaries = np.ceil(milestones - 1e-6).astype(np.int32)
+  milestones = range(start, stop, every)
+  boundaries = np.array(
+    [first_step(m, steps_per_epoch) for m in milestones], np.int32
+  )
 
   def schedule(step):
     passed = jnp.searchsorted(boundaries, jnp.asarray(step), side="right")
@@ -94,19 +111,31 @@ def stepped_warmup(steps: int, hold: int = 50) -> Schedule:
   return schedule
 
 
+def linspace_warmup(steps: int) -> Schedule:
+  """From 0 to 1 in so many steps, both included: ASiT's."""
+
+  def schedule(step):
+    return jnp.where(step < steps, step / max(steps - 1, 1), 1.0)
+
+  return schedule
+
+
 def make_schedule(
   *,
   lr: float,
   steps_per_epoch: float,
   total_steps: int,
   decay: Literal["constant", "multistep", "cosine"] = "constant",
-  warmup: Literal["none", "stepped", "linear"] = "none",
+  warmup: Literal["none", "stepped", "linear", "linspace"] = "none",
   warmup_steps: int = 1000,
+  warmup_epochs: float = 0.0,
   decay_start: int = 2,
   decay_every: int = 1,
   decay_factor: float = 0.5,
   decay_stop: int = 1000,
   final_lr: float = 0.0,
+  batch_size: int = 1,
+  lr_batch_size: int = 0,
 ) -> Schedule:
   """Learning rate as a function of the step, from 0.
 
@@ -117,23 +146,42 @@ def make_schedule(
     decay: "multistep" multiplies by `decay_factor` at epochs `decay_start`,
       + `decay_every`, ... below `decay_stop`; "cosine" falls from the end of
       the warm-up to `final_lr`.
-    warmup: "stepped" is the original's, in plateaus of 50 steps from zero.
+    warmup: "stepped" is AST's, in plateaus of 50 steps from zero; "linear"
+      reaches the peak at step `warmup_steps`, "linspace", which is ASiT's, a
+      step before.
     warmup_steps: length of the warm-up; 0 is none.
+    warmup_epochs: the same in epochs; above 0 it decides.
     decay_start: epochs.
     decay_every: epochs.
     decay_factor: multiplier.
     decay_stop: epochs.
     final_lr: of the cosine.
+    batch_size: B of the run.
+    lr_batch_size: the batch size that `lr` is for: the peak is `lr` times
+      `batch_size` / `lr_batch_size`; 0 takes `lr` as it is.
   """
   _check_ranges(
     "config.schedule",
     ("lr", lr, "positive", 0 < lr < math.inf),
+    ("lr_batch_size", lr_batch_size, "at least 0", lr_batch_size >= 0),
     ("warmup_steps", warmup_steps, "at least 0", warmup_steps >= 0),
+    (
+      "warmup_epochs",
+      warmup_epochs,
+      "at least 0",
+      0 <= warmup_epochs < math.inf,
+    ),
     ("decay_start", decay_start, "at least 0", decay_start >= 0),
     ("decay_every", decay_every, "at least 1", decay_every >= 1),
     ("decay_factor", decay_factor, "positive", 0 < decay_factor < math.inf),
-    ("final_lr", final_lr, "between 0 and lr", 0 <= final_lr <= lr),
   )
+  lr = lr * batch_size / lr_batch_size if lr_batch_size else lr
+  _check_ranges(
+    "config.schedule",
+    ("final_lr", final_lr, f"between 0 and {lr:g}", 0 <= final_lr <= lr),
+  )
+  if warmup_epochs:
+    warmup_steps = first_step(warmup_epochs, steps_per_epoch)
   warmup_steps = 0 if warmup == "none" else warmup_steps
   if decay == "multistep":
     fall = multistep(
@@ -144,16 +192,16 @@ def make_schedule(
       stop=decay_stop,
     )
   elif decay == "cosine":
-    cosine = optax.cosine_decay_schedule(
-      1.0, max(total_steps - warmup_steps, 1), alpha=final_lr / lr
-    )
-    fall = lambda step: cosine(jnp.maximum(step - warmup_steps, 0))  # noqa: E731
+    down = cosine(1.0, final_lr / lr, max(total_steps - warmup_steps, 1))
+    fall = lambda step: down(jnp.maximum(step - warmup_steps, 0))  # noqa: E731
   else:
     fall = optax.constant_schedule(1.0)
   if not warmup_steps:
     return lambda step: lr * fall(step)
   if warmup == "stepped":
     rise = stepped_warmup(warmup_steps)
+  elif warmup == "linspace":
+    rise = linspace_warmup(warmup_steps)
   else:
     rise = optax.linear_schedule(0.0, 1.0, warmup_steps)
   return lambda step: lr * rise(step) * fall(step)
@@ -168,10 +216,16 @@ def make_optimizer(
   b2: float = 0.999,
   eps: float = 1e-8,
   weight_decay: float = 5e-7,
+  final_weight_decay: float | None = None,
   no_decay: tuple[str, ...] = (),
   clip_norm: float = 0.0,
+  clip_each: float = 0.0,
   lr_multipliers: tuple = (),
   freeze: tuple[str, ...] = (),
+  freeze_first: tuple[str, ...] = (),
+  freeze_epochs: float = 1.0,
+  steps_per_epoch: float = 1.0,
+  total_steps: int = 1,
 ) -> optax.GradientTransformation:
   """One optax chain.
 
@@ -184,10 +238,19 @@ def make_optimizer(
     b2: of Adam.
     eps: of Adam.
     weight_decay: strength; every parameter that learns is decayed.
+    final_weight_decay: where a cosine takes the strength to by the end of the
+      run; None leaves it.
     no_decay: expressions of parameters that are not decayed.
     clip_norm: global norm to which gradients are clipped; 0 is off.
+    clip_each: norm to which the gradient of each tensor is clipped, as ASiT
+      does it; 0 is off. Positions of prefix and patches are one tensor there.
     lr_multipliers: ((expression, factor), ...).
     freeze: expressions of parameters that do not move (no decay, no moments).
+    freeze_first: the same for the first epochs alone; Adam counts its steps
+      from their end.
+    freeze_epochs: how many epochs that are.
+    steps_per_epoch: may be a fraction.
+    total_steps: length of the run.
 
   Raises:
     UserError: an expression that fits no parameter.
@@ -199,6 +262,19 @@ def make_optimizer(
     ("eps", eps, "at least 0", 0 <= eps < math.inf),
     ("weight_decay", weight_decay, "at least 0", 0 <= weight_decay < math.inf),
     ("clip_norm", clip_norm, "at least 0", 0 <= clip_norm < math.inf),
+    ("clip_each", clip_each, "at least 0", 0 <= clip_each < math.inf),
+    (
+      "final_weight_decay",
+      final_weight_decay,
+      "at least 0",
+      0 <= (final_weight_decay or 0) < math.inf,
+    ),
+    (
+      "freeze_epochs",
+      freeze_epochs,
+      "at least 0",
+      0 <= freeze_epochs < math.inf,
+    ),
   )
   for pair in lr_multipliers:
     is_pair = isinstance(pair, (tuple, list)) and len(pair) == 2
@@ -207,18 +283,41 @@ def make_optimizer(
         "config.optim.lr_multipliers takes (expression, factor) pairs, got "
         f"{pair!r}"
       )
-  check_expressions(
-    params, (*no_decay, *freeze, *(pattern for pattern, _ in lr_multipliers))
-  )
-  # Masks are functions of the tree they meet: inside `partition` the other
-  # group's leaves are cut out of it.
-  decay = optax.add_decayed_weights(
-    weight_decay,
-    mask=lambda tree: by_path(tree, [(p, False) for p in no_decay], True),
-  )
+  expressions = (*no_decay, *freeze, *freeze_first)
+  check_expressions(params, (*expressions, *(p for p, _ in lr_multipliers)))
+  thaw = first_step(freeze_epochs, steps_per_epoch)
+  waits = [(p, "waits") for p in freeze_first]
+
+  def decayed(group):
+    """Masks are functions of the tree they meet: `partition` cuts leaves."""
+    pairs = [(p, "spared") for p in no_decay] + waits
+    return lambda tree: jax.tree.map(
+      lambda found: found == group, by_path(tree, pairs, "learns")
+    )
+
+  strength = weight_decay
+  if final_weight_decay is not None:
+    strength = cosine(weight_decay, final_weight_decay, total_steps)
+  decay = [optax.add_decayed_weights(strength, mask=decayed("learns"))]
   adam = optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
+  if waits:
+    at = strength if callable(strength) else lambda step: strength
+    decay.append(
+      optax.add_decayed_weights(
+        lambda step: jnp.where(step < thaw, 0.0, at(step)),
+        mask=decayed("waits"),
+      )
+    )
+    # Their moments, and the count of their steps, begin when they thaw.
+    later = optax.conditionally_mask(adam, lambda step: step >= thaw)
+    adam = optax.partition(
+      {"learns": adam, "waits": later},
+      lambda tree: by_path(tree, waits, "learns"),
+    )
   chain = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
-  chain += [decay, adam] if name == "adam" else [adam, decay]
+  if clip_each:
+    chain.append(_clip_each(clip_each))
+  chain += [*decay, adam] if name == "adam" else [adam, *decay]
   if lr_multipliers:
     chain.append(_scale_by_path(lr_multipliers))
   chain.append(optax.scale_by_learning_rate(schedule))
@@ -239,3 +338,26 @@ def _scale_by_path(pairs: Sequence) -> optax.GradientTransformation:
     )
 
   return optax.stateless(scale)
+
+
+def _clip_each(limit: float) -> optax.GradientTransformation:
+  """Scales the gradient of each of the original's tensors to a norm."""
+
+  def tensor(key_path):
+    head, found, _ = path_of(key_path).partition("pos_embed/")
+    return head + found if found else path_of(key_path)
+
+  def clip(updates, params):
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(updates)
+    squares: dict[str, Any] = {}
+    for path, leaf in leaves:
+      square = jnp.sum(jnp.square(leaf))
+      squares[tensor(path)] = squares.get(tensor(path), 0.0) + square
+    factors = {
+      name: jnp.minimum(limit / (jnp.sqrt(square) + 1e-6), 1.0)
+      for name, square in squares.items()
+    }
+    clipped = [leaf * factors[tensor(path)] for path, leaf in leaves]
+    return jax.tree.unflatten(treedef, clipped)
+
+  return optax.stateless(clip)

@@ -291,12 +291,18 @@ def differences(
   """What changed between two plain configs: (of the training, of the rest).
 
   `input.data_dir` may change (the data is compared by its fingerprint), and the
-  length of the run may, unless the learning rate's schedule depends on it. An
-  evaluation that a plateau looks at is part of the training.
+  length of the run may, unless a schedule depends on it (of the learning rate,
+  the weight decay or ASiT's teacher). An evaluation that a plateau looks at is
+  part of the training.
   """
   old, new = _flat(_filled(old)), _flat(_filled(new))
   free = [*_FREE, "input.data_dir"]
-  if new.get("schedule.decay") != "cosine":
+  by_length = (
+    new.get("schedule.decay") == "cosine"
+    or new.get("optim.final_weight_decay") is not None
+    or new.get("task") == "asit"
+  )
+  if not by_length:
     free += ["epochs", "steps"]
   # "evals.val." if the plateau's metric is of val; else nothing begins so.
   decides = f"evals.{new.get('plateau.metric', '').split('/')[0] or ' '}."

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from astjax.errors import UserError, call, lookup
-from astjax.models import ast, heads, ssast
+from astjax.models import asit, ast, heads, ssast
 from astjax.types import Array, Params
 from astjax.weights.model_info import Head, ModelInfo
 
@@ -48,7 +48,7 @@ def _ssast(backbone, *, heads: tuple[str, ...] = ssast.HEADS) -> nn.Module:
 
 
 # By the name in `ModelInfo.objective`.
-OBJECTIVES = {"ssast": _ssast}
+OBJECTIVES = {"ssast": _ssast, "asit": asit.make}
 
 
 def classifier(backbone: ast.Backbone, head: Head) -> ast.AST:
@@ -85,7 +85,8 @@ def init_params(info: ModelInfo, grid: tuple[int, int], key: Array) -> Params:
   patches = np.zeros((1, *grid, height * width), np.float32)
   if info.objective:
     index = np.zeros((1, 1, 1), np.int32)
-    return dict(module.init(key, patches, index)["params"])
+    hidden = (index,) if isinstance(module, ssast.SSAST) else ()
+    return dict(module.init(key, patches, *hidden)["params"])
   params = module.init(key, patches=patches)["params"]
   return {"backbone": params} if info.head is None else dict(params)
 

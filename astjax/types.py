@@ -9,6 +9,8 @@ A batch is a plain dict of arrays:
   audio        [B, S]         int16 from the host, float32 after `to_float`
   num_samples  [B]            int32, real samples before padding
   fbank        [B, T, F]      float32 log-mel filter banks
+               [B, V, T, F]   of several views of a clip (ASiT)
+  fbank_local  [B, V', T', F]  float32, of shorter views
   patches      [B, F', T', ph*pw]  float32, instead of fbank, by `patchify`
   label        [B, C]         float32 multi-hot, possibly soft
   valid        [B]            bool, False on rows that only fill a batch

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -86,3 +88,115 @@ class PatchMlpHead(nn.Module):
     width = x.shape[-1]
     x = _linear(width, fan_in=width, name="fc1")(x.astype(jnp.float32))
     return _linear(self.cells, fan_in=width, name="fc2")(nn.relu(x))
+
+
+class WeightNorm(nn.Module):
+  """The kernel [K, C] of an output layer whose columns have length 1.
+
+  Attributes:
+    width: K.
+    features: C.
+    has_scale: whether the length of each column is a parameter, 1 at first.
+  """
+
+  width: int
+  features: int
+  has_scale: bool
+
+  @nn.compact
+  def __call__(self) -> Array:
+    """The kernel, float32."""
+    init = vit.torch_uniform(self.width)
+    v = self.param("weight_v", init, (self.width, self.features))
+    kernel = v / jnp.linalg.norm(v, axis=0)
+    if self.has_scale:
+      ones = nn.initializers.ones
+      kernel *= self.param("weight_g", ones, (self.features,))
+    return kernel
+
+
+class ProjectionHead(nn.Module):
+  """ASiT's (and DINO's) head: an MLP to unit vectors, and what reads them.
+
+  Each output layer is the product of the unit vectors [..., K] with one of
+  `kernels`; so its outputs are cosines (times a scale). They are not computed
+  here: all at once they would not fit (see `losses.distill_tokens`).
+
+  Attributes:
+    hidden: width of the two hidden layers.
+    bottleneck: K.
+    outputs: (C of the class token, C of the patch tokens), each with a layer of
+      its own, `cls` and `patch`, or (C,) of one layer for both, `last`, whose
+      scale is a parameter.
+    dtype: of the MLP; the rest is float32.
+  """
+
+  hidden: int
+  bottleneck: int
+  outputs: tuple[int, ...]
+  dtype: Any = jnp.float32
+
+  def setup(self) -> None:
+    """Three linear layers and the output layers."""
+    dense = lambda n: nn.Dense(  # noqa: E731
+      n, kernel_init=vit.WEIGHT_INIT, dtype=self.dtype
+    )
+    self.fc1, self.fc2 = dense(self.hidden), dense(self.hidden)
+    self.fc3 = dense(self.bottleneck)
+    layer = lambda n: WeightNorm(  # noqa: E731
+      self.bottleneck, n, has_scale=len(self.outputs) == 1
+    )
+    if len(self.outputs) == 1:
+      self.last = layer(*self.outputs)
+    else:
+      self.cls, self.patch = map(layer, self.outputs)
+
+  def __call__(self, x: Array) -> Array:
+    """Tokens [..., D] -> unit vectors [..., K], float32."""
+    x = nn.gelu(self.fc1(x), approximate=False)
+    x = nn.gelu(self.fc2(x), approximate=False)
+    x = self.fc3(x).astype(jnp.float32)
+    square = jnp.sum(x * x, axis=-1, keepdims=True)
+    return x / jnp.sqrt(jnp.maximum(square, 1e-24))
+
+  def kernels(self) -> dict[str, Array]:
+    """{"cls": [K, C], "patch": [K, C']}, float32."""
+    if len(self.outputs) == 1:
+      kernel = self.last()
+      return {"cls": kernel, "patch": kernel}
+    return {"cls": self.cls(), "patch": self.patch()}
+
+
+class ReconstructionHead(nn.Module):
+  """Tokens [..., D] -> the cells of their patches [..., ph * pw], in float32.
+
+  Three linear layers, each with a GELU after it (the last one too), and the
+  transposed convolution of the original as a product.
+
+  Attributes:
+    hidden: width of the two hidden layers.
+    channels: what the transposed convolution reads.
+    patch_size: (mel bins, frames).
+    dtype: of the linear layers.
+  """
+
+  hidden: int
+  channels: int
+  patch_size: tuple[int, int]
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """See the class."""
+    widths = (self.hidden, self.hidden, self.channels)
+    for i, width in enumerate(widths, 1):
+      x = nn.Dense(
+        width, kernel_init=vit.WEIGHT_INIT, dtype=self.dtype, name=f"fc{i}"
+      )(x)
+      x = nn.gelu(x, approximate=False)
+    ph, pw = self.patch_size
+    init = vit.torch_uniform(ph * pw)
+    kernel = self.param("kernel", init, (self.channels, ph, pw))
+    bias = self.param("bias", init, (1,))
+    kernel = kernel.reshape(self.channels, ph * pw)
+    return x.astype(jnp.float32) @ kernel + bias

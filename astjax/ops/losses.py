@@ -67,3 +67,135 @@ def masked_mse(targets: Array, predictions: Array) -> Array:
   The original's mean; the paper's formula lacks the division by K.
   """
   return jnp.mean((predictions - targets) ** 2, axis=(-2, -1))
+
+
+def masked_l1(
+  targets: Array,
+  predictions: Array,
+  mask: Array,
+  *,
+  axis: int | tuple[int, ...] | None = None,
+) -> Array:
+  """Mean absolute error where `mask` is True; 0 if that is nowhere.
+
+  Args:
+    targets: of any shape.
+    predictions: of the same.
+    mask: of the same, bool.
+    axis: over which the mean is taken; None takes one mean over everything, so
+      that examples with many masked cells weigh more.
+  """
+  error = jnp.abs(predictions - targets).astype(jnp.float32)
+  total = jnp.sum(jnp.where(mask, error, 0.0), axis=axis)
+  return total / jnp.maximum(jnp.sum(mask, axis=axis), 1)
+
+
+def _teach(logits, center, temperature):
+  """The teacher's distribution: centered and sharpened, without a gradient."""
+  logits = (logits.astype(jnp.float32) - center) / temperature
+  return jax.lax.stop_gradient(jax.nn.softmax(logits))
+
+
+def distill_views(
+  student: Array,
+  teacher: Array,
+  center: Array,
+  *,
+  student_temp: float,
+  teacher_temp: Array | float,
+) -> tuple[Array, Array]:
+  """Cross-entropy between different views of a clip (DINO, ASiT).
+
+  Args:
+    student: logits [B, V', C]; its first V views are those of the teacher.
+    teacher: logits [B, V, C].
+    center: [C], a running mean of the teacher's logits.
+    student_temp: temperature of the student's softmax.
+    teacher_temp: of the teacher's, lower.
+
+  Returns:
+    (loss [B], the mean over all pairs of a teacher's view with another view of
+    the student's; the teacher's mean distribution [C] over the batch).
+  """
+  targets = _teach(teacher, center, teacher_temp)
+  log_q = jax.nn.log_softmax(student.astype(jnp.float32) / student_temp)
+  xent = -jnp.einsum("bvc,bwc->bvw", targets, log_q, precision="highest")
+  other = ~jnp.eye(*xent.shape[1:], dtype=bool)
+  loss = jnp.sum(jnp.where(other, xent, 0.0), axis=(1, 2)) / jnp.sum(other)
+  return loss, jnp.mean(targets, axis=(0, 1))
+
+
+def distill_tokens(
+  student: Array,
+  teacher: Array,
+  student_kernel: Array,
+  teacher_kernel: Array,
+  center: Array,
+  *,
+  student_temp: float,
+  teacher_temp: Array | float,
+  chunk: int,
+) -> tuple[Array, Array]:
+  """Cross-entropy token by token, a few tokens of every clip at a time.
+
+  The logits of all tokens never exist at once, forwards or backwards: 592
+  tokens of 80 clips times 8,192 outputs are 1.6 GB for each network. Parts are
+  cut along the tokens, so that no row leaves its device.
+
+  Args:
+    student: what the output layer reads [B, N, K].
+    teacher: the same of the teacher.
+    student_kernel: the output layer [K, C].
+    teacher_kernel: the same of the teacher.
+    center: [C], a running mean of the teacher's logits.
+    student_temp: temperature of the student's softmax.
+    teacher_temp: of the teacher's, lower.
+    chunk: at most so many tokens of a clip at a time.
+
+  Returns:
+    (loss [B], the mean over the tokens; the teacher's mean distribution [C]
+    over batch and tokens).
+  """
+  batch, count, width = student.shape
+  parts = -(-count // chunk)
+  size = -(-count // parts)
+  real = jnp.arange(parts * size) < count
+  real = real.astype(jnp.float32).reshape(parts, size)
+
+  def cut(x):
+    x = jnp.pad(x, ((0, 0), (0, parts * size - count), (0, 0)))
+    return jnp.swapaxes(x.reshape(batch, parts, size, width), 0, 1)
+
+  def part(total, tokens):
+    student, teacher, real = tokens  # [B, n, K], [B, n, K], [n]
+    targets = _teach(teacher @ teacher_kernel, center, teacher_temp)
+    log_q = student @ student_kernel / student_temp
+    log_q = jax.nn.log_softmax(log_q.astype(jnp.float32))
+    xent = -jnp.sum(targets * log_q, axis=-1)  # [B, n]
+    loss, shown = total
+    loss += jnp.sum(xent * real, axis=1)
+    shown += jnp.sum(targets * real[:, None], axis=(0, 1))
+    return (loss, shown), None
+
+  zeros = (jnp.zeros(batch), jnp.zeros(center.shape))
+  # In a loop nothing can be merged with what is computed once more.
+  part = jax.checkpoint(part, prevent_cse=False)
+  (loss, shown), _ = jax.lax.scan(
+    part, zeros, (cut(student), cut(teacher), real)
+  )
+  return loss / count, shown / (batch * count)
+
+
+def entropy(p: Array) -> Array:
+  """Of a distribution [..., C], in nats: from 0 to log C."""
+  return -jnp.sum(jax.scipy.special.xlogy(p, p), axis=-1)
+
+
+def spread(x: Array) -> Array:
+  """How far apart unit vectors [..., K] are: 0 if all are the same, at most 1.
+
+  The mean over K of their standard deviations, times sqrt(K): it is 1 for
+  vectors spread evenly over the sphere.
+  """
+  x = x.reshape(-1, x.shape[-1])
+  return x.std(axis=0).mean() * x.shape[-1] ** 0.5

@@ -6,10 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from astjax import errors
-from astjax.tasks import ssast, supervised
+from astjax.tasks import asit, ssast, supervised
 from astjax.tasks.base import Task
 
-TASKS = {"supervised": supervised.make, "ssast": ssast.make}
+TASKS = {
+  "supervised": supervised.make,
+  "ssast": ssast.make,
+  "asit": asit.make,
+}
 
 
 def build(name: str, given: Mapping[str, Any], **own: Any) -> Task:

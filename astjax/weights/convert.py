@@ -7,8 +7,10 @@ backwards, the same table writes the foreign names.
 
 A foreign file keeps its position embeddings as one sequence, so tables name a
 leaf `SEQUENCE`, [P + N, D], which `lay_out` splits into `pos_embed/prefix` and
-`pos_embed/grid` once the grid is known. SSAST's files also say what input they
-are of: `INPUT_SIZE`, [2], mel bins and frames, which is no parameter either.
+`pos_embed/grid` once the grid is known; `TIME_SEQUENCE` is the same of files
+whose patches go through all frequencies before the next time (ASiT). SSAST's
+files also say what input they are of: `INPUT_SIZE`, [2], mel bins and frames,
+which is no parameter either.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from astjax.types import Params
 PREFIX = "backbone/pos_embed/prefix"
 GRID = "backbone/pos_embed/grid"
 SEQUENCE = "backbone/pos_embed/sequence"
+TIME_SEQUENCE = "backbone/pos_embed/time_sequence"
 INPUT_SIZE = "input_size"
 
 
@@ -155,7 +158,7 @@ def lay_out(
   Args:
     flat: parameters by path.
     num_prefix: P.
-    grid: (F', T'); frequency is the outer one.
+    grid: (F', T'); frequency is the outer one, but in a `TIME_SEQUENCE`.
     may_lack_prefix: positions of the N patches alone are right, and give zeros
       to the prefix (big_vision adds them before the prefix joins).
 
@@ -163,9 +166,10 @@ def lay_out(
     UserError: another number of positions than P + F' * T'.
   """
   flat = dict(flat)
-  if SEQUENCE not in flat:
+  name = TIME_SEQUENCE if TIME_SEQUENCE in flat else SEQUENCE
+  if name not in flat:
     return flat
-  sequence = flat.pop(SEQUENCE)
+  sequence = flat.pop(name)
   rows, width = sequence.shape
   patches = grid[0] * grid[1]
   if rows == patches and may_lack_prefix:
@@ -177,7 +181,11 @@ def lay_out(
     )
   if num_prefix:
     flat[PREFIX] = sequence[:num_prefix]
-  flat[GRID] = sequence[num_prefix:].reshape(*grid, width)
+  positions = sequence[num_prefix:]
+  if name == TIME_SEQUENCE:
+    flat[GRID] = positions.reshape(*grid[::-1], width).swapaxes(0, 1)
+  else:
+    flat[GRID] = positions.reshape(*grid, width)
   return flat
 
 
@@ -262,10 +270,13 @@ def revert(params: Params, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
   flat = {k: np.asarray(v) for k, v in flatten(params).items()}
   if GRID in flat:
     grid = flat.pop(GRID)
+    name = _sequence(rules)
+    if name == TIME_SEQUENCE:
+      grid = grid.swapaxes(0, 1)
     rows = [grid.reshape(-1, grid.shape[-1])]
     if PREFIX in flat:
       rows.insert(0, flat.pop(PREFIX))
-    flat[SEQUENCE] = np.concatenate(rows)
+    flat[name] = np.concatenate(rows)
   out: dict[str, np.ndarray] = {}
   done = set()
   for path in flat:
@@ -290,9 +301,15 @@ def revert(params: Params, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
   return out
 
 
+def _sequence(rules: Sequence[Rule]) -> str:
+  """How a table calls the positions."""
+  is_time = any(TIME_SEQUENCE in rule.targets for rule in rules)
+  return TIME_SEQUENCE if is_time else SEQUENCE
+
+
 def _foreign(path: str, rules: Sequence[Rule]) -> str:
   """The names of a parameter in the file, in brackets, if it has any."""
-  path = SEQUENCE if path in (PREFIX, GRID) else path
+  path = _sequence(rules) if path in (PREFIX, GRID) else path
   for rule in rules:
     for target in rule.targets:
       if (number := _number(target, path)) is not None:

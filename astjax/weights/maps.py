@@ -7,7 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from astjax.weights.convert import INPUT_SIZE, SEQUENCE, Rule, Transform
+from astjax.weights.convert import (
+  INPUT_SIZE,
+  SEQUENCE,
+  TIME_SEQUENCE,
+  Rule,
+  Transform,
+)
 
 
 def _shaped(x, ndim, what):
@@ -41,6 +47,28 @@ def _from_heads(*kernels):
   return (np.concatenate([x.reshape(len(x), -1) for x in kernels], axis=1),)
 
 
+def _from_time_convolution(x):
+  return _from_convolution(
+    _shaped(x, 4, "a patch kernel [D, channels, pw, ph]").swapaxes(2, 3)
+  )
+
+
+def _from_transposed_convolution(x):
+  if x.ndim != 4 or x.shape[1] != 1:
+    raise ValueError("expected a transposed patch kernel [channels, 1, pw, ph]")
+  return (x[:, 0].swapaxes(1, 2),)
+
+
+def _from_weight_g(g):
+  return (_shaped(g, 2, "lengths [C, 1]")[:, 0],)
+
+
+def _from_unit_weights(g, v):
+  if g.shape != (len(v), 1) or np.any(g != 1):
+    raise ValueError("expected a weight_g [C, 1] of ones, which stays as it is")
+  return (_matrix(v),)
+
+
 def _from_scalars(*sizes):
   whole = all(x.size == 1 and x.dtype.kind in "iu" for x in sizes)
   if not whole or min(x.item() for x in sizes) < 1:
@@ -71,6 +99,21 @@ POSITIONS = Transform(_from_sequence, lambda x: (x[None],))
 # Two whole numbers [] <-> [2].
 SCALARS = Transform(
   _from_scalars, lambda x: tuple(np.array(n, np.int64) for n in x)
+)
+
+# ASiT has time before frequency: [D, channels, pw, ph] <-> [ph, pw, D].
+TIME_CONVOLUTION = Transform(
+  _from_time_convolution, lambda x: (np.transpose(x, (2, 1, 0))[:, None],)
+)
+# [channels, 1, pw, ph] <-> [channels, ph, pw].
+TIME_TRANSPOSED = Transform(
+  _from_transposed_convolution, lambda x: (x.swapaxes(1, 2)[:, None],)
+)
+# Weight normalisation: [C, 1] <-> [C], and directions with lengths of 1.
+WEIGHT_G = Transform(_from_weight_g, lambda g: (g[:, None],))
+UNIT_WEIGHTS = Transform(
+  _from_unit_weights,
+  lambda v: (np.ones((v.shape[1], 1), v.dtype), v.T),
 )
 
 # Flax's own layouts, which are only read: [ph, pw, channels, D] and per head.
@@ -106,15 +149,20 @@ def _unwanted(*sources: str) -> tuple[Rule, ...]:
 _BLOCK = "backbone/encoder/block_{i}/"
 
 
-def _timm(source: str) -> tuple[Rule, ...]:
+def _timm(
+  source: str,
+  *,
+  sequence: str = SEQUENCE,
+  convolution: Transform = CONVOLUTION,
+) -> tuple[Rule, ...]:
   """A timm vision transformer whose names begin with `source`."""
   block = source + "blocks.{i}."
   patch = source + "patch_embed.proj"
   return (
     Rule((source + "cls_token",), ("backbone/cls_token",), TOKEN),
     Rule((source + "dist_token",), ("backbone/dist_token",), TOKEN),
-    Rule((source + "pos_embed",), (SEQUENCE,), POSITIONS),
-    Rule((patch + ".weight",), ("backbone/patch_embed/kernel",), CONVOLUTION),
+    Rule((source + "pos_embed",), (sequence,), POSITIONS),
+    Rule((patch + ".weight",), ("backbone/patch_embed/kernel",), convolution),
     Rule((patch + ".bias",), ("backbone/patch_embed/bias",)),
     *_norm(block + "norm1", _BLOCK + "norm1"),
     *_linear(block + "attn.qkv", _BLOCK + "attn/qkv"),
@@ -150,6 +198,47 @@ SSAST_PTH: tuple[Rule, ...] = (
   *_linear("gpredlayer.0", "generative/fc1"),
   *_linear("gpredlayer.2", "generative/fc2"),
   Rule(("p_input_fdim", "p_input_tdim"), (INPUT_SIZE,), SCALARS),
+)
+
+
+def _asit(projection: str, *layers: Rule) -> tuple[Rule, ...]:
+  """ASiT as it is pre-trained, time before frequency."""
+  mlp = lambda source, target: (  # noqa: E731
+    rule
+    for i in range(3)
+    for rule in _linear(f"{source}.mlp.{2 * i}", f"{target}/fc{i + 1}")
+  )
+  transposed = "head_recons.convTrans"
+  return (
+    *_timm("backbone.", sequence=TIME_SEQUENCE, convolution=TIME_CONVOLUTION),
+    *mlp(projection, "projection"),
+    *layers,
+    *mlp("head_recons", "reconstruction"),
+    Rule(
+      (transposed + ".weight",), ("reconstruction/kernel",), TIME_TRANSPOSED
+    ),
+    Rule((transposed + ".bias",), ("reconstruction/bias",)),
+  )
+
+
+def _unit_layer(source: str, target: str) -> Rule:
+  weights = (source + ".weight_g", source + ".weight_v")
+  return Rule(weights, (target + "/weight_v",), UNIT_WEIGHTS)
+
+
+# The first release: two output layers, whose lengths stay at 1.
+ASIT_R1_PTH: tuple[Rule, ...] = _asit(
+  "head_cls",
+  _unit_layer("head_cls.cls_layer", "projection/cls"),
+  _unit_layer("head_cls.data_layer", "projection/patch"),
+)
+
+# The second release: one output layer, whose lengths are learned.
+_LAST = "head.last_layer"
+ASIT_R2_PTH: tuple[Rule, ...] = _asit(
+  "head",
+  Rule((_LAST + ".weight_g",), ("projection/last/weight_g",), WEIGHT_G),
+  Rule((_LAST + ".weight_v",), ("projection/last/weight_v",), LINEAR),
 )
 
 

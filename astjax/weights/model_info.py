@@ -69,7 +69,8 @@ class ModelInfo:
     model: arguments of `models.ast.make_backbone`.
     head: the classifier, None for a backbone alone.
     objective: of a pre-trained model, the parts that travel along: {"name":
-      "ssast", "heads": names}; empty for others.
+      "ssast", "heads": names}, or {"name": "asit", "preset": its release, and
+      sizes that are not the preset's}; empty for others.
     class_names: names of the classes, empty if unknown.
     recipe: from a recording to the model's input, host and device ops in one
       string; empty if unknown.

@@ -1,0 +1,485 @@
+"""ASiT (arXiv 2211.13189): learning from clips without labels.
+
+A student sees corrupted views of a clip, its teacher, a running average of the
+student, sees them whole. The student learns to say what the teacher says: of
+each patch, and of the clip from another view of it. And it draws what was
+corrupted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from astjax import device_ops, errors, optim
+from astjax.errors import UserError
+from astjax.models import asit, ast
+from astjax.ops import backends, gmml, losses, posemb
+from astjax.ops import patches as patch_ops
+from astjax.tasks.base import LossOut, inputs
+from astjax.types import Array, Batch, Params
+
+# What differs between the two releases of the original beside the heads.
+PRESETS = {
+  "r1": {
+    "drop_perc": 0.7,
+    "local_views": 0,
+    "teacher_temp_epochs": 30,
+    "loss_weights": (1.0, 1.0, 2.0),
+  },
+  "r2": {
+    "drop_perc": 0.5,
+    "local_views": 4,
+    "teacher_temp_epochs": 5,
+    "loss_weights": (0.5, 0.5, 1.0),
+  },
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Asit:
+  """Self-distillation and reconstruction under group masked model learning.
+
+  Needs `fbank` [B, V, T, F], V global views of each clip, or their `patches`
+  (cut without overlap), and `fbank_local` [B, V', T', F] if there are local
+  views; no labels. It remembers the teacher's parameters and two centers.
+
+  The means over cells and the centers are of the global batch, and so is the
+  draw of other clips; the original's are of one device, but for the centers.
+
+  Attributes:
+    model: backbone and heads.
+    preset: "r1" or "r2".
+    corruption: of the student's global views.
+    drop_only: whether only corrupted cells are to be drawn.
+    local_views: V', seen by the student alone, as they are.
+    loss_weights: of the class token's loss, the patches', the reconstruction's.
+    student_temp: of the softmax of the student.
+    teacher_temps: of the teacher's, by epoch; the last one from there on.
+    boundaries: first steps of these epochs, but for the first.
+    momentum: of the teacher at the start; 1 at the end of `total_steps`.
+    center_momentum: of the centers.
+    chunk: see `losses.distill_tokens`.
+    total_steps: length of the run.
+  """
+
+  model: asit.ASIT
+  preset: str
+  corruption: gmml.Gmml
+  drop_only: bool
+  local_views: int
+  loss_weights: tuple[float, float, float]
+  student_temp: float
+  teacher_temps: tuple[float, ...]
+  boundaries: tuple[int, ...]
+  momentum: float
+  center_momentum: float
+  chunk: int
+  total_steps: int
+  metric_names = ("loss", "cls", "patch", "recon", "spread")
+  one_label = False
+  head = None
+
+  @property
+  def backbone(self) -> ast.Backbone:
+    """Of the model."""
+    return self.model.backbone
+
+  @property
+  def objective(self) -> dict[str, Any]:
+    """What a saved model has beside the backbone."""
+    return {"name": "asit"} | asit.describe(self.model, self.preset)
+
+  def teacher_temp(self, step: Array) -> Array:
+    """Of the epoch that a step belongs to."""
+    epoch = jnp.searchsorted(
+      jnp.asarray(self.boundaries, jnp.int32), jnp.asarray(step), side="right"
+    )
+    return jnp.asarray(self.teacher_temps)[epoch]
+
+  def teacher_rate(self, step: Array) -> Array:
+    """1 - momentum: how far the teacher goes towards the student in a step."""
+    return optim.cosine(1.0 - self.momentum, 0.0, self.total_steps)(step)
+
+  def init_params(self, rng: Array, batch: Batch) -> Params:
+    """{"backbone", "projection", "reconstruction"}, float32."""
+    patches = self._cut(self._views(batch))
+    return self.model.init(rng, patches.reshape(-1, *patches.shape[2:]))[
+      "params"
+    ]
+
+  def init_state(self, params: Params) -> dict[str, Any]:
+    """The teacher is a copy of the student."""
+    sizes = self.model.outputs
+    return {
+      "teacher": jax.tree.map(jnp.copy, params),
+      "center_cls": jnp.zeros(sizes[0]),
+      "center_patch": jnp.zeros(sizes[-1]),
+    }
+
+  def corrupt(self, batch: Batch, rng: Array, step: Array) -> Batch:
+    """Adds `corrupted` and `mask`, both [B, V, T, F]."""
+    keys = device_ops.row_keys(rng, len(batch["id"]))
+    return self._corrupt(batch, keys, self.corruption)
+
+  def loss(
+    self,
+    params: Params,
+    task_state: dict[str, Any],
+    batch: Batch,
+    rng: Array,
+    step: Array,
+  ) -> tuple[Array, LossOut]:
+    """The weighted sum of the three losses, and the new centers."""
+    rated, said = self._rate(params, task_state, batch, step, rng=rng)
+    metrics = jax.tree.map(jnp.mean, rated)
+    metrics |= {
+      "spread": losses.spread(said["teacher"]),
+      "cls_entropy": losses.entropy(said["cls"]),
+      "patch_entropy": losses.entropy(said["patch"]),
+    }
+    m = self.center_momentum
+    centers = {
+      name: m * task_state[name] + (1.0 - m) * said[name]
+      for name in ("center_cls", "center_patch")
+    }
+    return metrics["loss"], LossOut(metrics, task_state | centers)
+
+  def after_update(
+    self, params: Params, task_state: dict[str, Any], step: Array
+  ) -> dict[str, Any]:
+    """The teacher follows the student."""
+    rate = self.teacher_rate(step)
+    teacher = jax.tree.map(
+      lambda t, s: t + rate * (s - t), task_state["teacher"], params
+    )
+    return task_state | {"teacher": teacher}
+
+  def evaluate(
+    self, params: Params, task_state: dict[str, Any], batch: Batch, step: Array
+  ) -> dict[str, Array]:
+    """{loss: [B]} and `teacher` [B, V, K], what it makes of the clean views.
+
+    Every clip has its blocks for ever, drawn from its id; all are filled, none
+    comes from another clip, so that a row depends on itself alone.
+    """
+    key = jax.random.key(0, impl="threefry2x32")
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(batch["id"])
+    alone = dataclasses.replace(self.corruption, replace=0.0)
+    batch = self._corrupt(batch, keys, alone)
+    rated, said = self._rate(params, task_state, batch, step)
+    return rated | {"teacher": said["teacher"]}
+
+  def features(
+    self, params: Params, task_state: dict[str, Any], batch: Batch
+  ) -> Array:
+    """The teacher's class token [B, D] on clips of any length.
+
+    Of views [B, V, T, F], the mean over them.
+    """
+    patches = self._cut(inputs(batch))
+    *rows, height, width, cells = patches.shape
+    teacher = _with_grid(task_state["teacher"], (height, width))
+    out = self.backbone.apply(
+      {"params": teacher["backbone"]},
+      patches=patches.reshape(-1, height, width, cells),
+    )
+    token = out["prefix"][:, 0].astype(jnp.float32)
+    return jnp.mean(token.reshape(rows[0], -1, token.shape[-1]), axis=1)
+
+  def summarise(
+    self, outputs: dict[str, np.ndarray]
+  ) -> tuple[dict[str, float], dict]:
+    """Means over a split, and the spread over all of it."""
+    names = self.metric_names[:-1]
+    means = {k: float(np.mean(outputs[k])) for k in names}
+    return means | {"spread": float(losses.spread(outputs["teacher"]))}, {}
+
+  def _views(self, batch: Batch) -> dict[str, Array]:
+    """The global views: {"fbank": [B, V, T, F]} or the same as patches."""
+    given = inputs(batch)
+    for name, value in given.items():
+      expected = {"fbank": "[B, V, T, F]", "patches": "[B, V, F', T', K]"}[name]
+      if value.ndim != expected.count(",") + 1 or value.shape[1] < 2:
+        raise UserError(
+          f"ASiT needs two or more views of each clip, {name!r} {expected}; it "
+          f"is {value.shape}: check input.on_host"
+        )
+    return given
+
+  def _cut(self, given: dict[str, Array]) -> Array:
+    """Literal patches [..., F', T', ph * pw]."""
+    if "patches" in given:
+      return given["patches"]
+    return patch_ops.patchify(
+      given["fbank"],
+      patch_size=self.backbone.patch_size,
+      stride=self.backbone.stride,
+      backend=backends.JAX,
+    )
+
+  def _corrupt(self, batch, keys, how) -> Batch:
+    given = self._views(batch)
+    if "patches" in given:
+      given["fbank"] = patch_ops.unpatchify(
+        given.pop("patches"), patch_size=self.backbone.patch_size
+      )
+    fbank = given["fbank"]
+    keys = jax.vmap(lambda k: device_ops.row_keys(k, fbank.shape[1]))(keys)
+    corrupted, mask = gmml.corrupt(keys, fbank, how)
+    rest = {k: v for k, v in batch.items() if k != "patches"}
+    return rest | {"fbank": fbank, "corrupted": corrupted, "mask": mask}
+
+  def _rate(self, params, task_state, batch, step, *, rng=None):
+    """Losses, and what the teacher says.
+
+    With `rng`, for training: drop path, and one mean of the reconstruction
+    error over all cells of the batch. Without, all losses are per clip.
+
+    Returns:
+      ({loss: [B] or []}, {"teacher": its unit vectors [B, V, K], "cls" and
+      "patch": its mean distributions, "center_cls" and "center_patch": its mean
+      logits}).
+    """
+    clean, corrupted, mask = (
+      self._cut({"fbank": batch[name]})
+      for name in ("fbank", "corrupted", "mask")
+    )  # [B, V, F', T', ph * pw]
+    size = clean.shape[:2]
+    of = lambda x: x.reshape(*size, *x.shape[1:])  # noqa: E731
+    # Tokens of all views of a clip side by side, [B, V * N, K].
+    in_line = lambda x: x.reshape(size[0], -1, x.shape[-1])  # noqa: E731
+
+    parts = ("cls", "patch")
+    teacher = self._apply(task_state["teacher"], clean, parts)
+    teacher = jax.lax.stop_gradient(teacher)
+    rngs = (None, None) if rng is None else jax.random.split(rng)
+    student = self._apply(params, corrupted, asit.PARTS, rngs[0])
+    student_cls = of(student["cls"])
+    if self.local_views:
+      local = self._local(params, batch, rngs[1])
+      student_cls = jnp.concatenate([student_cls, local], axis=1)
+    kernels = lambda p: self.model.apply(  # noqa: E731
+      {"params": p}, method="kernels"
+    )
+    mine = kernels(params)
+    its = jax.lax.stop_gradient(kernels(task_state["teacher"]))
+
+    temps = {
+      "student_temp": self.student_temp,
+      "teacher_temp": self.teacher_temp(step),
+    }
+    teacher_logits = of(teacher["cls"]) @ its["cls"]
+    cls, said_cls = losses.distill_views(
+      student_cls @ mine["cls"],
+      teacher_logits,
+      task_state["center_cls"],
+      **temps,
+    )
+    patch, said_patch = losses.distill_tokens(
+      in_line(student["patch"]),
+      in_line(teacher["patch"]),
+      mine["patch"],
+      its["patch"],
+      task_state["center_patch"],
+      chunk=self.chunk,
+      **temps,
+    )
+    recon = losses.masked_l1(
+      clean,
+      of(student["reconstruction"]),
+      mask if self.drop_only else jnp.ones_like(mask),
+      axis=(1, 2, 3, 4) if rng is None else None,
+    )
+    weights = self.loss_weights
+    loss = weights[0] * cls + weights[1] * patch + weights[2] * recon
+    rated = {"loss": loss, "cls": cls, "patch": patch, "recon": recon}
+    said = {
+      "teacher": of(teacher["cls"]),
+      "cls": said_cls,
+      "patch": said_patch,
+      "center_cls": jnp.mean(teacher_logits, axis=(0, 1)),
+      # The mean of products with one kernel is the product of the mean.
+      "center_patch": jnp.mean(teacher["patch"], axis=(0, 1)) @ its["patch"],
+    }
+    return rated, said
+
+  def _apply(self, params, patches, parts, rng=None):
+    """The module on views [B, V, ...], clip by clip its views: [B * V, ...].
+
+    So no row leaves its device. With `rng`, drop path.
+    """
+    return self.model.apply(
+      {"params": params},
+      patches.reshape(-1, *patches.shape[2:]),
+      parts=parts,
+      train=rng is not None,
+      rngs=None if rng is None else {"drop_path": rng},
+    )
+
+  def _local(self, params, batch, rng) -> Array:
+    """Class tokens of the local views, [B, V', K]."""
+    fbank = batch.get("fbank_local")
+    if fbank is None or fbank.shape[1] != self.local_views:
+      found = "it has none" if fbank is None else f"they are {fbank.shape}"
+      raise UserError(
+        f"the batch needs {self.local_views} local views of each clip, "
+        f"'fbank_local' [B, V', T', F]; {found}: check input.on_host, or set "
+        "task_kw.local_views"
+      )
+    patches = self._cut({"fbank": fbank})
+    params = _with_grid(params, patches.shape[2:4])
+    token = self._apply(params, patches, ("cls",), rng)["cls"]
+    return token.reshape(*patches.shape[:2], -1)
+
+
+def _with_grid(params: Params, shape: tuple[int, int]) -> Params:
+  """The parameters with positions for a grid (F', T'), bicubic."""
+  backbone = params["backbone"]
+  positions = backbone["pos_embed"]
+  grid = posemb.resize(positions["grid"], shape)
+  positions = positions | {"grid": grid}
+  return params | {"backbone": backbone | {"pos_embed": positions}}
+
+
+def make(
+  *,
+  model: Mapping[str, Any],
+  num_classes: int,
+  steps_per_epoch: float,
+  total_steps: int,
+  preset: Literal["r1", "r2"] = "r2",
+  hidden: int = asit.PROJECTION["hidden"],
+  bottleneck: int = asit.PROJECTION["bottleneck"],
+  outputs: tuple[int, ...] = (),
+  recon_widths: tuple[int, ...] = (),
+  drop_perc: float | None = None,
+  drop_replace: float = 0.3,
+  drop_align: int = 1,
+  drop_fill: Literal["zeros", "noise", "time", "freq"] = "zeros",
+  drop_only: bool = True,
+  local_views: int | None = None,
+  loss_weights: tuple[float, ...] = (),
+  student_temp: float = 0.1,
+  teacher_temp: float = 0.07,
+  teacher_temp_start: float = 0.04,
+  teacher_temp_epochs: int | None = None,
+  momentum: float = 0.996,
+  center_momentum: float = 0.9,
+  chunk: int = 64,
+) -> Asit:
+  """The task from plain config values; defaults are the original's.
+
+  What is None or empty is the preset's.
+
+  Args:
+    model: arguments of `astjax.models.ast.make_backbone`: the stride is the
+      patch size, the prefix ("cls",); drop path is of the student alone.
+    num_classes: not used: labels are not looked at.
+    steps_per_epoch: for the teacher's temperature.
+    total_steps: for the teacher's momentum.
+    preset: which release of the original.
+    hidden: width of the projection head.
+    bottleneck: K, what its output layers read.
+    outputs: their sizes, see `models.asit.make`.
+    recon_widths: hidden width and channels of the reconstruction head.
+    drop_perc: largest part of a spectrogram that is dropped, see `gmml.Gmml`.
+    drop_replace: part that comes from another clip; 0 never does so.
+    drop_align: blocks begin and end at multiples of so many cells.
+    drop_fill: what stands in dropped blocks.
+    drop_only: reconstruct only what is corrupted.
+    local_views: V'.
+    loss_weights: of class token, patches and reconstruction.
+    student_temp: temperature of the student.
+    teacher_temp: of the teacher, from epoch `teacher_temp_epochs` on.
+    teacher_temp_start: of the teacher in the first epoch; in between it grows
+      linearly, and is constant within an epoch.
+    teacher_temp_epochs: epochs of this growth, both ends included.
+    momentum: of the teacher at the start; a cosine takes it to 1.
+    center_momentum: of the two centers.
+    chunk: tokens of a clip whose logits are held at once; costs memory.
+
+  Raises:
+    UserError: values that do not fit.
+  """
+  del num_classes
+  usual = PRESETS[preset]
+  weights = tuple(loss_weights) or usual["loss_weights"]
+  drop = usual["drop_perc"] if drop_perc is None else drop_perc
+  views = usual["local_views"] if local_views is None else local_views
+  warmup = teacher_temp_epochs
+  warmup = usual["teacher_temp_epochs"] if warmup is None else warmup
+  most = gmml.MAX_FRACTION
+  temps = (student_temp, teacher_temp, teacher_temp_start)
+  _check_ranges(
+    ("drop_perc", drop, f"in [0, {most}]", 0 <= drop <= most),
+    (
+      "drop_replace",
+      drop_replace,
+      f"in [0, {most}]",
+      0 <= drop_replace <= most,
+    ),
+    ("drop_align", drop_align, "at least 1", drop_align >= 1),
+    ("local_views", views, "at least 0", views >= 0),
+    (
+      "loss_weights",
+      weights,
+      "three numbers, at least 0",
+      len(weights) == 3 and all(0 <= w < math.inf for w in weights),
+    ),
+    (
+      "student_temp, teacher_temp and teacher_temp_start",
+      temps,
+      "positive",
+      all(0 < t < math.inf for t in temps),
+    ),
+    ("teacher_temp_epochs", warmup, "at least 0", warmup >= 0),
+    ("momentum", momentum, "in [0, 1]", 0 <= momentum <= 1),
+    (
+      "center_momentum",
+      center_momentum,
+      "in [0, 1]",
+      0 <= center_momentum <= 1,
+    ),
+    ("chunk", chunk, "at least 1", chunk >= 1),
+  )
+  backbone = errors.call(ast.make_backbone, "config.model", model)
+  return Asit(
+    model=asit.make(
+      backbone,
+      preset=preset,
+      hidden=hidden,
+      bottleneck=bottleneck,
+      outputs=outputs,
+      recon_widths=recon_widths,
+    ),
+    preset=preset,
+    corruption=gmml.Gmml(drop, drop_replace, drop_align, drop_fill),
+    drop_only=drop_only,
+    local_views=views,
+    loss_weights=weights,
+    student_temp=student_temp,
+    teacher_temps=(
+      *np.linspace(teacher_temp_start, teacher_temp, warmup).tolist(),
+      teacher_temp,
+    ),
+    boundaries=tuple(
+      optim.first_step(epoch, steps_per_epoch) for epoch in range(1, warmup + 1)
+    ),
+    momentum=momentum,
+    center_momentum=center_momentum,
+    chunk=chunk,
+    total_steps=total_steps,
+  )
+
+
+def _check_ranges(*rows: tuple[str, Any, str, bool]) -> None:
+  for name, value, expected, fits in rows:
+    if not fits:
+      raise UserError(f"config.task_kw.{name} must be {expected}, got {value}")
