@@ -21,6 +21,7 @@ ARGUMENTS = {
   "ast_audioset": ["full", "balanced"],
   "ast_esc50": ["audioset", "imagenet"],
   "ast_speechcommands": [""],
+  "ssast_folder": [""],
   "ssast_digits": ["pretrain", "few", "all"],
   "ssast_pretrain": ["patch", "frame", "tiny", "tiny_frame"],
   "ssast_audioset": [""],
