@@ -1,8 +1,8 @@
 r"""Your own recordings, without labels: a small SSAST, to be fine-tuned after.
 
 Any folder with sub-folders, any format, rate, length and number of channels. A
-tenth of the recordings, chosen by a digest of their path, is held out as the split
-"val". Longer recordings give another five seconds every time.
+tenth of the recordings, chosen by a digest of their path, is held out as the
+split "val". Longer recordings give another five seconds every time.
 Commands:
   python -m astjax.main --config=configs/ssast_folder.py \
     --config.input.data_dir=recordings --workdir=runs/ssast
@@ -10,11 +10,11 @@ Commands:
   python -m astjax.main --config=configs/ast_folder.py \
     --config.init_from=runs/ssast --config.task_kw.pooling=tokens \
     --config.input.data_dir=sounds --workdir=runs/sounds
-The last one learns the classes of sounds/, one folder per class; its model is of
-the same sizes. The sizes are for a laptop; on a GPU take `variant` "base384" and
+The last one learns the classes of sounds/, one folder per class; its model is
+of the same sizes. They are for a laptop; on a GPU take `variant` "base384" and
 leave out `depth`, in both configs.
-Expected: val/accuracy and val/mse, see docs/ssast.md, get better for as long as
-you wait. Not measured here.
+Expected: depends on the recordings; docs/ssast.md says what val/accuracy and
+val/mse are. Not measured here.
 """
 
 from ml_collections import ConfigDict
