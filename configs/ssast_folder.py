@@ -11,8 +11,8 @@ Commands:
     --config.init_from=runs/ssast --config.task_kw.pooling=tokens \
     --config.input.data_dir=sounds --workdir=runs/sounds
 The last one learns the classes of sounds/, one folder per class; its model is
-of the same sizes. They are for a laptop; on a GPU take `variant` "base384" and
-leave out `depth`, in both configs.
+of the same sizes and hears the same front-end. They are for a laptop; on a GPU
+add --config.model.variant=base384 --config.model.depth=0 to both trainings.
 Expected: depends on the recordings; docs/ssast.md says what val/accuracy and
 val/mse are. Not measured here.
 """

@@ -179,6 +179,18 @@ def test_builds_and_steps(name, arg, tmp_path):
     assert num_classes == 0 and len(built.train.reader.source) == 4
 
 
+def test_the_generative_objective_alone(tmp_path):
+  """What docs/ssast.md says of it."""
+  config = importlib.import_module("configs.ssast_pretrain").get_config("tiny")
+  make_data("ssast_pretrain", tmp_path)
+  config.input.data_dir = str(tmp_path)
+  config.task_kw.objective = "generative"
+  config.best, config.best_is_lowest = "val/mse", True
+  config.plateau.metric, config.plateau.mode = "val/mse", "min"
+  built = job.build(config, mesh=sharding.make_mesh(jax.devices()[:1]))
+  assert built.task.metric_names == ("loss", "mse")
+
+
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_wrong_argument(name):
   module = importlib.import_module(f"configs.{name}")
