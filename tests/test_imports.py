@@ -31,6 +31,7 @@ LEVELS = {
     "saved_model",
     "identify",
     "pretrained",
+    "probes",
   ),
   3: ("job", "train", "evaluate", "serving"),
   4: ("main", "tools"),
