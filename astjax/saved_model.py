@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -142,9 +143,7 @@ def _length(ops: Mapping[str, Any]) -> dict[str, Any]:
     num_frames = ops["cut_frames"].num_frames
   else:
     num_frames = spec.num_frames(ops["views"].num_samples)
-  return {
-    "num_frames": num_frames,
-    "sample_rate": spec.sample_rate,
-    "frame_length_ms": spec.frame_length_ms,
-    "frame_shift_ms": spec.frame_shift_ms,
-  }
+  names = ("sample_rate", "frame_length_ms", "frame_shift_ms")
+  usual = {f.name: f.default for f in dataclasses.fields(spec)}
+  unusual = {k: getattr(spec, k) for k in names if getattr(spec, k) != usual[k]}
+  return {"num_frames": num_frames} | unusual

@@ -258,6 +258,8 @@ def fit(
     return audio, np.int32(count)
 
   def op(example, key, backend):
+    if len(example["audio"].shape) != 1:
+      raise UserError("fit cuts one waveform; views stand instead of it")
     audio, count = python_call(
       cut,
       [example["audio"], example["sample_rate"]],

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from astjax import device_ops, pp, train_step
+from astjax import device_ops, pp, saved_model, train_step
 from astjax.data.reader import Reader
 from astjax.errors import UserError
 from astjax.ops import backends
+from astjax.serving import recording
 from tests.data.test_pipeline import (
   RATE,
   Memory,
@@ -136,7 +137,7 @@ def test_unreadable_recordings_are_silence_in_evaluations():
     ("views(2, sample_rate=0)", "a positive length and rate"),
     ("views(2, 0.025)", "met a recording of 8000 Hz: put resample"),
     ("roll_waveform(1.5)", r"a rate in \[0, 1\], got 1.5"),
-    (f"{VIEWS})|fit(1, {RATE})", "fit"),
+    (f"{VIEWS})|fit(1, {RATE})", "fit cuts one waveform; views stand instead"),
   ],
 )
 def test_mistakes(recipe, told):
@@ -228,3 +229,46 @@ def test_another_rate_is_resampled():
   (batch,) = _train(on_host, reader, 0, 1, 1)
   assert batch["audio"].shape == (1, 2, 96_000)
   assert batch["audio_local"].shape == (1, 4, 32_000)
+
+
+# What a saved model hears instead.
+END = "center(num_samples='')|fbank%s|standardize(-4.2677393, 4.5689974)"
+INFERENCE = {
+  "asit_r1": "decode('first')|resample(32000)"
+  "|fit(num_frames=592, sample_rate=32000)|quantise|to_float|"
+  + END
+  % "(sample_rate=32000)",
+  "asit_r2": "decode('first')|resample(16000)|fit(num_frames=592)|quantise"
+  "|to_float|" + END % "",
+}
+
+
+def inference(on_host, on_device):
+  ops = (*_ops(on_host, Reader(Memory())), *device_ops.parse(on_device))
+  return saved_model.inference_recipe(ops, (on_host, on_device))
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_inference_hears_one_clip(name):
+  on_host, on_device = RECIPES[name]
+  assert inference(on_host, on_device) == INFERENCE[name]
+  assert inference(f"{on_host}|{on_device}", "") == INFERENCE[name]
+  fixed = on_host.replace("views(2, 6.0", "views(2, 6.0, random=False")
+  assert "random=False" in fixed
+  assert inference(fixed, on_device) == INFERENCE[name]
+  parsed = recording.parse(INFERENCE[name])
+  assert parsed.num_frames == 592
+
+
+def test_the_length_of_inference():
+  front_end = "to_float|center(num_samples='')|fbank(frame_shift_ms=20.0)"
+  host = "decode|views(3, 1.0)|quantise|keep('audio')"
+  fit = "fit(num_frames=49, frame_shift_ms=20.0)"
+  assert inference(host, front_end) == f"decode|{fit}|quantise|{front_end}"
+  cut = fit.replace("49", "32")
+  want = f"decode|{cut}|quantise|{front_end}"
+  assert inference(host, f"{front_end}|cut_frames(32)") == want
+  host = host.replace("views(3, 1.0)", fit)
+  assert inference(host, f"{front_end}|cut_frames(32)") == want
+  # Without views and cuts a recipe stays as it is written.
+  assert inference(host, front_end) == f"decode|{fit}|quantise|{front_end}"
