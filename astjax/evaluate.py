@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from astjax import sharding
 from astjax.errors import UserError
 from astjax.ops import metrics
+from astjax.probes import Probe
 from astjax.tasks.base import Task
 from astjax.train_step import TrainState
 
@@ -56,8 +57,29 @@ def outputs(
   return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
 
 
+def probed(
+  probe: Probe, known: dict[str, np.ndarray], out: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+  """Outputs of a probe, the same on every process.
+
+  Args:
+    probe: from `probes.build`.
+    known: `outputs` with `features` and `label`, to learn from.
+    out: the same of what is rated.
+
+  Returns:
+    `out` with `scores` [n, C] instead of `features`.
+  """
+  for which, x in (("to learn from", known), ("to rate", out)):
+    if not np.isfinite(x["features"]).all():
+      raise UserError(f"the features {which} are not finite")
+  scores = probe.scores(known["features"], known["label"], out["features"])
+  scores = sharding.of_first(scores.astype(np.float32))
+  return {k: v for k, v in out.items() if k != "features"} | {"scores": scores}
+
+
 def reduce(
-  task: Task, out: dict[str, np.ndarray]
+  task: Task | Probe, out: dict[str, np.ndarray]
 ) -> tuple[dict[str, float], dict[str, Any]]:
   """(metrics with `num_examples`, per-class columns)."""
   summary, per_class = task.summarise(out)

@@ -26,6 +26,7 @@ from astjax import (
   optim,
   pp,
   pretrained,
+  probes,
   run_config,
   run_record,
   saved_model,
@@ -37,6 +38,7 @@ from astjax.checkpoint import Checkpoints
 from astjax.data import host_ops, order, pipeline, sources
 from astjax.data.reader import Reader
 from astjax.errors import UserError, call, nearest
+from astjax.probes import Probe
 from astjax.run_config import InputConfig, RunConfig
 from astjax.tasks.base import Task
 from astjax.train_step import TrainState
@@ -46,7 +48,11 @@ from astjax.weights.model_info import ModelInfo
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-  """One stream of data, ready to run."""
+  """One stream of data, ready to run.
+
+  With a probe, what is rated are the task's features: the probe learns from
+  those of another stream, `known`.
+  """
 
   name: str
   config: InputConfig
@@ -57,6 +63,8 @@ class Split:
   weights: np.ndarray | None = None
   every: int = 0
   of_best: bool = False
+  probe: Probe | None = None
+  known: Split | None = None
 
   @property
   def class_names(self) -> tuple[str, ...]:
@@ -75,6 +83,11 @@ class Job:
   evals: Mapping[str, Split]
   steps_per_epoch: float
   total_steps: int
+
+  @property
+  def own_evals(self) -> dict[str, Split]:
+    """Those by the task's own metrics: no probes."""
+    return {k: v for k, v in self.evals.items() if not v.probe}
 
   def fresh_params(self) -> Any:
     """Fresh parameters, a function of the seed (traceable)."""
@@ -112,33 +125,19 @@ class Job:
     Args:
       start: of the weights that the training began from.
     """
-    splits = [*self.evals.values(), self.train]
+    split = next(iter(self.own_evals.values()), self.train)
     return ModelInfo(
       model=saved_model.describe(self.task.backbone),
       head=self.task.head,
       objective=self.task.objective,
       class_names=self.train.class_names if self.task.head else (),
-      recipe=_inference_recipe(splits[0]),
+      recipe=saved_model.inference_recipe(
+        (*split.host_ops, *split.device_ops),
+        (split.config.on_host, split.config.on_device),
+      ),
       origin="trained by astjax" + (f" from {start.origin}" if start else ""),
       licence=start.licence if start else "",
     )
-
-
-def _inference_recipe(split: Split) -> str:
-  """From a recording to the model's input: nothing drawn, no label."""
-  ops = zip(
-    (*split.host_ops, *split.device_ops),
-    (
-      *pp.calls(split.config.on_host, "on_host"),
-      *pp.calls(split.config.on_device, "on_device"),
-    ),
-    strict=True,
-  )
-  return "|".join(
-    pp.text(*written)
-    for op, written in ops
-    if not pp.draws(op) and op.name not in ("multi_hot", "keep")
-  )
 
 
 def build(config: Mapping[str, Any], *, mesh: Mesh | None = None) -> Job:
@@ -175,7 +174,10 @@ def build(config: Mapping[str, Any], *, mesh: Mesh | None = None) -> Job:
         f"{where}.of_best is evaluated once, on the best checkpoint: it needs "
         "config.best, and no every_epochs or every_steps"
       )
-    evals[name] = dataclasses.replace(split, every=every, of_best=given.of_best)
+    split = dataclasses.replace(split, every=every, of_best=given.of_best)
+    if given.probe:
+      split = _probed(split, given, where, run, mesh)
+    evals[name] = split
   task = tasks.build(
     run.task,
     run.task_kw,
@@ -186,12 +188,15 @@ def build(config: Mapping[str, Any], *, mesh: Mesh | None = None) -> Job:
   )
   for name, split in evals.items() if task.head else ():
     where = f"config.evals.{name}"
-    _check_same_classes(where, split.class_names, train.class_names)
+    if not split.probe:
+      _check_same_classes(
+        where, split.class_names, "the training data", train.class_names
+      )
   call(pretrained.Options, "config.init_kw", run.init_kw)
   job = Job(run, mesh, task, train, evals, steps_per_epoch, total_steps)
   _check_metric("config.best", run.best, evals, task)
   _check_record(job)
-  for name, split in {"train": train, **evals}.items():
+  for name, split in {"train": train, **job.own_evals}.items():
     _check_labels(name, split.reader.source, task)
   with located("config.input"):
     params = jax.eval_shape(job.fresh_params)
@@ -203,6 +208,24 @@ def build(config: Mapping[str, Any], *, mesh: Mesh | None = None) -> Job:
   return job
 
 
+def _probed(split, given, where, run, mesh):
+  """The split with its probe and what that learns from."""
+  probe = probes.build(given.probe, given.probe_kw, where)
+  name = f"{split.name}.train"
+  config = given.train_input(run.input, where)
+  known = _split(name, config, f"{where}.train", mesh)
+  for part, place in ((split, where), (known, f"{where}.train")):
+    if "label" not in part.row_shapes:
+      raise UserError(
+        f"{place}: a probe needs labels: put multi_hot into its on_host, and "
+        f"'label' into keep; it is {part.config.on_host!r}"
+      )
+  _check_same_classes(
+    where, split.class_names, f"{where}.train", known.class_names
+  )
+  return dataclasses.replace(split, probe=probe, known=known)
+
+
 def _loss(job, params):
   rng = train_step.train_key(0)
   state = job.task.init_state(params)
@@ -212,10 +235,25 @@ def _loss(job, params):
 
 def _outputs(job, split, params):
   state = job.task.init_state(params)
-  return job.task.evaluate(params, state, _one_row(split), 0)
+  if not split.probe:
+    return job.task.evaluate(params, state, _one_row(split), 0)
+  if not hasattr(job.task, "features"):
+    raise UserError(
+      f"a probe needs features, and the task {job.config.task!r} has none"
+    )
+  found = {}
+  for part in (split, split.known):
+    x = job.task.features(params, state, _one_row(part))
+    if x.ndim != 2:
+      raise UserError(
+        f"{part.name}: the task {job.config.task!r} gives features of shape "
+        f"{x.shape}; a probe needs [B, D]"
+      )
+    found[part.name] = x
+  return found
 
 
-def _check_same_classes(where, names, expected):
+def _check_same_classes(where, names, other, expected):
   if names == expected:
     return
   for i, name in enumerate(names):
@@ -223,11 +261,10 @@ def _check_same_classes(where, names, expected):
       break
   else:
     i, name = len(names), "(none)"
-  other = expected[i] if i < len(expected) else "(none)"
+  wanted = expected[i] if i < len(expected) else "(none)"
   raise UserError(
-    f"{where} has {len(names)} classes, the training data {len(expected)}; "
-    f"number {i} is {name!r} there and {other!r} in training; give both the "
-    "same label_list"
+    f"{where} has {len(names)} classes, {other} {len(expected)}; number {i} is "
+    f"{name!r} there and {wanted!r} in {other}; give both the same label_list"
   )
 
 
@@ -249,7 +286,7 @@ def _check_metric(where, metric, evals, task):
   known = [
     f"{e}/{m}"
     for e, split in evals.items()
-    for m in task.metric_names
+    for m in (split.probe or task).metric_names
     if not split.of_best
   ]
   if metric and metric not in known:

@@ -57,6 +57,11 @@ class EvalConfig:
     every_steps: the same in steps.
     of_best: once, at the end, on the best checkpoint instead of the last: for a
       test set that must not be looked at before.
+    probe: a name in `probes.PROBES`: how well the task's features tell the
+      labels apart, instead of the task's own metrics.
+    probe_kw: its arguments.
+    train: the labelled recordings that the probe learns from: what differs from
+      those that are rated, such as {"split": "train"}.
   """
 
   on_device: str
@@ -70,6 +75,9 @@ class EvalConfig:
   every_epochs: float = 0.0
   every_steps: int = 0
   of_best: bool = False
+  probe: str = ""
+  probe_kw: Section = dataclasses.field(default_factory=dict)
+  train: Section = dataclasses.field(default_factory=dict)
 
   def input(self, training: InputConfig) -> InputConfig:
     """The complete input of this evaluation."""
@@ -79,6 +87,19 @@ class EvalConfig:
       if getattr(self, f.name, None) is not None
     }
     return dataclasses.replace(training, **own, draw="shuffle")
+
+  def train_input(self, training: InputConfig, where: str) -> InputConfig:
+    """The complete input of what the probe learns from."""
+    rated = self.input(training)
+    given = {k: v for k, v in vars(rated).items() if k != "draw"} | self.train
+    found = errors.call(InputConfig, f"{where}.train", given, draw=rated.draw)
+    data = ("source", "source_kw", "data_dir", "split", "folds")
+    if all(getattr(found, k) == getattr(rated, k) for k in data):
+      raise UserError(
+        f"{where}.train names the recordings that are rated; a probe learns "
+        "from others: give it another split, folds or source"
+      )
+    return found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -248,6 +269,16 @@ def _check(run: RunConfig) -> None:
       raise UserError(
         f"{where}: every_steps and every_epochs must be at least 0, got "
         f"{section.every_steps} and {section.every_epochs}"
+      )
+  for where, section in sections.items():
+    if bool(section.probe) != bool(section.train) or (
+      section.probe_kw and not section.probe
+    ):
+      raise UserError(
+        f"{where}: a probe needs both probe, such as 'knn', and train, the "
+        f"labelled recordings to learn from, such as {{'split': 'train'}}; got "
+        f"probe={section.probe!r}, train={dict(section.train)}, probe_kw="
+        f"{dict(section.probe_kw)}"
       )
 
 

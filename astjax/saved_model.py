@@ -1,14 +1,16 @@
-"""From what is known about a saved model to its Flax module and its shapes."""
+"""What is known about a saved model: Flax module, shapes, recipe."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
 
+from astjax import pp
 from astjax.errors import call, lookup
 from astjax.models import asit, ast, heads, ssast
 from astjax.types import Array, Params
@@ -97,3 +99,50 @@ def expected_params(info: ModelInfo, grid: tuple[int, int]) -> Params:
     UserError: sizes that do not fit.
   """
   return jax.eval_shape(lambda: init_params(info, grid, jax.random.key(0)))
+
+
+def inference_recipe(ops: Sequence[pp.NamedOp], recipes: Sequence[str]) -> str:
+  """From a recording to the model's input: nothing drawn, no label.
+
+  Where training takes views, inference takes one clip of a global view's
+  length, and what belongs to local views is left out.
+
+  Args:
+    ops: of all recipes, in order.
+    recipes: of the host and of the device.
+  """
+  texts = [text for recipe in recipes for text in pp.calls(recipe, "recipe")]
+  kept = [
+    (op, text)
+    for op, text in zip(ops, texts, strict=True)
+    if not _is_local(*text)
+  ]
+  by_name = {op.name: op.op for op, _ in kept}
+  written = []
+  for op, text in kept:
+    if op.name == "views" or (op.name == "fit" and "cut_frames" in by_name):
+      written.append(pp.text("fit", [], _length(by_name)))
+    elif not pp.draws(op) and op.name not in _OF_TRAINING:
+      written.append(pp.text(*text))
+  return "|".join(written)
+
+
+# A fitted recording has the frames that `cut_frames` leaves.
+_OF_TRAINING = ("multi_hot", "keep", "cut_frames")
+
+
+def _is_local(name: str, args: list, kwargs: dict[str, Any]) -> bool:
+  return any(str(v).endswith("_local") for v in (*args, *kwargs.values()))
+
+
+def _length(ops: Mapping[str, Any]) -> dict[str, Any]:
+  """Arguments of a `fit` to the frames that the model was trained on."""
+  spec = ops["fbank"].spec
+  if "cut_frames" in ops:
+    num_frames = ops["cut_frames"].num_frames
+  else:
+    num_frames = spec.num_frames(ops["views"].num_samples)
+  names = ("sample_rate", "frame_length_ms", "frame_shift_ms")
+  usual = {f.name: f.default for f in dataclasses.fields(spec)}
+  unusual = {k: getattr(spec, k) for k in names if getattr(spec, k) != usual[k]}
+  return {"num_frames": num_frames} | unusual

@@ -94,6 +94,17 @@ def per_device(fn: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
   return jax.shard_map(fn, mesh=mesh, in_specs=rows, out_specs=rows)
 
 
+def of_first(x: np.ndarray) -> np.ndarray:
+  """The array of process 0, on all of them.
+
+  For what is computed by each process on its own, and might differ in its last
+  bits between machines of different kinds.
+  """
+  if jax.process_count() == 1:
+    return x
+  return np.asarray(multihost_utils.broadcast_one_to_all(x))
+
+
 def union(reports: dict[str, list]) -> dict[str, list]:
   """Each process has met other recordings: the union, on all of them."""
   if jax.process_count() == 1:

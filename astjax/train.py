@@ -14,7 +14,7 @@ import os
 import pathlib
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -182,10 +182,7 @@ class _Loop:
       scaled=record.plateau is not None,
       accumulate=job.config.accumulate,
     )
-    self.eval_steps = {
-      name: train_step.make_eval_step(job.task, s.device_ops, job.mesh)
-      for name, s in job.evals.items()
-    }
+    self.eval_steps: dict[tuple[str, bool], Callable] = {}
     self.results: dict[str, float] = {}
     self.num_unreadable = 0
     self.signal: int | None = None
@@ -356,7 +353,7 @@ class _Loop:
     for name, split in splits.items():
       out = self._outputs(split, self.state)
       metrics = self._rate(split, out)
-      if self.record.ensembles is not None:
+      if self.record.ensembles is not None and not split.probe:
         metrics |= self._ensemble(split, out)
       results |= self._told(self.step, name, metrics)
     self._write(results)
@@ -373,7 +370,21 @@ class _Loop:
 
   def _outputs(self, split: Split, state: TrainState) -> dict[str, np.ndarray]:
     """Runs one evaluation: {name: [n, ...]}."""
-    size = split.config.batch_size
+    out = self._pass(split, state, features=split.probe is not None)
+    if split.probe is None:
+      return out
+    known = self._pass(split.known, state, features=True)
+    with located(f"evaluation {split.name}"):
+      return evaluate.probed(split.probe, known, out)
+
+  def _pass(self, split, state, *, features):
+    """Runs a split through the model once."""
+    job, size = self.job, split.config.batch_size
+    kind = (split.config.on_device, features)
+    if kind not in self.eval_steps:
+      self.eval_steps[kind] = train_step.make_eval_step(
+        job.task, split.device_ops, job.mesh, features=features
+      )
     batches = pipeline.eval_batches(
       split.reader,
       split.host_ops,
@@ -386,11 +397,7 @@ class _Loop:
     )
     with contextlib.closing(batches), located(f"evaluation {split.name}"):
       return evaluate.outputs(
-        self.eval_steps[split.name],
-        state,
-        batches,
-        self.job.mesh,
-        progress=progress,
+        self.eval_steps[kind], state, batches, job.mesh, progress=progress
       )
 
   def _ensemble(self, split: Split, out) -> dict[str, float]:
@@ -415,7 +422,7 @@ class _Loop:
       if split.of_best:  # it is looked at once
         continue
       out = self._outputs(split, state)
-      metrics, _ = self.job.task.summarise(out)
+      metrics, _ = (split.probe or self.job.task).summarise(out)
       results |= {f"{name}/average_{k}": v for k, v in metrics.items()}
     self._write(results)
     if jax.process_index() == 0:
@@ -448,7 +455,7 @@ class _Loop:
 
   def _rate(self, split: Split, out) -> dict[str, float]:
     """The metrics of one evaluation; its table of classes is written."""
-    metrics, per_class = evaluate.reduce(self.job.task, out)
+    metrics, per_class = evaluate.reduce(split.probe or self.job.task, out)
     if per_class and jax.process_index() == 0:
       workdir.write_per_class(
         self.folder, split.name, split.class_names, per_class
@@ -477,6 +484,7 @@ class _Loop:
 
   def _report_unreadable(self) -> None:
     splits = {"train": self.job.train, **self.job.evals}
+    splits |= {s.known.name: s.known for s in splits.values() if s.known}
     reports = sharding.union({n: s.reader.report() for n, s in splits.items()})
     count = sum(len(rows) for rows in reports.values())
     if count == self.num_unreadable:

@@ -144,12 +144,17 @@ def _accumulated(grad_fn, params, parts, rng):
 
 
 def make_eval_step(
-  task: Task, ops: tuple[pp.NamedOp, ...], mesh: Mesh
+  task: Task,
+  ops: tuple[pp.NamedOp, ...],
+  mesh: Mesh,
+  *,
+  features: bool = False,
 ) -> Callable[[Params, TaskState, Batch, Array], dict[str, Array]]:
   """A jitted `(params, task_state, batch, step) -> per-example outputs`.
 
-  The outputs carry `label`, `valid` and `id` along and are replicated, so that
-  every process sees all rows.
+  These are the task's `evaluate`, or `features` [B, D] for a probe. They carry
+  `label`, `valid` and `id` along and are replicated, so that every process sees
+  all rows.
   """
 
   def eval_step(params, task_state, batch, step):
@@ -157,7 +162,11 @@ def make_eval_step(
     run_ops = sharding.per_device(
       lambda batch, keys: device_ops.apply(ops, batch, keys), mesh
     )
-    outputs = task.evaluate(params, task_state, run_ops(batch, keys), step)
+    ready = run_ops(batch, keys)
+    if features:
+      outputs = {"features": task.features(params, task_state, ready)}
+    else:
+      outputs = task.evaluate(params, task_state, ready, step)
     kept = {k: batch[k] for k in ("label", "valid", "id") if k in batch}
     return outputs | kept
 

@@ -15,6 +15,9 @@ A batch is a plain dict of arrays:
   label        [B, C]         float32 multi-hot, possibly soft
   valid        [B]            bool, False on rows that only fill a batch
   id           [B]            int32 row of the source
+
+`views` makes audio [B, V, S], so fbank is [B, V, T, F], and audio_local and
+fbank_local of its local crops.
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ LEVELS = {
     "saved_model",
     "identify",
     "pretrained",
+    "probes",
   ),
   3: ("job", "train", "evaluate", "serving"),
   4: ("main", "tools"),
@@ -131,12 +132,15 @@ def test_configs_stand_alone(path):
     "astjax.tools.convert_weights",
     "astjax.tools.predict",
     "astjax.tools.evaluate",
+    "astjax.tools.probe",
+    "astjax.probes",
     "astjax.data.audio_file",
     "astjax.data.sources",
   ],
 )
 def test_import_is_light(module):
   heavy = ("tensorflow", "torch", "librosa", "ml_collections", "matplotlib")
+  heavy += ("sklearn",)
   code = (
     f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
   )

@@ -8,14 +8,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import soundfile
+from ml_collections import ConfigDict
 
 import astjax
-from astjax import errors, job, run_config, sharding, tasks
+from astjax import (
+  errors,
+  evaluate,
+  job,
+  run_config,
+  sharding,
+  tasks,
+  train_step,
+)
+from astjax.data import pipeline
 from astjax.models import ast
 from astjax.tasks.base import LossOut
 from astjax.tools import dataset_stats, report
 from tests.test_train import run
-from tests.tiny import RATE, tiny_config
+from tests.tiny import FRAMES, MELS, RATE, SAMPLES, on_device, tiny_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,3 +161,153 @@ def test_statistics(config, tmp_path, monkeypatch, capsys):
   for flags in ([], ["--original"]):
     assert dataset_stats.main(["--config=x", *flags]) == 0
     assert "recordings: standardize(" in capsys.readouterr().out
+
+
+def labelled(config, **given):
+  """An evaluation of the same recordings, with their labels."""
+  host = config.input.on_host.replace("|keep(", "|multi_hot|keep('label', ")
+  return ConfigDict(
+    {
+      "source": "folder",
+      "source_kw": {"holdout": 0.3},
+      "split": "val",
+      "on_host": host,
+      "on_device": on_device(),
+      "probe": "knn",
+      "train": {"split": "train"},
+    }
+    | given
+  )
+
+
+def test_a_probe_has_labels_of_its_own(config, tmp_path):
+  config.evals.knn = labelled(config, every_steps=2)
+  config.best, config.best_is_lowest = "knn/accuracy", False
+  history = run(tmp_path / "run", config)
+  found = [x["knn/accuracy"] for x in history if "knn/accuracy" in x]
+  assert len(found) == 2 and all(0 <= x <= 1 for x in found)
+  table = (tmp_path / "run" / "knn_classes.csv").read_text().splitlines()
+  assert [line.split(",")[0] for line in table] == ["class", "0", "1", "2"]
+  assert astjax.load(tmp_path / "run").class_names == ()
+
+
+def test_broken_recordings_of_a_probe_are_listed(config, tmp_path):
+  config.evals.knn = labelled(config)
+  for name in "abcdefgh":
+    (tmp_path / "data" / "0" / f"{name}.wav").write_text("no sound")
+  run(tmp_path / "run", config)
+  listed = (tmp_path / "run" / "unreadable.txt").read_text()
+  assert "knn.train" in listed
+
+
+@pytest.mark.parametrize(
+  ("change", "told"),
+  [
+    ({"source": "filenames"}, "multi_hot needs labels, the source has none"),
+    (
+      {"train": {"source": "synthetic", "source_kw": {}}},
+      "config.evals.knn has 3 classes, config.evals.knn.train 10; number 0",
+    ),
+    (
+      {"on_host": None},
+      "config.evals.knn: a probe needs labels: put multi_hot",
+    ),
+  ],
+)
+def test_mistakes_of_a_probe(change, told, config):
+  config.evals.knn = labelled(config, **change)
+  with pytest.raises(errors.UserError, match=told) as error:
+    job.build(config, mesh=sharding.make_mesh(jax.devices()[:1]))
+  assert "\n" not in str(error.value)
+
+
+@dataclasses.dataclass(frozen=True)
+class OfViews(Mean):
+  """The same of [B, V, T, F], with local views beside them."""
+
+  def init_params(self, rng, batch):
+    assert batch["fbank"].shape[1:] == (2, FRAMES, MELS)
+    assert batch["fbank_local"].shape[1:] == (3, FRAMES // 2, MELS)
+    return super().init_params(rng, {"fbank": batch["fbank"][:, 0]})
+
+  def features(self, params, task_state, batch):
+    fbank = batch["fbank"]
+    flat = fbank.reshape(-1, *fbank.shape[-2:])
+    out = super().features(params, task_state, {"fbank": flat})
+    return out.reshape(*fbank.shape[:-2], -1)
+
+
+def make_of_views(*, model: dict, **own: Any) -> OfViews:
+  return OfViews(ast.make_backbone(**model))
+
+
+def views_of(random):
+  return (
+    f"decode|resample({RATE})|views(2, 0.3, local_count=3, local_seconds=0.2, "
+    f"sample_rate={RATE}, random={random})|quantise|quantise('audio_local')"
+    "|keep('audio', 'audio_local')"
+  )
+
+
+MEL = f"sample_rate={RATE}, num_mel_bins={MELS}"
+FRONT_END = f"center(num_samples='')|fbank({MEL})"
+STANDARDIZE = "standardize(-3.559, 3.5)"
+ON_VIEWS = (
+  f"to_float|{FRONT_END}|cut_frames({FRAMES})|{STANDARDIZE}"
+  "|to_float('audio_local')|center('audio_local', num_samples='')"
+  f"|fbank({MEL}, audio='audio_local', out='fbank_local')"
+  f"|cut_frames({FRAMES // 2}, 'fbank_local')"
+  "|standardize(-3.559, 3.5, 'fbank_local')"
+)
+
+
+def test_a_model_of_views_hears_one_clip(config, tmp_path, monkeypatch):
+  """Trained and evaluated on views, probed and used on clips."""
+  monkeypatch.setitem(
+    tasks.TASKS,
+    "mean",
+    lambda *, model, **own: OfViews(make(model=model).backbone),
+  )
+  clip = config.input.on_host.replace("decode|", f"decode|resample({RATE})|")
+  config.input.on_host = clip
+  config.evals.knn = labelled(
+    config, on_device=f"to_float|{FRONT_END}|{STANDARDIZE}"
+  )
+  config.input.on_host = views_of(True)
+  config.input.on_device = ON_VIEWS
+  config.evals.val.on_host = views_of(False)
+  config.evals.val.on_device = ON_VIEWS
+  folder = tmp_path / "run"
+  history = run(folder, config)
+  assert {"val/loss", "knn/accuracy"} <= {k for line in history for k in line}
+  model = astjax.load(folder)
+  assert model.info.recipe == (
+    f"decode|resample({RATE})|fit(num_frames={FRAMES}, sample_rate={RATE})"
+    "|quantise|to_float"
+    f"|{FRONT_END}|{STANDARDIZE}"
+  )
+  # The same numbers as the probe sees.
+  loaded, state = job.load_run(folder)
+  split = loaded.evals["knn"]
+  step = train_step.make_eval_step(
+    loaded.task, split.device_ops, loaded.mesh, features=True
+  )
+  batches = pipeline.eval_batches(split.reader, split.host_ops, batch_size=4)
+  out = evaluate.outputs(step, state, batches, loaded.mesh)
+  source = split.reader.source
+  compared = 0
+  for i, want in zip(out["id"], out["features"], strict=True):
+    audio, rate = source.read(int(i))
+    if len(audio) > SAMPLES:  # no column is left out as padding
+      found = model.embed(audio, rate, whole=False).frames.mean(0)
+      np.testing.assert_allclose(found, want, rtol=0, atol=1e-5)
+      compared += 1
+  assert compared > 2
+  # Longer ones than it was trained on are heard, too.
+  assert np.isfinite(model.embed(np.tile(audio, 9), rate).clip).all()
+
+
+def test_views_need_a_recipe_without_draws_in_evaluations(config):
+  config.input.on_host = views_of(True)
+  with pytest.raises(errors.UserError, match=r"evals.val draws .*\(views\)"):
+    job.build(config, mesh=sharding.make_mesh(jax.devices()[:1]))

@@ -34,6 +34,8 @@ __all__ = (
   "quantise",
   "random_crop",
   "resample",
+  "roll_waveform",
+  "views",
 )
 
 
@@ -125,16 +127,108 @@ def random_crop(num_samples: int) -> Op:
 
   def op(example, key, backend):
     count = example["num_samples"]
-    places = tf.cast(tf.maximum(count - num_samples, 0) + 1, tf.float64)
-    # In double precision the product stays below the number of places.
-    u = tf.cast(backend.uniform(key, 1)[0], tf.float64)
-    start = backend.int32(backend.floor(u * places))
+    places = tf.maximum(count - num_samples, 0) + 1
+    start = _place(backend.uniform(key, 1)[0], places)
     return example | {
       "audio": example["audio"][start : start + num_samples],
       "num_samples": tf.minimum(count, num_samples),
     }
 
   op.draws = True
+  return op
+
+
+def _place(u, count):
+  """One of 0 ... count - 1, evenly, from float32 u in [0, 1)."""
+  # In double precision the product stays below the count.
+  return tf.cast(
+    tf.floor(tf.cast(u, tf.float64) * tf.cast(count, tf.float64)), tf.int32
+  )
+
+
+def roll_waveform(rate: float = 0.5) -> Op:
+  """With probability `rate`, rolls the waveform around by 0 ... S samples.
+
+  How far is drawn evenly. Before whatever pads. (ASiT, first release.)
+  """
+  if not 0 <= rate <= 1:
+    raise UserError(f"roll_waveform needs a rate in [0, 1], got {rate}")
+
+  def op(example, key, backend):
+    audio = example["audio"]
+    u = backend.uniform(key, 2)
+    shift = tf.where(u[0] < rate, _place(u[1], tf.size(audio) + 1), 0)
+    return example | {"audio": tf.roll(audio, shift, axis=0)}
+
+  op.draws = True
+  return op
+
+
+def views(
+  count: int = 2,
+  seconds: float = 6.0,
+  local_count: int = 0,
+  local_seconds: float = 2.0,
+  sample_rate: int = 16_000,
+  random: bool = True,
+) -> Op:
+  """Crops of one recording: `audio` [V, S], and maybe `audio_local` [V', S'].
+
+  The waveform is padded with zeros at its end to a global crop, if it is
+  shorter; then every crop starts at a place of its own, drawn evenly (ASiT,
+  both releases). With random=False, for evaluations, the first one starts at
+  the beginning, the last one ends at the end, the others lie evenly between.
+
+  Padding counts as sound: `num_samples` becomes S.
+
+  Args:
+    count: V, of global crops.
+    seconds: how long these are.
+    local_count: V', of local crops; 0 for none.
+    local_seconds: how long these are.
+    sample_rate: Hz, of the recordings.
+    random: whether places are drawn.
+  """
+  times = (seconds, *((local_seconds,) if local_count else ()))
+  if sample_rate < 1 or not all(0 < t < math.inf for t in times):
+    raise UserError(
+      f"views needs a positive length and rate, got {seconds} s, local "
+      f"{local_seconds} s, {sample_rate} Hz"
+    )
+  if count < 1 or local_count < 0 or times[-1] > seconds:
+    raise UserError(
+      f"views needs a count of 1 or more and local crops no longer than global "
+      f"ones, got {count} of {seconds} s and {local_count} of {local_seconds} s"
+    )
+  size, *local_size = (max(1, round(t * sample_rate)) for t in times)
+
+  def pad(audio, rate):
+    _check_rate("views", sample_rate, rate)
+    return np.pad(audio, (0, max(0, size - len(audio))))
+
+  def op(example, key, backend):
+    audio, rate = example["audio"], example["sample_rate"]
+    audio = python_call(pad, [audio, rate], tf.TensorSpec([None], audio.dtype))
+    u = backend.uniform(key, count + local_count) if random else None
+
+    def crops(size, first, count):
+      places = tf.size(audio) - size + 1
+      if random:
+        starts = _place(u[first : first + count], places)
+      else:
+        starts = (places - 1) * tf.range(count) // max(count - 1, 1)
+      return tf.gather(audio, starts[:, None] + tf.range(size))
+
+    example = example | {
+      "audio": crops(size, 0, count),
+      "num_samples": tf.constant(size),
+    }
+    if local_count:
+      example["audio_local"] = crops(local_size[0], count, local_count)
+    return example
+
+  op.draws = random
+  op.num_samples = size
   return op
 
 
@@ -159,15 +253,13 @@ def fit(
   length = spec.num_samples(num_frames)
 
   def cut(audio, rate):
-    if rate not in (0, sample_rate):
-      raise UserError(
-        f"fit(sample_rate={sample_rate}) met a recording of {rate} Hz: put "
-        f"resample({sample_rate}) before it, or give its rate"
-      )
+    _check_rate("fit", sample_rate, rate)
     audio, count = audio_file.fit(audio, length)
     return audio, np.int32(count)
 
   def op(example, key, backend):
+    if len(example["audio"].shape) != 1:
+      raise UserError("fit cuts one waveform; views stand instead of it")
     audio, count = python_call(
       cut,
       [example["audio"], example["sample_rate"]],
@@ -177,6 +269,15 @@ def fit(
     return example | {"audio": audio, "num_samples": count}
 
   return op
+
+
+def _check_rate(name, sample_rate, rate):
+  # A rate of zero stands for an unreadable recording.
+  if rate not in (0, sample_rate):
+    raise UserError(
+      f"{name}(sample_rate={sample_rate}) met a recording of {rate} Hz: put "
+      f"resample({sample_rate}) before it, or give its rate"
+    )
 
 
 def quantise(audio: str = "audio") -> Op:

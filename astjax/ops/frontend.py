@@ -26,6 +26,7 @@ INT16_SCALE = 32_768.0
 
 __all__ = (
   "center",
+  "cut_frames",
   "fbank",
   "freq_mask",
   "noise",
@@ -61,14 +62,16 @@ def _float_waveform(example, audio, name):
 def center(audio: str = "audio", num_samples: str = "num_samples") -> Op:
   """Subtracts the mean of the real samples; padding stays zero.
 
+  With num_samples="" all samples are real, as in ASiT, which pads the waveform.
   The mean is rounded to a multiple of 2^-15, so that int16 samples stay exactly
   representable; the filter banks remove the mean of every frame anyway.
   """
 
   def op(example, key, backend):
     x = _float_waveform(example, audio, "center")  # [..., S]
-    count = example[num_samples]
-    real = backend.arange(backend.shape(x)[-1]) < count
+    length = backend.shape(x)[-1]
+    count = example[num_samples] if num_samples else length
+    real = backend.arange(length) < count
     total = backend.sum_last(backend.where(real, x, 0.0))
     mean = total / backend.maximum(backend.float32(count), 1.0)
     mean = backend.round(mean * INT16_SCALE) * (1.0 / INT16_SCALE)
@@ -104,6 +107,7 @@ def fbank(
     x = _float_waveform(example, audio, "fbank")
     return rest | {out: fbank_ops.fbank(x, spec, backend=backend)}
 
+  op.spec = spec
   return op
 
 
@@ -133,6 +137,26 @@ def pad_frames(
     )
     return example | {fbank: backend.where(real[:, None], x, 0.0)}
 
+  return op
+
+
+def cut_frames(num_frames: int, fbank: str = "fbank") -> Op:
+  """The first `num_frames` frames; where there are fewer, 0.0 for the others.
+
+  Before standardising. ASiT cuts the 598 frames of six seconds to 592, which
+  its patches cover.
+  """
+  if num_frames < 1:
+    raise UserError(f"cut_frames needs at least one frame, got {num_frames}")
+
+  def op(example, key, backend):
+    x = example[fbank][..., :num_frames, :]  # [..., T, F]
+    if missing := num_frames - backend.shape(x)[-2]:
+      x = backend.pad_last(backend.swap_axes(x, -2, -1), missing)
+      x = backend.swap_axes(x, -2, -1)
+    return example | {fbank: x}
+
+  op.num_frames = num_frames
   return op
 
 

@@ -148,13 +148,12 @@ def predict(
   """Runs one evaluation of a run at its best (else newest) checkpoint."""
   loaded, state = job.load_run(folder, data_dir=data_dir)
   with job.located(str(folder)):
-    if not loaded.evals:
+    evals = loaded.own_evals
+    if not evals:
       raise UserError("the config of this run has no evaluation")
     if loaded.task.head is None:
       raise UserError(f"the task {loaded.config.task!r} has no classifier")
-    chosen = lookup(
-      loaded.evals, split or next(iter(loaded.evals)), "evaluation"
-    )
+    chosen = lookup(evals, split or next(iter(evals)), "evaluation")
     size = chosen.config.batch_size
     batches = pipeline.eval_batches(
       chosen.reader, chosen.host_ops, batch_size=size

@@ -60,14 +60,15 @@ def _parser() -> argparse.ArgumentParser:
   return parser
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-  """Flags that say which model, and how it runs."""
+def add_model(parser: argparse.ArgumentParser, *, labels: bool = True) -> None:
+  """Flags that say which model, and how it runs; its class names or not."""
   add = parser.add_argument
   what = "a path, a work directory, a published or Hugging Face name"
   add("--model", required=True, help=what)
   add("--recipe", default="", help="front-end, if the model has none")
   what = "class names, if the model has none: one a line, or AudioSet's CSV"
-  add("--label_list", default="", help=what)
+  if labels:
+    add("--label_list", default="", help=what)
   add("--batch_size", type=int, default=8, help="clips or windows at once")
   add("--dtype", default="float32", choices=("float32", "bfloat16"))
 

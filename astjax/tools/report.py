@@ -95,9 +95,11 @@ def predictions(
   """
   if clips < 1:
     raise UserError(f"--clips={clips} must be at least 1")
-  if not loaded.evals:
+  if not loaded.own_evals:
     raise UserError("the config of this run has no evaluation to take clips of")
-  chosen = lookup(loaded.evals, split or next(iter(loaded.evals)), "evaluation")
+  chosen = lookup(
+    loaded.own_evals, split or next(iter(loaded.own_evals)), "evaluation"
+  )
   size = chosen.config.batch_size
   batches = pipeline.eval_batches(
     chosen.reader, chosen.host_ops, batch_size=size

@@ -133,6 +133,21 @@ def test_center_of_nothing(name):
   np.testing.assert_array_equal(out, 0.0)
 
 
+@EVERY
+def test_center_by_all_samples(name):
+  """Each view loses its own mean; how many samples are real does not matter."""
+  rng = np.random.default_rng(0)
+  pcm = rng.integers(-3_000, 20_000, (3, 1_000)).astype(np.int16)
+  pcm[2, 400:] = 0
+  example = {"audio_local": pcm, "num_samples": np.int32(7)}
+  recipe = "to_float('audio_local')|center('audio_local', num_samples='')"
+  out = run_ops(recipe, example, name=name)["audio_local"]
+  x = pcm / 32_768
+  mean = np.round(x.mean(-1, keepdims=True) * 32_768) / 32_768
+  np.testing.assert_allclose(out, x - mean, rtol=0, atol=2**-15)
+  assert np.abs(out.mean(-1)).max() <= 2**-15 and (out[2, 400:] < 0).all()
+
+
 def test_center_ignores_what_stands_in_the_padding():
   x = noise(1_000)
   junk = np.concatenate([x[:700], np.full(300, 5.0, np.float32)])
@@ -267,6 +282,89 @@ def test_golden_recipe(name):
   assert out.mean() == pytest.approx(0.5037482, abs=1e-5)
   assert out.std(ddof=1) == pytest.approx(0.2768602, abs=1e-5)
   np.testing.assert_allclose(out[98:], padded, atol=1e-6)
+
+
+@EVERY
+@pytest.mark.parametrize("views", [(), (3,)])
+@pytest.mark.parametrize("frames", [1, 5, 12, 20])
+def test_cut_frames(name, frames, views):
+  x = noise((*views, 12, 6)) + 1.0
+  example = {"fbank_local": x, "fbank": x}
+  recipe = f"cut_frames({frames}, 'fbank_local')"
+  out = run_ops(recipe, example, name=name)
+  cut = out["fbank_local"]
+  assert cut.shape == (*views, frames, 6) and cut.dtype == np.float32
+  kept = min(frames, 12)
+  np.testing.assert_array_equal(cut[..., :kept, :], x[..., :kept, :])
+  np.testing.assert_array_equal(cut[..., kept:, :], 0.0)
+  np.testing.assert_array_equal(out["fbank"], x)
+
+
+def test_cut_frames_of_nothing():
+  with pytest.raises(UserError, match="at least one frame, got 0"):
+    device_ops.parse("cut_frames(0)")
+
+
+@functools.cache
+def asit_signal(rate, seconds):
+  t = np.arange(rate * seconds) / rate
+  x = 0.4 * np.sin(2 * np.pi * 440 * t)
+  x += 0.2 * np.sin(2 * np.pi * 3000 * t + 0.5)
+  x += 0.05 * np.sin(2 * np.pi * (100 + 50 * t) * t)
+  return x.astype(np.float32)
+
+
+# Log-mels of the reference implementation in float32: mean, standard deviation
+# and maximum, some cells; mean and deviation of what is cut and standardised.
+ASIT = {
+  (16_000, 6): (
+    (-11.64021, 5.80952, 6.38504),
+    (-8.40263, -9.84191, -0.80581, -3.73339, -15.94238, -10.60902),
+    (-0.807151, 0.635533),
+  ),
+  (32_000, 6): (
+    (-12.27371, 5.62933, 6.61506),
+    (-7.50127, -8.62007, 0.37417, -12.32414, -4.74030, -15.94238),
+    (-0.876368, 0.615844),
+  ),
+  (16_000, 2): (
+    (-11.48175, 5.86097, 6.38504),
+    (-8.40263, -9.84190, -0.80581, -3.73339, -15.94238, -10.60917),
+    (-0.788910, 0.641432),
+  ),
+}
+CELLS = ((0, 0), (0, 10), (0, 20), (50, 27), (100, 64), (150, 90))
+
+
+@EVERY
+@pytest.mark.parametrize(("rate", "seconds"), ASIT)
+def test_golden_views(name, rate, seconds):
+  """As two views of one waveform, under names of their own."""
+  whole, cells, standardised = ASIT[rate, seconds]
+  x = asit_signal(rate, seconds)
+  recipe = (
+    "center('audio_local', num_samples='')"
+    f"|fbank(sample_rate={rate}, audio='audio_local', out='fbank_local')"
+  )
+  example = {"audio_local": np.stack([x, -x])}
+  out = run_ops(recipe, example, name=name)["fbank_local"]
+  num_frames = 100 * seconds - 2
+  assert out.shape == (2, num_frames, 128)
+  np.testing.assert_allclose(out[0], out[1], atol=1e-5)
+  found = out[0].mean(), out[0].std(ddof=1), out[0].max()
+  np.testing.assert_allclose(found, whole, rtol=0, atol=1e-4)
+  for (t, f), value in zip(CELLS, cells, strict=True):
+    near_floor = value < -10  # where float32 transforms are noise
+    tolerance = 1e-2 if near_floor else 1e-4
+    assert out[0, t, f] == pytest.approx(value, abs=tolerance), (t, f)
+  cut = (
+    f"cut_frames({num_frames - 6}, 'fbank_local')"
+    "|standardize(-4.2677393, 4.5689974, 'fbank_local')"
+  )
+  out = run_ops(cut, {"fbank_local": out}, name=name)["fbank_local"][0]
+  assert len(out) == num_frames - 6
+  found = out.mean(), out.std(ddof=1)
+  np.testing.assert_allclose(found, standardised, rtol=0, atol=1e-5)
 
 
 # Masks

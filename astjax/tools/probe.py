@@ -1,0 +1,215 @@
+"""Rates what a model makes of recordings, without training it: probes.
+
+  python -m astjax.tools.probe --model=runs/ssast --data_dir=recordings \
+    --source=filenames --source_kw="{'pattern': ..., 'splits': {...}}"
+
+Small classifiers learn from the embeddings of one labelled split and are rated
+on another; the same on mean log-mels of the model's own front-end says what
+that is worth. As in training's evaluations, the beginning of each recording is
+heard, of the trained length.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+
+from astjax import device_ops, metric_log, probes
+from astjax.data import audio_file, sources
+from astjax.data.reader import Reader
+from astjax.errors import UserError, lookup
+from astjax.serving import recording
+from astjax.serving.bundle import Bundle
+from astjax.tools import predict
+
+_BLOCK = 64  # recordings in memory at once
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Command line; returns the exit status."""
+  args = _parser().parse_args(argv)
+  logging.set_verbosity(logging.ERROR)  # orbax warns of reading only
+  try:
+    return _probe(args)
+  except UserError as e:
+    print(f"astjax: error: {' '.join(str(e).split())}", file=sys.stderr)
+    return 1
+  except KeyboardInterrupt:
+    print("astjax: interrupted", file=sys.stderr)
+    return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  add = parser.add_argument
+  add("--data_dir", default="", help="where the recordings are")
+  add("--source", default="folder", help="as config.input.source")
+  what = "its arguments, as in a config: \"{'holdout': 0.2}\""
+  add("--source_kw", default="{}", help=what)
+  add("--train_split", default="train", help="to learn from")
+  add("--train_folds", default="", help="likewise, such as 1,2,3,4")
+  add("--test_split", default="test", help="to rate")
+  add("--test_folds", default="", help="likewise, such as 5")
+  add("--probes", default=",".join(probes.PROBES), help="which ones")
+  add("--k", type=int, default=20, help="neighbours of knn")
+  predict.add_model(parser, labels=False)
+  return parser
+
+
+def _probe(args) -> int:
+  chosen = _probes(args)
+  splits = {
+    "train": (args.train_split, _listed(args.train_folds)),
+    "test": (args.test_split, _listed(args.test_folds)),
+  }
+  if splits["train"] == splits["test"]:
+    raise UserError(
+      "the recordings to learn from and those to rate are the same: give other "
+      "--train_split and --test_split, or folds"
+    )
+  readers = {
+    k: Reader(_source(args, split, folds))
+    for k, (split, folds) in splits.items()
+  }
+  names = {k: r.source.class_names for k, r in readers.items()}
+  if names["train"] != names["test"]:
+    raise UserError(
+      f"{len(names['train'])} classes to learn from, {len(names['test'])} to "
+      "rate: give both one label_list in --source_kw"
+    )
+  model = predict.load_model(args, ())
+  console = metric_log.Console(stderr=True)
+  found = {k: hear(model, r, console, k) for k, r in readers.items()}
+  kinds = {"embeddings": "embedding", "mean log-mels": "log_mels"}
+  rows = []
+  for kind, key in kinds.items():
+    for name, probe in chosen.items():
+      known, asked = found["train"], found["test"]
+      scores = probe.scores(known[key], known["label"], asked[key])
+      rated, _ = probe.summarise({"scores": scores, "label": asked["label"]})
+      rows.append([kind, name, *rated.values()])
+  unreadable = sum(len(r.unreadable) for r in readers.values())
+  out = metric_log.Console()
+  out.block(
+    f"{model.info.origin}, SHA-256 {model.digest[:16]}...",
+    {
+      "recordings": f"{len(found['train']['label'])} to learn from, "
+      f"{len(found['test']['label'])} to rate",
+      "classes": len(names["test"]),
+      "unreadable": unreadable,
+    },
+  )
+  out.table("", ["of", "probe", *probes.Probe.metric_names], rows)
+  return 1 if unreadable else 0
+
+
+def _probes(args) -> dict[str, probes.Probe]:
+  given = {"knn": {"k": args.k}}
+  return {
+    name: lookup(probes.PROBES, name, "--probes")(**given.get(name, {}))
+    for name in _listed(args.probes) or ("",)
+  }
+
+
+def _listed(text: str) -> tuple[str, ...]:
+  return tuple(x for x in text.split(",") if x)
+
+
+def _source(args, split: str, folds: tuple[str, ...]) -> sources.Source:
+  try:
+    given: Any = ast.literal_eval(args.source_kw)
+  except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+    given = None
+  if not isinstance(given, dict):
+    raise UserError(
+      f"--source_kw={args.source_kw[:300]!r} is not like {{'holdout': 0.2}}"
+    )
+  source = sources.build(
+    args.source,
+    "recordings",
+    given,
+    data_dir=args.data_dir,
+    split=split,
+    folds=folds,
+  )
+  if not source.class_names:
+    raise UserError(
+      f"a probe needs labels, the source {args.source!r} gives none: see "
+      "docs/data.md"
+    )
+  return source
+
+
+def hear(
+  model: Bundle, reader: Reader, console: metric_log.Console, what: str
+) -> dict[str, np.ndarray]:
+  """What a probe needs of each readable recording.
+
+  Args:
+    model: with a recipe.
+    reader: of labelled recordings.
+    console: for progress.
+    what: how progress calls them.
+
+  Returns:
+    {"embedding": [n, D], "log_mels": [n, F], "label": [n, C] multi-hot}; the
+    log-mels are means over the frames of real samples.
+  """
+  source = reader.source
+  log_mels = _LogMels(model.info.recipe)
+  progress = console.ticker(what, len(source), what="recordings")
+  out: dict[str, list] = {"embedding": [], "log_mels": [], "label": []}
+  for first in range(0, len(source), _BLOCK):
+    block = range(first, min(first + _BLOCK, len(source)))
+    heard = {i: x for i in block if (x := reader.read(i)) is not None}
+    waves = [audio for audio, _ in heard.values()]
+    rates = [rate for _, rate in heard.values()]
+    embedded = model.embed(waves, rates, whole=False)
+    out["embedding"] += [e.clip for e in embedded]
+    out["log_mels"] += map(log_mels, waves, rates)
+    for i in heard:
+      label = np.zeros(len(source.class_names), np.float32)
+      label[list(source.labels(i))] = 1.0
+      out["label"].append(label)
+    progress(block.stop)
+  if not out["label"]:
+    raise reader.none_readable()
+  return {k: np.stack(v) for k, v in out.items()}
+
+
+class _LogMels:
+  """A waveform's mean log-mels [F], by the front-end of a recipe."""
+
+  def __init__(self, text: str):
+    self._recipe = recipe = recording.parse(text)
+    # Literal patches are cut from what is wanted here.
+    ops = tuple(op for op in recipe.ops if op.name != "patchify")
+
+    def run(batch):
+      keys = device_ops.row_keys(jax.random.key(0, impl="threefry2x32"), 1)
+      return device_ops.apply(ops, batch, keys)["fbank"][0]
+
+    self._run = jax.jit(run)
+
+  def __call__(self, audio: np.ndarray, rate: int) -> np.ndarray:
+    recipe, frames = self._recipe, self._recipe.frames
+    length = frames.num_samples(recipe.num_frames)
+    audio = audio_file.to_mono(audio, recipe.channel)
+    audio = audio_file.resample(audio, rate, frames.sample_rate)
+    audio, count = audio_file.fit(audio, length)
+    audio = audio_file.quantise(audio) if recipe.quantise else audio
+    batch = {"audio": audio[None], "num_samples": np.array([count], np.int32)}
+    return np.asarray(self._run(batch))[: frames.num_frames(count)].mean(0)
+
+
+if __name__ == "__main__":
+  sys.exit(main())
