@@ -178,7 +178,7 @@ class Checkpoints:
       )
     return state, meta["record"] | {"arrays": arrays}
 
-  def read_params(self) -> tuple[int, dict[str, np.ndarray]]:
+  def read_params(self, part: str) -> tuple[int, dict[str, np.ndarray]]:
     """See the function `read_params`."""
     steps = self.steps()
     if not steps:
@@ -189,7 +189,7 @@ class Checkpoints:
       if step not in steps:
         continue
       try:
-        return step, self._params(step)
+        return step, self._params(step, part)
       except (UserError, MemoryError):
         raise
       except Exception as e:
@@ -232,17 +232,16 @@ class Checkpoints:
       step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
     )["meta"]
 
-  def _params(self, step):
+  def _params(self, step, part="params"):
     leaves = self._meta(step)["leaves"]
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    want = {
-      path.removeprefix("params/"): jax.ShapeDtypeStruct(
-        shape, dtype, sharding=device
-      )
-      for path, (shape, dtype, _) in leaves.items()
-      if path.startswith("params/")
-    }
-    item = {"params": convert.unflatten(want)}
+    item = convert.unflatten(
+      {
+        path: jax.ShapeDtypeStruct(shape, dtype, sharding=device)
+        for path, (shape, dtype, _) in leaves.items()
+        if path.startswith(f"{part}/")
+      }
+    )
     args = ocp.args.PyTreeRestore(
       item=item,
       restore_args=ocp.checkpoint_utils.construct_restore_args(item),
@@ -251,13 +250,11 @@ class Checkpoints:
     tree = self._manager.restore(step, args=ocp.args.Composite(state=args))[
       "state"
     ]
-    flat = {
-      k: np.asarray(v) for k, v in convert.flatten(tree["params"]).items()
-    }
+    flat = {k: np.asarray(v) for k, v in convert.flatten(tree).items()}
     for path, array in flat.items():
-      if _describe_leaf(array) != leaves[f"params/{path}"]:
-        raise ValueError(f"the digest of params/{path} does not match")
-    return flat
+      if _describe_leaf(array) != leaves[path]:
+        raise ValueError(f"the digest of {path} does not match")
+    return {k.removeprefix(f"{part}/"): v for k, v in flat.items()}
 
   def _set_aside(self, step):
     if jax.process_index() == 0:
@@ -297,9 +294,14 @@ class Checkpoints:
 
 
 def read_params(
-  workdir: pathlib.Path,
+  workdir: pathlib.Path, part: str = "params"
 ) -> tuple[int, dict[str, np.ndarray]]:
   """The parameters alone of a run's best checkpoint, else of its newest.
+
+  Args:
+    workdir: of the run.
+    part: where they are in its state: "params", or another network of the same
+      kind, such as "task_state/teacher".
 
   Returns:
     (step, {path: array}), on the host, checked against their digests.
@@ -309,7 +311,7 @@ def read_params(
   """
   checkpoints = Checkpoints(workdir, read_only=True)
   try:
-    return checkpoints.read_params()
+    return checkpoints.read_params(part)
   finally:
     checkpoints.close()
 

@@ -17,12 +17,15 @@ import numpy as np
 
 from astjax import saved_model
 from astjax.errors import UserError
-from astjax.models import ast, ssast
+from astjax.models import asit, ast, ssast
 from astjax.ops import patches
 from astjax.weights import adapt, convert, maps, model_info, registry
 from astjax.weights.model_info import FrontEnd, Head, ModelInfo
 
 _HEAD_BIAS = "head/linear/bias"
+
+# Sampling rates of ASiT's two releases, by the preset; nothing else differs.
+_ASIT_RATES = {"r1": 32_000, "r2": 16_000}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,6 +41,7 @@ class Hints:
     num_mel_bins: F.
     num_heads: 0 means width / 64, as in all published models.
     pooling: of its classifier.
+    network: which one of two (ASiT's teacher and student).
   """
 
   file_name: str
@@ -48,6 +52,7 @@ class Hints:
   num_mel_bins: int = 128
   num_heads: int = 0
   pooling: Literal["prefix", "tokens"] = "prefix"
+  network: str = "teacher"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +80,7 @@ class _Outline:
 
   model: Mapping[str, Any]
   objective: Mapping[str, Any]
+  pretrained_by: str
   input_size: tuple[int, int] | None
   is_image: bool
   positions: int
@@ -92,21 +98,23 @@ def identify(names: Mapping[str, np.ndarray], hints: Hints) -> Identified:
     UserError: nothing known, an incomplete or superfluous name, a shape that
       does not fit, or something that has to be told.
   """
-  recognised = maps.recognise(names)
+  recognised = maps.recognise(names, hints.network)
   if recognised is None:
     first = ", ".join(list(names)[:4])
     raise UserError(
       f"these names belong to no known model: {first}, ...; known are AST "
-      "(official, Hugging Face), SSAST (official), DeiT and ViT (timm, Hugging "
-      "Face, Google)"
+      "(official, Hugging Face), SSAST and ASiT (official), DeiT and ViT (timm, "
+      "Hugging Face, Google)"
     )
   flat, dropped = convert.rename(recognised.names, recognised.table)
   input_size = flat.pop(convert.INPUT_SIZE, None)
-  outline = _outline(flat, input_size)
+  outline = _outline(flat, input_size, recognised.pretrained_by)
   stride, grid, notes = _layout(outline, hints)
+  if recognised.network:
+    notes.append(f"of two networks the {recognised.network}")
   kind = recognised.kind
   if hints.info is None:
-    info, more = _guess(outline, stride, kind, hints)
+    info, more = _guess(outline, stride, grid, kind, hints)
     notes += more
   else:
     info = _checked(hints.info, outline)
@@ -130,10 +138,14 @@ def identify(names: Mapping[str, np.ndarray], hints: Hints) -> Identified:
 
 
 def _outline(
-  flat: Mapping[str, np.ndarray], input_size: np.ndarray | None
+  flat: Mapping[str, np.ndarray],
+  input_size: np.ndarray | None,
+  pretrained_by: str,
 ) -> _Outline:
   norm, fc1 = "backbone/encoder/norm/scale", "backbone/encoder/block_0/mlp/fc1"
-  needed = (norm, f"{fc1}/bias", adapt.KERNEL, convert.SEQUENCE)
+  is_time_major = convert.TIME_SEQUENCE in flat
+  sequence = convert.TIME_SEQUENCE if is_time_major else convert.SEQUENCE
+  needed = (norm, f"{fc1}/bias", adapt.KERNEL, sequence)
   convert.refuse([f"- {k} is not in the file" for k in needed if k not in flat])
   blocks = {
     int(m.group(1))
@@ -150,16 +162,44 @@ def _outline(
       name for name in ast.PREFIX_TOKENS if f"backbone/{name}_token" in flat
     ),
   }
-  parts = [k for k in ssast.HEADS if any(p.startswith(f"{k}/") for p in flat)]
-  objective = {"name": "ssast", "heads": parts or list(ssast.HEADS)}
+  parts = {path.split("/")[0] for path in flat} - {"backbone", "head"}
+  objective: Mapping[str, Any] = {}
+  if pretrained_by == "SSAST":
+    found = [k for k in ssast.HEADS if k in parts]
+    objective = {"name": "ssast", "heads": found or list(ssast.HEADS)}
+  elif pretrained_by == "ASiT" and parts:
+    objective = _asit_objective(flat, model["width"])
   return _Outline(
     model=model,
-    objective=objective if "mask_token" in flat else {},
+    objective=objective,
+    pretrained_by=pretrained_by,
     input_size=None if input_size is None else tuple(input_size.tolist()),
     is_image=kernel.ndim == 4,
-    positions=flat[convert.SEQUENCE].shape[0],
+    positions=flat[sequence].shape[0],
     num_classes=flat[_HEAD_BIAS].size if _HEAD_BIAS in flat else 0,
   )
+
+
+def _asit_objective(flat, width):
+  """The release by its output layers, and sizes that are not the release's."""
+  preset = "r1" if "projection/cls/weight_v" in flat else "r2"
+  usual = dict(asit.PROJECTION | asit.PRESETS[preset])
+  layers = ("cls", "patch") if preset == "r1" else ("last",)
+  paths = {
+    "hidden": ("projection/fc1/bias",),
+    "bottleneck": ("projection/fc3/bias",),
+    "outputs": tuple(f"projection/{k}/weight_v" for k in layers),
+    "recon_widths": ("reconstruction/fc1/bias", "reconstruction/fc3/bias"),
+  }
+  usual["recon_widths"] = tuple(n or width for n in usual["recon_widths"])
+  found: dict[str, Any] = {}
+  for name, of in paths.items():
+    sizes = tuple(flat[path].shape[-1] for path in of if path in flat)
+    value = sizes if isinstance(usual[name], tuple) else sum(sizes)
+    # What is missing is told when all is compared.
+    if len(sizes) == len(of) and value != usual[name]:
+      found[name] = value
+  return {"name": "asit", "preset": preset} | found
 
 
 def _layout(outline: _Outline, hints: Hints):
@@ -196,13 +236,13 @@ def _layout(outline: _Outline, hints: Hints):
 def _stride(outline: _Outline, hints: Hints):
   """(stride, how it is known) of patches of sounds."""
   patch = outline.model["patch_size"]
-  if outline.objective:
+  if by := outline.pretrained_by:
     if hints.stride and tuple(hints.stride) != patch:
       raise UserError(
-        "SSAST is pre-trained on patches that do not overlap: the stride is "
+        f"{by} is pre-trained on patches that do not overlap: the stride is "
         f"{_by(patch)}, not {_by(hints.stride)}"
       )
-    return patch, "SSAST's patches do not overlap"
+    return patch, f"{by}'s patches do not overlap"
   if hints.stride:
     return hints.stride, "as given"
   if hints.known and hints.known.stride:
@@ -244,7 +284,7 @@ def _grid_of(info: ModelInfo) -> tuple[int, int]:
   )
 
 
-def _guess(outline: _Outline, stride, kind, hints: Hints):
+def _guess(outline: _Outline, stride, grid, kind, hints: Hints):
   """(what a bare file, its name and the registry tell, notes)."""
   width, known, notes = outline.model["width"], hints.known, []
   num_heads = hints.num_heads or (0 if width % 64 else width // 64)
@@ -262,7 +302,7 @@ def _guess(outline: _Outline, stride, kind, hints: Hints):
   if outline.num_classes:
     if not known:
       notes.append("scores are assumed to be sigmoid, as for tags")
-      if not is_hf and hints.pooling == "prefix":
+      if kind == "official AST" and hints.pooling == "prefix":
         notes.append("pooling is assumed to be 'prefix', as in AST")
     head = Head(
       num_classes=outline.num_classes,
@@ -274,6 +314,16 @@ def _guess(outline: _Outline, stride, kind, hints: Hints):
     size = (hints.num_mel_bins, known.num_frames)
     bins, frames = outline.input_size or size
     recipe = FrontEnd(16_000, frames, bins, known.statistics).recipe()
+  elif preset := outline.objective.get("preset"):
+    rate, (height, width) = _ASIT_RATES[preset], model["patch_size"]
+    recipe = FrontEnd(
+      sample_rate=rate,
+      num_frames=grid[1] * width,
+      num_mel_bins=grid[0] * height,
+      statistics=registry.AUDIOSET_STATISTICS,
+      padding="waveform",
+    ).recipe()
+    notes.append(f"front-end of its release, at {rate:,} Hz")
   info = ModelInfo(
     model=model, head=head, objective=outline.objective, recipe=recipe
   )

@@ -77,6 +77,8 @@ class Options:
     pooling: of its classifier, likewise: "tokens" after SSAST's fine-tuning.
     positions: how SSAST's are taken to another grid: as its original does it,
       with two slips, or as the original AST does.
+    network: which one of a pre-trained ASiT's two, from files and runs that
+      have both; its original fine-tunes the teacher.
   """
 
   rows: Literal["frequency", "time"] = "frequency"
@@ -87,6 +89,7 @@ class Options:
   num_heads: int = 0
   pooling: Literal["prefix", "tokens"] = "prefix"
   positions: Literal["original", "corrected"] = "original"
+  network: Literal["teacher", "student"] = "teacher"
 
   def __post_init__(self):
     sizes = (*(self.grid or ()), *(self.stride or ()), self.num_mel_bins)
@@ -115,16 +118,17 @@ def load(
   """
   source = os.fspath(source)
   path = fetch.fetch(source)
+  options = options or Options()
   in_folder = path.name in (model_info.PARAMS, *readers.HF_WEIGHTS)
   if in_folder and (path.parent / "config.json").is_file():
     path = path.parent
   try:
     if path.is_file():
-      return _from_file(path, source, options or Options())
+      return _from_file(path, source, options)
     if (path / model_info.PARAMS).exists():
       return _from_native(path)
     if (path / "checkpoints").is_dir():
-      return _from_workdir(path)
+      return _from_workdir(path, options)
     if (path / "config.json").is_file():
       return _from_hugging_face(path, source)
     raise UserError(
@@ -158,6 +162,7 @@ def _from_file(path: pathlib.Path, source: str, options: Options) -> Checkpoint:
     num_mel_bins=options.num_mel_bins,
     num_heads=options.num_heads,
     pooling=options.pooling,
+    network=options.network,
   )
   found = identify.identify(names, hints)
   info = found.info if info else _published(found, known, path.name)
@@ -212,15 +217,20 @@ def _from_native(path: pathlib.Path) -> Checkpoint:
   return _checked("model of astjax", info, flat, digest)
 
 
-def _from_workdir(path: pathlib.Path) -> Checkpoint:
+def _from_workdir(path: pathlib.Path, options: Options) -> Checkpoint:
   """The best checkpoint of a run, else the newest."""
   config = readers.read_json(path / workdir.MODEL)
   info = model_info.parse(config, str(path / workdir.MODEL))
-  step, flat = checkpoint.read_params(path)
+  has_two = info.objective.get("name") == "asit"
+  is_teacher = has_two and options.network == "teacher"
+  part = "task_state/teacher" if is_teacher else "params"
+  step, flat = checkpoint.read_params(path, part)
   digest = hashlib.sha256()
   for array in flat.values():
     digest.update(np.ascontiguousarray(array))
-  info = dataclasses.replace(info, origin=f"{info.origin}, step {step}")
+  origin = f"{info.origin}, step {step}"
+  origin += f", {options.network}" if has_two else ""
+  info = dataclasses.replace(info, origin=origin)
   return _checked("run of astjax", info, flat, digest.hexdigest())
 
 
@@ -287,7 +297,8 @@ def start(
   report.dropped |= dict.fromkeys(loaded.dropped, "not used by the model")
   report.notes += loaded.notes
   _compare_epsilon(report, "layer norms have", model, want)
-  if loaded.info.objective and head and head.pooling == "prefix":
+  is_ssast = loaded.info.objective.get("name") == "ssast"
+  if is_ssast and head and head.pooling == "prefix":
     report.notes.append(
       "the prefix tokens of an SSAST have learned nothing so far, and "
       "pooling='prefix' reads them alone: 'tokens' is the original's"
@@ -299,6 +310,8 @@ def start(
 
 def _resize(info, fresh_params, options):
   """How positions change; a pre-training that goes on is no fine-tuning."""
+  if "reconstruction" in fresh_params:  # ASiT's pre-training, whatever it has
+    return adapt.resize_bicubic
   is_ssast = info.objective.get("name") == "ssast"
   goes_on = "mask_token" in fresh_params
   if is_ssast and not goes_on and options.positions == "original":

@@ -38,18 +38,8 @@ def backbone_of(info: ModelInfo) -> ast.Backbone:
   return call(ast.make_backbone, "config.json: model", info.model)
 
 
-def _ssast(
-  backbone: ast.Backbone,
-  *,
-  heads: tuple[str, ...] = ssast.HEADS,
-  task_kw: Mapping[str, Any] | None = None,
-) -> nn.Module:
-  del task_kw  # how it was trained: for `tools/reconstruct`
-  return ssast.make_ssast(backbone, heads)
-
-
 # By the name in `ModelInfo.objective`.
-OBJECTIVES = {"ssast": _ssast, "asit": asit.make}
+OBJECTIVES = {"ssast": ssast.make_ssast, "asit": asit.make}
 
 
 def classifier(backbone: ast.Backbone, head: Head) -> ast.AST:
@@ -71,6 +61,7 @@ def module_of(info: ModelInfo) -> nn.Module:
   backbone = backbone_of(info)
   if info.objective:
     given = dict(info.objective)
+    given.pop("task_kw", None)  # how it was trained: for `tools/reconstruct`
     where = "config.json: objective"
     make = lookup(OBJECTIVES, given.pop("name", ""), where)
     return call(make, where, given, backbone=backbone)

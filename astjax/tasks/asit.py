@@ -93,8 +93,15 @@ class Asit:
 
   @property
   def objective(self) -> dict[str, Any]:
-    """What a saved model has beside the backbone."""
-    return {"name": "asit"} | asit.describe(self.model, self.preset)
+    """What a saved model has beside the backbone, and how it was trained."""
+    how = {
+      "drop_perc": self.corruption.drop,
+      "drop_replace": self.corruption.replace,
+      "drop_align": self.corruption.align,
+      "drop_fill": self.corruption.fill,
+    }
+    sizes = asit.describe(self.model, self.preset)
+    return {"name": "asit"} | sizes | {"task_kw": how}
 
   def teacher_temp(self, step: Array) -> Array:
     """Of the epoch that a step belongs to."""

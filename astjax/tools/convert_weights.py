@@ -38,9 +38,13 @@ from astjax.weights import (
   hugging_face,
   maps,
   model_info,
+  readers,
   registry,
 )
 from astjax.weights.model_info import FrontEnd, Head, ModelInfo
+
+# How the names of ASiT's two networks begin where both are in one file.
+_OF_NETWORK = {"teacher": "teacher.", "student": "student.module."}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -97,6 +101,8 @@ def _parser() -> argparse.ArgumentParser:
   add("--num_heads", type=int, default=0, help="default: width / 64")
   add("--source_pooling", choices=("prefix", "tokens"), default="prefix",
       help="of its classifier")  # fmt: skip
+  add("--network", choices=readers.NETWORKS, default=readers.NETWORKS[0],
+      help="of ASiT's two; also under whose names official writes")  # fmt: skip
   return parser
 
 
@@ -135,6 +141,7 @@ def _convert(args) -> None:
     num_heads=args.num_heads,
     pooling=args.source_pooling,
     positions=args.positions,
+    network=args.network,
   )
   loaded = pretrained.load(args.source, options)
   info, grid = _target(loaded, args, labels)
@@ -161,7 +168,7 @@ def _convert(args) -> None:
     print(f"licence of the weights: {info.licence}")
   if loaded.info.expected:
     print(f"published result of the source: {loaded.info.expected}")
-  report.notes += _write(args.format, out, info, grid, params)
+  report.notes += _write(args, out, info, grid, params)
   print("\n".join(report.lines()))
   count = sum(x.size for x in jax.tree.leaves(params))
   print(
@@ -264,14 +271,17 @@ def _recipe(info: ModelInfo, args):
   return dataclasses.replace(front_end, **changes).recipe(), args.input
 
 
-def _write(kind, out, info: ModelInfo, grid, params: Params) -> list[str]:
+def _write(args, out, info: ModelInfo, grid, params: Params) -> list[str]:
   """Writes it; returns what should be known about the result."""
-  if kind == "astjax":
+  if args.format == "astjax":
     model_info.save(out, info, params)
     return [] if info.recipe else ["the front-end is unknown and left out"]
-  if kind == "hf":
+  if args.format == "hf":
     return hugging_face.save(out, info, params)
-  tensors, notes = _official(info, grid, params)
+  if info.objective.get("name") == "asit":
+    tensors, notes = _official_asit(info, params, args.network)
+  else:
+    tensors, notes = _official(info, grid, params)
   # For this library: what the official names do not tell.
   own = json.dumps({"info": info.to_json(), "grid": grid})
   with model_info.new_path(out) as temporary:
@@ -281,10 +291,26 @@ def _write(kind, out, info: ModelInfo, grid, params: Params) -> list[str]:
   return notes
 
 
+def _official_asit(info: ModelInfo, params: Params, network: str):
+  """({official name: array}, notes) of a pre-trained ASiT."""
+  is_first = info.objective.get("preset") == "r1"
+  table = maps.ASIT_R1_PTH if is_first else maps.ASIT_R2_PTH
+  tensors = convert.revert(params, table)
+  start, epsilon = _OF_NETWORK[network], info.model["layer_norm_eps"]
+  notes = [
+    f"names of the {'first' if is_first else 'second'} release, as its "
+    f"{network}; its checkpoint.pth has them under {network!r}"
+  ]
+  if epsilon != 1e-6:
+    notes.append(f"the official code has epsilon 1e-06, this model {epsilon:g}")
+  return {start + name: value for name, value in tensors.items()}, notes
+
+
 def _official(info: ModelInfo, grid, params: Params):
-  """({official name: array}, notes) of an AST, or of a pre-trained SSAST."""
+  """({official name: array}, notes) of a classifier or a pre-trained SSAST."""
   prefix, head = tuple(info.model["prefix"]), info.head
-  if prefix != ("cls", "dist"):
+  is_asit = prefix == ("cls",) and head and head.pooling == "prefix"
+  if prefix != ("cls", "dist") and not is_asit:
     raise UserError(
       f"the official AST has the tokens cls and dist, this model has {prefix}"
     )
@@ -301,11 +327,16 @@ def _official(info: ModelInfo, grid, params: Params):
     )
   notes = ["v.head and v.head_dist, which AST never uses, are not written"]
   have = (info.model["layer_norm_eps"], head.layer_norm_eps if head else 1e-5)
+  epsilons = []
   if have != (1e-6, 1e-5):
-    notes.append(
+    epsilons.append(
       "the official code has epsilons 1e-06 and 1e-05 (classifier), this model "
       f"{have[0]:g} and {have[1]:g}"
     )
+  notes += epsilons
+  if is_asit:
+    notes = ["names of a fine-tuned ASiT: a class token, time before frequency"]
+    return convert.revert(params, maps.ASIT_PTH), [*notes, *epsilons]
   if head:
     if head.pooling == "tokens":
       notes.append(

@@ -2,8 +2,9 @@
 
 ImageNet -> audio and AudioSet -> another duration, stride or number of mel
 bins, as the original AST does it (its code; the paper, section 2.2, says
-averaged where the code sums); SSAST's pre-training -> its fine-tuning, as the
-original SSAST does it. One pure NumPy function per leaf.
+averaged where the code sums); SSAST's pre-training -> its fine-tuning, and
+whatever ASiT's pre-training begins with, as their originals do it. One pure
+NumPy function per leaf.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Literal
 import numpy as np
 
 from astjax.errors import UserError
+from astjax.ops import posemb
 from astjax.weights import convert
 
 KERNEL = "backbone/patch_embed/kernel"
@@ -71,11 +73,12 @@ def sum_channels(kernel: np.ndarray) -> np.ndarray:
 
 
 def resize_grid(grid: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-  """Positions [F', T', D] for another grid: time first, then frequency.
+  """Positions [F', T', D] for another grid, axis by axis.
 
   An axis that gets shorter is cut around its middle, one that gets longer is
   interpolated linearly with half-pixel centres and without antialiasing
-  (torch's bilinear, align_corners=False).
+  (torch's bilinear, align_corners=False). Time comes first, as in AST; ASiT's
+  fine-tuning has frequency first, which differs by rounding alone.
 
   Args:
     grid: positions of the patches.
@@ -136,6 +139,20 @@ def resize_ssast_grid(grid: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
   return grid
 
 
+def resize_bicubic(grid: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+  """Positions [F', T', D] for another grid as in ASiT's pre-training.
+
+  Bicubic on both axes, the shorter one too (see `ops/posemb.py`).
+
+  Args:
+    grid: positions of the patches.
+    shape: (F', T') of the model.
+  """
+  frequency, time = map(posemb.bicubic_matrix, grid.shape[:2], shape)
+  out = np.einsum("fi,tj,ijd->ftd", frequency, time, grid, optimize=True)
+  return out.astype(grid.dtype)
+
+
 def _detours(have, want):
   """Whether the 8 rows in between change anything; a single row they repeat."""
   return want[1] >= have[1] and have[0] not in (1, _SSAST_ROWS)
@@ -146,13 +163,14 @@ def _by(pair):
 
 
 def _how(have: tuple[int, int], want: tuple[int, int], resize) -> str:
-  parts = []
+  parts, is_bicubic = [], resize is resize_bicubic
   for name, old, new in zip(("frequency", "time"), have, want, strict=True):
-    if new < old:
+    if new < old and not is_bicubic:
       start = old // 2 - new // 2
       parts.append(f"{name} {old} -> {new} (cut {start} to {start + new - 1})")
-    elif new > old:
-      parts.append(f"{name} {old} -> {new} (interpolated)")
+    elif new != old:
+      how = "bicubic" if is_bicubic else "interpolated"
+      parts.append(f"{name} {old} -> {new} ({how})")
   if resize is resize_ssast_grid and _detours(have, want):
     parts.append(f"through {_SSAST_ROWS} rows, as the original SSAST")
   return "positions, " + ", ".join(parts)
@@ -184,7 +202,8 @@ def fit(
       (the original's choice for images) or time.
     fresh: expressions for whole paths that are left fresh although the
       checkpoint has them.
-    resize: how positions change, `resize_grid` or `resize_ssast_grid`.
+    resize: how positions change: `resize_grid`, `resize_ssast_grid` or
+      `resize_bicubic`.
 
   Returns:
     ({path: array of the model's shape}, report).

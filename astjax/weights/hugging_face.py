@@ -222,6 +222,10 @@ def _configs(info: ModelInfo, params: Params):
       "the model's front-end is unknown; give --input, --mean and --std"
     )
   front_end = model_info.front_end(info.recipe)
+  if front_end.padding != "frames":
+    raise UserError(
+      "ASTFeatureExtractor pads log-mels; this model's recipe pads the waveform"
+    )
   if head.layer_norm_eps != model["layer_norm_eps"]:
     notes.append(
       f"the classifier's layer norm has epsilon {model['layer_norm_eps']:g} "

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from astjax.errors import UserError
+from astjax.weights import readers
 from astjax.weights.convert import (
   INPUT_SIZE,
   SEQUENCE,
@@ -64,7 +66,8 @@ def _from_weight_g(g):
 
 
 def _from_unit_weights(g, v):
-  if g.shape != (len(v), 1) or np.any(g != 1):
+  # A teacher's are running means of ones, which rounding takes a little away.
+  if g.shape != (len(v), 1) or not np.all(np.abs(g - 1) < 1e-3):
     raise ValueError("expected a weight_g [C, 1] of ones, which stays as it is")
   return (_matrix(v),)
 
@@ -182,12 +185,13 @@ TIMM_VIT: tuple[Rule, ...] = (
   *_unwanted("pre_logits.fc"),
 )
 
-# The official AST: one of timm's transformers (`v.`) and its classifier.
-AST_PTH: tuple[Rule, ...] = (
-  *_timm("v."),
+_CLASSIFIER = (
   *_norm("mlp_head.0", "head/norm"),
   *_linear("mlp_head.1", "head/linear"),
 )
+
+# The official AST: one of timm's transformers (`v.`) and its classifier.
+AST_PTH: tuple[Rule, ...] = (*_timm("v."), *_CLASSIFIER)
 
 # SSAST as it is pre-trained. After its fine-tuning the names are AST's.
 SSAST_PTH: tuple[Rule, ...] = (
@@ -201,8 +205,18 @@ SSAST_PTH: tuple[Rule, ...] = (
 )
 
 
+def _time_major(source: str) -> tuple[Rule, ...]:
+  """The transformer of ASiT: time before frequency."""
+  return _timm(source, sequence=TIME_SEQUENCE, convolution=TIME_CONVOLUTION)
+
+
+# ASiT's transformer alone, and with a classifier on its class token.
+ASIT_BACKBONE: tuple[Rule, ...] = _time_major("")
+ASIT_PTH: tuple[Rule, ...] = (*_time_major("v."), *_CLASSIFIER)
+
+
 def _asit(projection: str, *layers: Rule) -> tuple[Rule, ...]:
-  """ASiT as it is pre-trained, time before frequency."""
+  """ASiT as it is pre-trained."""
   mlp = lambda source, target: (  # noqa: E731
     rule
     for i in range(3)
@@ -210,7 +224,7 @@ def _asit(projection: str, *layers: Rule) -> tuple[Rule, ...]:
   )
   transposed = "head_recons.convTrans"
   return (
-    *_timm("backbone.", sequence=TIME_SEQUENCE, convolution=TIME_CONVOLUTION),
+    *_time_major("backbone."),
     *mlp(projection, "projection"),
     *layers,
     *mlp("head_recons", "reconstruction"),
@@ -382,18 +396,50 @@ class Recognised(NamedTuple):
     kind: what it is, for people.
     table: its rules.
     names: the state dict without wrappers such as `module.`.
-    outside: names that are no weights: an optimiser's state.
+    outside: names that do not belong to it: an optimiser's state, another
+      network.
+    pretrained_by: "SSAST" or "ASiT" if the model is as their pre-training
+      leaves it, on patches that do not overlap.
+    network: which one of `readers.NETWORKS`, if there are any.
   """
 
   kind: str
   table: tuple[Rule, ...]
   names: dict[str, np.ndarray]
-  outside: tuple[str, ...]
+  outside: tuple[str, ...] = ()
+  pretrained_by: str = ""
+  network: str = ""
+
+
+def _one_of_two(names: Mapping[str, np.ndarray], network: str):
+  """(one network's names, names of the rest, which network it is, if any)."""
+  found = [
+    n for n in readers.NETWORKS if any(k.startswith(f"{n}.") for k in names)
+  ]
+  if not found:
+    return dict(names), (), ""
+  if network not in found:
+    raise UserError(
+      f"the file has no {network}, only a {found[0]}: "
+      f"network={found[0]!r} takes that"
+    )
+  start = f"{network}."
+  chosen = {
+    k.removeprefix(start): v for k, v in names.items() if k.startswith(start)
+  }
+  rest = tuple(k for k in names if not k.startswith(start))
+  return chosen, rest, network
+
+
+# What stands before all names of a transformer inside another model.
+_INNER = ("model.", "backbone.")
 
 
 def _unwrapped(names: Mapping[str, np.ndarray]):
-  """(without what a model saved inside another has before its names, rest)."""
-  names, outside = dict(names), []
+  """(without what a model saved inside another has before its names, rest,
+  whether it was inside, as of `_INNER`).
+  """
+  names, outside, is_inside = dict(names), [], False
   for wrapper in ("opt/target/", "params/"):
     if any(k.startswith(wrapper) for k in names):
       outside = [
@@ -403,16 +449,33 @@ def _unwrapped(names: Mapping[str, np.ndarray]):
         k.removeprefix(wrapper): v for k, v in names.items() if k not in outside
       }
       break
-  for wrapper in ("img/", "module."):
+  for wrapper in ("img/", "module.", *_INNER):
     if names and all(k.startswith(wrapper) for k in names):
       names = {k.removeprefix(wrapper): v for k, v in names.items()}
-  return names, tuple(outside)
+      is_inside = is_inside or wrapper in _INNER
+  return names, tuple(outside), is_inside
 
 
-def recognise(names: Mapping[str, np.ndarray]) -> Recognised | None:
-  """Which table a state dict belongs to; None if it is nothing known."""
-  names, outside = _unwrapped(names)
-  names = _unstacked(names)
+def recognise(
+  names: Mapping[str, np.ndarray], network: str = "teacher"
+) -> Recognised | None:
+  """Which table a state dict belongs to; None if it is nothing known.
+
+  Args:
+    names: of one network, or of two (`readers.NETWORKS`).
+    network: the one that is wanted of two.
+
+  Raises:
+    UserError: the file has only the other one.
+  """
+  names, others, network = _one_of_two(names, network)
+  names, outside, is_inside = _unwrapped(names)
+  found = _recognise(_unstacked(names), is_inside)
+  return found and found._replace(outside=(*outside, *others), network=network)
+
+
+def _recognise(names, is_inside):
+  """The same of unwrapped names."""
 
   def before(end: str) -> str | None:
     """What stands before the first name with this end."""
@@ -420,10 +483,15 @@ def recognise(names: Mapping[str, np.ndarray]) -> Recognised | None:
 
   if (source := before("blocks.0.norm1.weight")) is not None:
     if source == "v." and "mask_embed" in names:
-      return Recognised("official SSAST", SSAST_PTH, names, outside)
+      found = Recognised("official SSAST", SSAST_PTH, names)
+      return found._replace(pretrained_by="SSAST")
+    if source == "v." and "v.dist_token" in names:
+      return Recognised("official AST", AST_PTH, names)
     if source == "v.":
-      return Recognised("official AST", AST_PTH, names, outside)
-    return Recognised("timm vision transformer", TIMM_VIT, names, outside)
+      return Recognised("fine-tuned ASiT", ASIT_PTH, names)
+    return _asit_of(names, source, is_inside) or Recognised(
+      "timm vision transformer", TIMM_VIT, names
+    )
   for end, table in (
     ("encoder.layer.0.layernorm_before.weight", _legacy),
     ("layers.0.layernorm_before.weight", _in_memory),
@@ -434,9 +502,24 @@ def recognise(names: Mapping[str, np.ndarray]) -> Recognised | None:
       )
       is_image = kernel is not None and kernel.ndim == 4 and kernel.shape[1] > 1
       what = "vision transformer" if is_image else "AST"
-      return Recognised(f"Hugging Face {what}", table(source), names, outside)
+      return Recognised(f"Hugging Face {what}", table(source), names)
   if before("Transformer/encoderblock_0/LayerNorm_0/scale") is not None:
     is_new = before("encoderblock_0/LayerNorm_1/scale") is not None
     table = GOOGLE_VIT_NEW if is_new else GOOGLE_VIT
-    return Recognised("Google vision transformer", table, names, outside)
+    return Recognised("Google vision transformer", table, names)
+  return None
+
+
+def _asit_of(names, source, is_inside):
+  """A pre-trained ASiT or its transformer, which has one channel."""
+  kinds = {
+    "head_cls.": ("official ASiT (first release)", ASIT_R1_PTH),
+    "head.": ("official ASiT (second release)", ASIT_R2_PTH),
+  }
+  for start, (kind, table) in kinds.items():
+    if source == "backbone." and any(k.startswith(start) for k in names):
+      return Recognised(kind, table, names, pretrained_by="ASiT")
+  kernel = names.get(f"{source}patch_embed.proj.weight")
+  if is_inside and kernel is not None and kernel.shape[1:2] == (1,):
+    return Recognised("ASiT", ASIT_BACKBONE, names, pretrained_by="ASiT")
   return None

@@ -121,6 +121,9 @@ class FrontEnd:
     num_mel_bins: F.
     statistics: mean and standard deviation, None without standardising.
     center: whether the waveform's mean is subtracted.
+    padding: of short recordings: "frames" that are not of real samples alone
+      become 0.0 before standardising (AST, SSAST), or the "waveform" gets
+      zeros, which count as sound (ASiT).
     channel: "mean" or "first" of several.
   """
 
@@ -129,6 +132,7 @@ class FrontEnd:
   num_mel_bins: int
   statistics: tuple[float, float] | None
   center: bool = True
+  padding: Literal["frames", "waveform"] = "frames"
   channel: str = "mean"
 
   def __post_init__(self):
@@ -144,15 +148,17 @@ class FrontEnd:
   def recipe(self) -> str:
     """The recipe that says the same."""
     rate = f"sample_rate={self.sample_rate}"
+    is_sound = self.padding == "waveform"
+    center = "center(num_samples='')" if is_sound else "center"
     ops = [
       "decode" if self.channel == "mean" else f"decode({self.channel!r})",
       f"resample({self.sample_rate})",
       f"fit(num_frames={self.num_frames}, {rate})",
       "quantise",
       "to_float",
-      *(["center"] if self.center else []),
+      *([center] if self.center else []),
       f"fbank({rate}, num_mel_bins={self.num_mel_bins})",
-      f"pad_frames({rate})",
+      *([] if is_sound else [f"pad_frames({rate})"]),
     ]
     if self.statistics:
       mean, std = self.statistics
@@ -245,7 +251,16 @@ def front_end(recipe: str) -> FrontEnd:
       what = f"{name}'s {other[0]}={values[other[0]]}" if other else name
       raise UserError(f"the recipe has {what}, which only astjax can express")
     found[name] = values
-  absent = [k for k in ("fit", "fbank", "pad_frames") if k not in found]
+  # Whether padding counts as sound is the same for the mean and the frames.
+  real = found.get("center", {}).get("num_samples", "")
+  is_sound = "pad_frames" not in found and not real
+  absent = [k for k in ("fit", "fbank") if k not in found]
+  absent += ["pad_frames"] if real and "pad_frames" not in found else []
+  if "pad_frames" in found and "center" in found and not real:
+    raise UserError(
+      "the recipe has center(num_samples='') and pad_frames, which only astjax "
+      "can express"
+    )
   if absent or len(rates) != 1:
     what = f"has no {absent[0]}" if absent else f"has the rates {sorted(rates)}"
     raise UserError(f"the recipe {what}")
@@ -256,6 +271,7 @@ def front_end(recipe: str) -> FrontEnd:
     num_mel_bins=found["fbank"]["num_mel_bins"],
     statistics=standardize and (standardize["mean"], standardize["std"]),
     center="center" in found,
+    padding="waveform" if is_sound else "frames",
     channel=found.get("decode", {}).get("channel", "mean"),
   )
 

@@ -23,12 +23,16 @@ HF_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 # Where the weights lie in a checkpoint that holds more than them.
 _KEYS = ("model", "state_dict", "model_state_dict", "module", "net", "params")
 
+# Two networks in one checkpoint: one learns from the other (ASiT).
+NETWORKS = ("teacher", "student")
+
 
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
   """All tensors of a file, in their own types.
 
   Args:
     path: `.safetensors`, `.npz`, or torch's `.pth` (also named .pt or .bin).
+      If it holds two `NETWORKS`, names begin with "teacher." and "student.".
 
   Raises:
     UserError: a missing, empty, damaged or unknown file, or one without
@@ -105,15 +109,19 @@ def _state_dict(value: Any, path) -> dict[str, np.ndarray]:
     raise UserError(
       f"{path} holds a {type(value).__name__}, expected a state dict"
     )
-  nested = [k for k in _KEYS if isinstance(value.get(k), Mapping)]
-  if nested:
+  found = lambda keys: [  # noqa: E731
+    k for k in keys if isinstance(value.get(k), Mapping)
+  ]
+  if networks := found(NETWORKS):
+    value = {f"{n}.{k}": v for n in networks for k, v in value[n].items()}
+  elif nested := found(_KEYS):
     value = value[nested[0]]
   others = [k for k, v in value.items() if not isinstance(v, np.ndarray)]
   if others:
     what = ", ".join(f"{k!r}" for k in list(value)[:8])
     raise UserError(
       f"{path} has no state dict: it holds {what}; expected tensors by name, "
-      f"or those under one of {', '.join(_KEYS)}"
+      f"or those under one of {', '.join((*_KEYS, *NETWORKS))}"
     )
   names = {str(k): v for k, v in value.items()}
   if len(names) < len(value):
