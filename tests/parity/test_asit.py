@@ -136,7 +136,7 @@ def outputs(task, params, fbank):
 
 def local_logits(task, params, batch):
   """Class logits of the local views [V' * B, C], view by view."""
-  token = jax.jit(lambda p: task._local(p, batch, None))(params)
+  token = jax.jit(lambda p: task._see_local(p, batch, None))(params)
   kernels = task.model.apply({"params": params}, method="kernels")
   token = np.moveaxis(np.asarray(token), 0, 1)
   return token.reshape(-1, token.shape[-1]) @ np.asarray(kernels["cls"])

@@ -245,7 +245,7 @@ def test_local_views_teach_the_positions():
   def tokens(grid):
     positions = params["backbone"]["pos_embed"] | {"grid": grid}
     of = params | {"backbone": params["backbone"] | {"pos_embed": positions}}
-    return jnp.sum(task._local(of, batch, None)[..., 0])
+    return jnp.sum(task._see_local(of, batch, None)[..., 0])
 
   grad = jax.grad(tokens)(params["backbone"]["pos_embed"]["grid"])
   assert grad.shape == (2, 6, 16) and (np.abs(grad).max(-1) > 0).all()
