@@ -10,6 +10,7 @@ from astjax import device_ops, job, optim, sharding, train_step
 from astjax.errors import UserError
 from astjax.ops import gmml, losses, posemb
 from astjax.tasks import asit
+from astjax.weights import convert, maps
 from tests.tasks.test_contract import KWARGS, MODEL, make_batch, make_views
 from tests.test_train import assert_same_bits, final_state, run
 from tests.tiny import tiny_config
@@ -387,6 +388,44 @@ def test_a_student_learns():
     shown.append({k: float(v) for k, v in metrics.items()})
   for name in ("cls", "patch", "recon"):
     assert shown[-1][name] < shown[0][name], name
+
+
+TABLES = {"r1": maps.ASIT_R1_PTH, "r2": maps.ASIT_R2_PTH}
+
+
+@pytest.mark.parametrize("preset", TABLES)
+def test_what_is_decayed(preset):
+  """The original's matrices, also tokens, positions and lengths; no biases."""
+  params, _, _ = prepare(make(preset))
+  spared = ((r"(bias|scale)$", 0.0),)
+  ones = jax.tree.map(jnp.ones_like, params)
+  decayed = jax.tree.map(
+    lambda x, factor: x * factor, ones, optim.by_path(params, spared, 1.0)
+  )
+  names = convert.revert(decayed, TABLES[preset])
+  assert "backbone.cls_token" in names and "backbone.pos_embed" in names
+  assert ("head.last_layer.weight_g" in names) == (preset == "r2")
+  for name, value in names.items():
+    expected = value.ndim >= 2 and not name.endswith("bias")
+    assert (value == expected).all(), name
+
+
+@pytest.mark.parametrize("preset", TABLES)
+def test_what_is_clipped_together(preset):
+  """Each of the original's tensors by its own norm."""
+  params, _, _ = prepare(make(preset))
+  grads = changed(jax.tree.map(jnp.zeros_like, params), scale=1.0)
+  tx = optim._clip_each(3.0)
+  clipped, _ = tx.update(grads, tx.init(params))
+  table = TABLES[preset]
+  before, after = (convert.revert(x, table) for x in (grads, clipped))
+  for name, value in before.items():
+    if preset == "r1" and name.endswith("weight_g"):
+      continue  # no parameter
+    factor = min(1.0, 3.0 / (np.linalg.norm(value) + 1e-6))
+    np.testing.assert_allclose(
+      after[name], factor * value, rtol=1e-5, atol=1e-7, err_msg=name
+    )
 
 
 def two_views():
