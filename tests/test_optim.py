@@ -335,6 +335,166 @@ def test_multipliers_are_pairs(pairs):
     optim.make_optimizer(tree(), lambda step: LR, lr_multipliers=pairs)
 
 
+# ASiT's
+
+
+def test_golden_clip_and_adamw():
+  """Two steps of ASiT's optimiser, its bias not decayed."""
+  grads = [
+    {"p": np.array([[4.0, -3.0], [0.0, 12.0]]), "b": np.array([0.1, 0.2])},
+    {"p": np.array([[0.5, 0.1], [-0.2, 0.3]]), "b": np.array([-1.0, 5.0])},
+  ]
+  history, _ = train(
+    grads,
+    params={
+      "p": np.array([[1.0, -2.0], [0.5, 3.0]]),
+      "b": np.array([0.3, -0.7]),
+    },
+    lr=1e-2,
+    name="adamw",
+    b1=0.9,
+    weight_decay=0.04,
+    no_decay=("b",),
+    clip_each=3.0,
+  )
+  first, second = history
+  expected = [[0.9896, -1.9892], [0.4998, 2.9888]]
+  np.testing.assert_allclose(first["p"], expected, atol=1e-7)
+  np.testing.assert_allclose(first["b"], [0.29, -0.71], atol=2e-7)
+  expected = [[0.979768, -1.982837], [0.507041, 2.980141]]
+  np.testing.assert_allclose(second["p"], expected, atol=1e-6)
+  np.testing.assert_allclose(second["b"], [0.296214, -0.717879], atol=1e-6)
+
+
+def adams(state):
+  """The states of Adam in an optimiser's state."""
+  is_adam = lambda s: isinstance(s, optax.ScaleByAdamState)
+  return [s for s in jax.tree.leaves(state, is_leaf=is_adam) if is_adam(s)]
+
+
+def test_tensors_are_clipped_one_by_one():
+  params = {
+    "backbone": {
+      "pos_embed": {"prefix": np.ones((1, 4)), "grid": np.ones((2, 3, 4))},
+      "cls_token": np.ones(4),
+    },
+    "head": {"kernel": np.ones((4, 2))},
+  }
+  grads = like(params, scale=5.0)
+  grads["head"]["kernel"] = np.full((4, 2), 0.1)  # short enough
+  _, state = train(
+    [grads], params=params, b1=0.9, weight_decay=0.0, clip_each=3.0
+  )
+  (adam,) = adams(state)
+  moments = {k: v / 0.1 for k, v in flat(adam.mu).items()}
+  before = flat(grads)
+  np.testing.assert_allclose(moments["head/kernel"], before["head/kernel"])
+  norm = lambda *names: np.sqrt(sum(np.sum(before[n] ** 2) for n in names))
+  together = ("backbone/pos_embed/prefix", "backbone/pos_embed/grid")
+  for names in (together, ("backbone/cls_token",)):
+    for name in names:
+      expected = before[name] * 3.0 / (norm(*names) + 1e-6)
+      np.testing.assert_allclose(moments[name], expected, rtol=1e-9)
+
+
+def test_the_decay_follows_a_cosine():
+  history, _ = train(
+    [zeros()] * 5,
+    lr=0.1,
+    name="adamw",
+    weight_decay=0.04,
+    final_weight_decay=0.4,
+    no_decay=("bias",),
+    total_steps=4,
+  )
+  value = flat(tree())["head/kernel"]
+  for step, after in enumerate(history):
+    part = (1 + np.cos(np.pi * min(step, 4) / 4)) / 2
+    value = value * (1 - 0.1 * (0.4 + (0.04 - 0.4) * part))
+    np.testing.assert_allclose(flat(after)["head/kernel"], value, rtol=1e-9)
+    np.testing.assert_array_equal(flat(after)["backbone/block_0/bias"], 1.0)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+@pytest.mark.parametrize("decay", [{}, {"final_weight_decay": 0.4}])
+def test_what_is_frozen_first(name, decay):
+  """No update, no decay, no moments, and Adam counts from the thaw."""
+  grads = [like(tree(), seed) for seed in range(5)]
+  rates = jnp.array([1e-3, 2e-3, 3e-3, 4e-3, 5e-3])
+  options = {
+    "name": name,
+    "weight_decay": 0.1,
+    "clip_each": 3.0,
+    "total_steps": 10,
+    "steps_per_epoch": 2.0,
+    **decay,
+  }
+  history, state = train(
+    grads, lr=lambda s: rates[s], freeze_first=("head",), **options
+  )
+  free, _ = train(grads, lr=lambda s: rates[s], **options)
+  for step, (one, other) in enumerate(zip(history, free, strict=True)):
+    for path, value in flat(one).items():
+      if path.startswith("head"):
+        assert np.all((value == flat(tree())[path]) == (step < 2)), step
+      else:  # the others do what they always do
+        np.testing.assert_array_equal(value, flat(other)[path])
+  assert sorted(int(s.count) for s in adams(state)) == [3, 5]
+  # As a run that begins then: later rates and decays, but fresh moments.
+  strengths = [
+    0.1 + (0.4 - 0.1) * (1 - np.cos(np.pi * s / 10)) / 2 if decay else 0.1
+    for s in range(5)
+  ]
+  value, m, v = flat(tree())["head/kernel"], 0.0, 0.0
+  for step in (2, 3, 4):
+    g = flat(grads[step])["head/kernel"]
+    g = g * min(1.0, 3.0 / (np.linalg.norm(g) + 1e-6))
+    if name == "adam":
+      g = g + strengths[step] * value
+    m, v = 0.95 * m + 0.05 * g, 0.999 * v + 0.001 * g * g
+    t = step - 1
+    update = m / (1 - 0.95**t) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+    if name == "adamw":
+      update = update + strengths[step] * value
+    value = value - float(rates[step]) * update
+    after = flat(history[step])["head/kernel"]
+    np.testing.assert_allclose(after, value, rtol=1e-6)
+
+
+def test_frozen_first_and_for_ever():
+  grads = [like(tree(), seed) for seed in range(3)]
+  history, _ = train(
+    grads,
+    name="adamw",
+    weight_decay=0.1,
+    final_weight_decay=0.4,
+    freeze=("block_0",),
+    freeze_first=("head",),
+    freeze_epochs=2.0,
+    total_steps=3,
+  )
+  moved = lambda tree_: {
+    k for k, v in flat(tree_).items() if np.any(v != flat(tree())[k])
+  }
+  learning = {"backbone/block_1/kernel", "backbone/block_1/bias"}
+  assert moved(history[1]) == learning
+  assert moved(history[2]) == {*learning, "head/kernel"}
+
+
+@pytest.mark.parametrize(
+  ("wrong", "message"),
+  [
+    ({"clip_each": -1.0}, "clip_each must be at least 0"),
+    ({"final_weight_decay": -0.1}, "final_weight_decay must be at least 0"),
+    ({"freeze_epochs": -1.0}, "freeze_epochs must be at least 0"),
+    ({"freeze_first": ("haed",)}, "'haed' fits no parameter"),
+  ],
+)
+def test_wrong_options(wrong, message):
+  with pytest.raises(UserError, match=message):
+    optim.make_optimizer(tree(), lambda step: LR, **wrong)
+
+
 # Schedules
 
 
@@ -504,6 +664,12 @@ def test_schedules_are_traceable():
     ({"decay": "multistep", "decay_factor": -0.5}, "decay_factor"),
     ({"warmup": "linear", "warmup_steps": -5}, "warmup_steps"),
     ({"warmup": "stepped", "warmup_steps": -5}, "warmup_steps"),
+    ({"warmup": "linspace", "warmup_epochs": -1.0}, "warmup_epochs"),
+    ({"lr_batch_size": -1}, "lr_batch_size"),
+    (
+      {"lr_batch_size": 256, "batch_size": 64, "final_lr": 0.5},
+      "final_lr must be between 0 and 0.25",
+    ),
   ],
 )
 def test_wrong_schedules(wrong, message):
@@ -525,3 +691,62 @@ def test_wrong_schedules_in_a_config(wrong, message):
     errors.call(
       optim.make_schedule, "config.schedule", {"lr": 1.0} | wrong, **own
     )
+
+
+@pytest.fixture(scope="module")
+def of_asit():
+  """100 epochs of 1,000 steps, in double precision."""
+  steps = np.arange(100_000, dtype=np.float64)
+  with jax.enable_x64(True):
+    made = optim.make_schedule(
+      lr=5e-4,
+      lr_batch_size=256,
+      batch_size=128,
+      steps_per_epoch=1000.0,
+      total_steps=100_000,
+      decay="cosine",
+      final_lr=1e-6,
+      warmup="linspace",
+      warmup_epochs=10.0,
+    )
+    return {
+      "lr": np.asarray(made(steps)),
+      "decay": np.asarray(optim.cosine(0.04, 0.4, 100_000)(steps)),
+      "momentum": 1 - np.asarray(optim.cosine(0.004, 0.0, 100_000)(steps)),
+    }
+
+
+@pytest.mark.parametrize(
+  ("name", "step", "expected"),
+  [
+    ("lr", 1, 2.50025003e-8),
+    ("lr", 5000, 1.25012501e-4),
+    ("lr", 9999, 2.5e-4),
+    ("lr", 10_000, 2.5e-4),
+    ("lr", 50_000, 1.47119198e-4),
+    ("lr", 99_999, 1.00000008e-6),
+    ("decay", 5000, 0.04221610),
+    ("decay", 10_000, 0.04880983),
+    ("decay", 50_000, 0.22),
+    ("momentum", 5000, 0.9960246233),
+    ("momentum", 10_000, 0.9960978870),
+    ("momentum", 50_000, 0.998),
+  ],
+)
+def test_golden_schedules_of_asit(name, step, expected, of_asit):
+  digits = {"lr": 1e-12, "decay": 1e-8, "momentum": 1e-9}[name]
+  assert of_asit[name][step] == pytest.approx(expected, abs=digits)
+
+
+def test_the_first_rate_of_asit_is_zero(of_asit):
+  assert of_asit["lr"][0] == 0.0
+
+
+def test_linspace_warmup():
+  """As NumPy's linspace, both ends included, in steps or in epochs."""
+  for given in ({"warmup_steps": 5}, {"warmup_epochs": 0.5}):
+    rates = schedule(lr=2.0, warmup="linspace", **given)
+    assert rates(*range(7)) == pytest.approx([0, 0.5, 1, 1.5, 2, 2, 2])
+  assert schedule(warmup="linspace", warmup_steps=1)(0, 1) == [0.0, 1.0]
+  rates = schedule(warmup="linear", warmup_epochs=0.4)(0, 1, 4)
+  assert rates == pytest.approx([0, 0.25, 1])

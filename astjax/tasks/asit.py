@@ -258,37 +258,30 @@ class Asit:
       self._cut({"fbank": batch[name]})
       for name in ("fbank", "corrupted", "mask")
     )  # [B, V, F', T', ph * pw]
-    size = clean.shape[:2]
-    of = lambda x: x.reshape(*size, *x.shape[1:])  # noqa: E731
-    # Tokens of all views of a clip side by side, [B, V * N, K].
-    in_line = lambda x: x.reshape(size[0], -1, x.shape[-1])  # noqa: E731
-
-    parts = ("cls", "patch")
-    teacher = self._apply(task_state["teacher"], clean, parts)
-    teacher = jax.lax.stop_gradient(teacher)
     rngs = (None, None) if rng is None else jax.random.split(rng)
-    student = self._apply(params, corrupted, asit.PARTS, rngs[0])
-    student_cls = of(student["cls"])
+    mine = self._kernels(params)
+    student = self._see(params, corrupted, asit.PARTS, rngs[0])
+    student_cls = student["cls"]  # [B, V, K]
     if self.local_views:
-      local = self._local(params, batch, rngs[1])
+      local = self._see_local(params, batch, rngs[1])
       student_cls = jnp.concatenate([student_cls, local], axis=1)
-    kernels = lambda p: self.model.apply(  # noqa: E731
-      {"params": p}, method="kernels"
-    )
-    mine = kernels(params)
-    its = jax.lax.stop_gradient(kernels(task_state["teacher"]))
+    its = self._kernels(task_state["teacher"])
+    teacher = self._see(task_state["teacher"], clean, ("cls", "patch"))
+    its, teacher = jax.lax.stop_gradient((its, teacher))
 
     temps = {
       "student_temp": self.student_temp,
       "teacher_temp": self.teacher_temp(step),
     }
-    teacher_logits = of(teacher["cls"]) @ its["cls"]
+    teacher_logits = teacher["cls"] @ its["cls"]
     cls, said_cls = losses.distill_views(
       student_cls @ mine["cls"],
       teacher_logits,
       task_state["center_cls"],
       **temps,
     )
+    # Tokens of all views of a clip side by side, [B, V * N, K].
+    in_line = lambda x: x.reshape(len(x), -1, x.shape[-1])  # noqa: E731
     patch, said_patch = losses.distill_tokens(
       in_line(student["patch"]),
       in_line(teacher["patch"]),
@@ -300,7 +293,7 @@ class Asit:
     )
     recon = losses.masked_l1(
       clean,
-      of(student["reconstruction"]),
+      student["reconstruction"],
       mask if self.drop_only else jnp.ones_like(mask),
       axis=(1, 2, 3, 4) if rng is None else None,
     )
@@ -308,29 +301,35 @@ class Asit:
     loss = weights[0] * cls + weights[1] * patch + weights[2] * recon
     rated = {"loss": loss, "cls": cls, "patch": patch, "recon": recon}
     said = {
-      "teacher": of(teacher["cls"]),
+      "teacher": teacher["cls"],
       "cls": said_cls,
       "patch": said_patch,
       "center_cls": jnp.mean(teacher_logits, axis=(0, 1)),
       # The mean of products with one kernel is the product of the mean.
-      "center_patch": jnp.mean(teacher["patch"], axis=(0, 1)) @ its["patch"],
+      "center_patch": jnp.mean(teacher["patch"], (0, 1, 2)) @ its["patch"],
     }
     return rated, said
 
-  def _apply(self, params, patches, parts, rng=None):
-    """The module on views [B, V, ...], clip by clip its views: [B * V, ...].
+  def _see(self, params, patches, parts, rng=None) -> dict[str, Array]:
+    """What the module makes of views [B, V, ...]: {part: [B, V, ...]}.
 
-    So no row leaves its device. With `rng`, drop path.
+    Clip by clip its views, so that no row leaves its device. With `rng`, drop
+    path.
     """
-    return self.model.apply(
+    out = self.model.apply(
       {"params": params},
       patches.reshape(-1, *patches.shape[2:]),
       parts=parts,
       train=rng is not None,
       rngs=None if rng is None else {"drop_path": rng},
     )
+    views = patches.shape[:2]
+    return jax.tree.map(lambda x: x.reshape(*views, *x.shape[1:]), out)
 
-  def _local(self, params, batch, rng) -> Array:
+  def _kernels(self, params) -> dict[str, Array]:
+    return self.model.apply({"params": params}, method="kernels")
+
+  def _see_local(self, params, batch, rng) -> Array:
     """Class tokens of the local views, [B, V', K]."""
     fbank = batch.get("fbank_local")
     if fbank is None or fbank.shape[1] != self.local_views:
@@ -342,8 +341,7 @@ class Asit:
       )
     patches = self._cut({"fbank": fbank})
     params = _with_grid(params, patches.shape[2:4])
-    token = self._apply(params, patches, ("cls",), rng)["cls"]
-    return token.reshape(*patches.shape[:2], -1)
+    return self._see(params, patches, ("cls",), rng)["cls"]
 
 
 def _with_grid(params: Params, shape: tuple[int, int]) -> Params:

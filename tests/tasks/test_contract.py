@@ -16,7 +16,13 @@ MODEL = {
   "patch_size": (8, 4),
   "stride": (8, 4),
 }
-KWARGS = {"supervised": {}, "ssast": {"num_mask": 5}}
+KWARGS = {
+  "supervised": {},
+  "ssast": {"num_mask": 5},
+  "asit": {"hidden": 12, "bottleneck": 8, "outputs": (10,), "chunk": 5},
+}
+# What training shows beside the metrics of an evaluation.
+ALSO_SHOWN = {"asit": {"cls_entropy", "patch_entropy"}}
 ROWS = 4
 
 
@@ -24,7 +30,7 @@ def build(name, **kw):
   return tasks.build(
     name,
     KWARGS[name] | kw,
-    model=MODEL,
+    model=MODEL | ({"prefix": ("cls",)} if name == "asit" else {}),
     num_classes=3,
     steps_per_epoch=10.0,
     total_steps=100,
@@ -41,14 +47,34 @@ def make_batch(rows=ROWS):
   }
 
 
+def make_views(rows=ROWS):
+  """Two global and four local views of each clip."""
+  rng = np.random.default_rng(0)
+  draw = lambda *shape: rng.standard_normal((rows, *shape)).astype(np.float32)
+  return make_batch(rows) | {
+    "fbank": draw(2, 24, 16),
+    "fbank_local": draw(4, 8, 16),
+  }
+
+
 @pytest.fixture(params=sorted(tasks.TASKS))
-def task(request):
-  return build(request.param)
+def name(request):
+  return request.param
 
 
 @pytest.fixture
-def params(task):
-  return jax.jit(task.init_params)(jax.random.key(0), make_batch())
+def task(name):
+  return build(name)
+
+
+@pytest.fixture
+def batch(name):
+  return make_views() if name == "asit" else make_batch()
+
+
+@pytest.fixture
+def params(task, batch):
+  return jax.jit(task.init_params)(jax.random.key(0), batch)
 
 
 def test_all_tasks_are_here():
@@ -85,21 +111,23 @@ def loss_of(task, params, batch, seed=1):
   return task.loss(params, state, batch, jax.random.key(2), 0)
 
 
-def test_the_loss_is_pure(task, params):
-  first, out = loss_of(task, params, make_batch())
-  again, _ = loss_of(task, params, make_batch())
-  jitted, _ = jax.jit(lambda p, b: loss_of(task, p, b))(params, make_batch())
+def test_the_loss_is_pure(name, task, params, batch):
+  first, out = loss_of(task, params, batch)
+  again, _ = loss_of(task, params, batch)
+  jitted, _ = jax.jit(lambda p, b: loss_of(task, p, b))(params, batch)
   assert first.shape == () and float(first) == float(again)
   np.testing.assert_allclose(first, jitted, rtol=1e-5)
   assert out.metrics["loss"] == first
-  assert set(out.metrics) <= set(task.metric_names)
+  also = ALSO_SHOWN.get(name, set())
+  assert set(out.metrics) - also <= set(task.metric_names)
+  assert also <= set(out.metrics)
 
 
-def test_every_parameter_learns(task, params):
+def test_every_parameter_learns(task, params, batch):
   """Unused parameters would move under Adam with coupled decay."""
 
   def total(params):
-    return sum(loss_of(task, params, make_batch(), seed)[0] for seed in (1, 2))
+    return sum(loss_of(task, params, batch, seed)[0] for seed in (1, 2))
 
   for path, grad in convert.flatten(jax.grad(total)(params)).items():
     if path.endswith("attn/qkv/bias"):  # the key third has a zero gradient
@@ -107,9 +135,8 @@ def test_every_parameter_learns(task, params):
     assert np.abs(grad).max() > 0, path
 
 
-def test_a_row_depends_on_itself_alone(task, params):
+def test_a_row_depends_on_itself_alone(task, params, batch):
   """Evaluation: per example, and nothing drawn but from the id."""
-  batch = make_batch()
   state = task.init_state(params)
   out = jax.jit(task.evaluate)(params, state, batch, 0)
   again = jax.jit(task.evaluate)(params, state, batch, 5)
@@ -122,8 +149,7 @@ def test_a_row_depends_on_itself_alone(task, params):
     np.testing.assert_allclose(value[order], part[name], rtol=2e-5, atol=1e-6)
 
 
-def test_the_summary_has_the_metrics_it_names(task, params):
-  batch = make_batch()
+def test_the_summary_has_the_metrics_it_names(task, params, batch):
   out = task.evaluate(params, task.init_state(params), batch, 0)
   host = {k: np.asarray(v) for k, v in out.items()} | {
     "label": batch["label"],
@@ -139,10 +165,9 @@ def test_features(task, params):
   assert out.shape == (ROWS, 16) and out.dtype == jnp.float32
 
 
-def test_literal_patches_give_the_same(task, params):
+def test_literal_patches_give_the_same(task, params, batch):
   from astjax.ops import patches
 
-  batch = make_batch()
   cut = dict(batch)
   fbank = cut.pop("fbank")
   cut["patches"] = patches.patchify(fbank, patch_size=(8, 4), stride=(8, 4))
