@@ -28,6 +28,10 @@ ARGUMENTS = {
   "ssast_esc50": ["patch", "frame"],
   "ssast_speechcommands": [""],
   "ssast_superb": ["ks", "ks_patch", "sid", "sid_patch", "er", "er_patch"],
+  "asit_audioset": ["full", "balanced"],
+  "asit_esc50": [""],
+  "asit_speechcommands": ["v1", "v2"],
+  "asit_voxceleb": [""],
 }
 
 
@@ -47,7 +51,14 @@ def make_data(name, folder, arg=""):
   if name == "ssast_superb":
     folder.mkdir(exist_ok=True)
     SUPERB[arg.split("_")[0]](folder)
-  name = name.removeprefix("ss")  # AST's and SSAST's layouts are the same
+  if name == "asit_voxceleb":
+    make_speakers(folder)
+  if arg == "v1":
+    folder.mkdir(exist_ok=True)
+    make_keywords(folder)
+    return
+  # The layouts of the three are the same.
+  name = name.removeprefix("ss").replace("asit_", "ast_")
   if name == "ast_pretrain":
     for place in ("audioset/train", "audioset/eval"):
       write_sound(folder / place / "a" / "b.wav", 16_000)

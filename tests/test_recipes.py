@@ -29,6 +29,11 @@ RECIPES = [
   ("ssast_superb", "ks"),
   ("ssast_superb", "sid_patch"),
   ("ssast_superb", "er"),
+  ("asit_audioset", "balanced"),
+  ("asit_esc50", ""),
+  ("asit_speechcommands", "v1"),
+  ("asit_speechcommands", "v2"),
+  ("asit_voxceleb", ""),
 ]
 SIZES = {"width": 16, "depth": 1, "num_heads": 1, "dtype": "float32"}
 
@@ -38,14 +43,19 @@ STARTS = {
   "ast": ((16, 16), (10, 10), (12, 101)),
   "patch": ((16, 16), (16, 16), (8, 64)),
   "frame": ((128, 2), (128, 2), (1, 512)),
+  "asit": ((16, 16), (16, 16), (8, 37)),
+}
+OBJECTIVES = {
+  "ssast": {"name": "ssast"},
+  "asit": {"name": "asit", "hidden": 8, "bottleneck": 4, "outputs": (8,)},
 }
 
 
 def start(name, config, folder):
-  """A tiny model of ten seconds, as the published one is."""
-  is_ssast = name.startswith("ssast")
+  """A tiny model of ten or six seconds, as the published one is."""
+  by = name.split("_")[0]
   kind = "frame" if config.model.patch_size[0] == 128 else "patch"
-  kind = kind if is_ssast else "ast"
+  kind = kind if by == "ssast" else by
   patch_size, stride, grid = STARTS[kind]
   info = model_info.ModelInfo(
     model={
@@ -54,9 +64,10 @@ def start(name, config, folder):
       "num_heads": 1,
       "patch_size": patch_size,
       "stride": stride,
+      "prefix": ("cls",) if by == "asit" else ("cls", "dist"),
     },
-    head=None if is_ssast else model_info.Head(num_classes=527),
-    objective={"name": "ssast"} if is_ssast else {},
+    head=None if by in OBJECTIVES else model_info.Head(num_classes=527),
+    objective=OBJECTIVES.get(by, {}),
   )
   params = jax.jit(
     lambda: saved_model.init_params(info, grid, jax.random.key(0))
@@ -102,6 +113,12 @@ def test_recipe(name, arg, tmp_path):
     num_classes = {"ks": 12, "sid": 2, "er": 4}[arg.split("_")[0]]
     assert len(model.info.class_names) == num_classes
     assert model.info.head.projection == 256
+  if by_speech := {"v1": 12, "v2": 2}.get(arg):
+    assert len(model.info.class_names) == by_speech
+  if name.startswith("asit"):
+    report = (tmp_path / "run" / "init_from.txt").read_text()
+    assert "dropped (of the pre-training): projection" in report
+    assert "adapted: backbone/pos_embed/grid: positions, frequency 8" in report
 
 
 @pytest.mark.slow

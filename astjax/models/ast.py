@@ -12,7 +12,7 @@ from astjax import errors
 from astjax.models import heads, vit
 from astjax.ops import backends
 from astjax.ops import patches as patch_ops
-from astjax.types import Array
+from astjax.types import Array, Params
 
 # The DeiT models whose shapes the paper uses. 224 and 384 name the image size
 # of the ImageNet weights (position grids of 14x14 and 24x24).
@@ -193,6 +193,32 @@ def pool_layers(out: dict[str, Any], pooling: str) -> Array:
     for x in out["hidden"]
   ]
   return jnp.stack(pooled, axis=1)
+
+
+def attention_maps(backbone: Backbone, params: Params, patches: Array) -> Array:
+  """Where the prefix tokens look in the last block: [B, H, P, F', T'].
+
+  The forward pass is as always; what the block's attention reads is recorded on
+  the way.
+
+  Args:
+    backbone: the transformer.
+    params: its own.
+    patches: [B, F', T', ph * pw] literal patches.
+  """
+  _, recorded = backbone.apply(
+    {"params": params},
+    patches=patches,
+    capture_intermediates=lambda module, _: module.name == "norm1",
+  )
+  last = f"block_{backbone.depth - 1}"
+  x = recorded["intermediates"]["encoder"][last]["norm1"]["__call__"][0]
+  weights = vit.attention_weights(
+    params["encoder"][last]["attn"], x, backbone.num_heads
+  )
+  count = len(backbone.prefix)
+  to_patches = weights[:, :, :count, count:]  # [B, H, P, N]
+  return to_patches.reshape(*to_patches.shape[:3], *patches.shape[1:3])
 
 
 def make_backbone(

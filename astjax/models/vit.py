@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from astjax import errors
-from astjax.types import Array
+from astjax.types import Array, Params
 
 # Transformer weights: normal with standard deviation 0.02 (the original cuts it
 # at +-2, a hundred standard deviations away).
@@ -159,6 +159,25 @@ class Attention(nn.Module):
     return nn.Dense(
       width, kernel_init=WEIGHT_INIT, dtype=self.dtype, name="proj"
     )(x)
+
+
+def attention_weights(params: Params, x: Array, num_heads: int) -> Array:
+  """Which token looks at which, in an `Attention`: it keeps that to itself.
+
+  Args:
+    params: of the `Attention`.
+    x: its input, [B, N, D].
+    num_heads: H.
+
+  Returns:
+    [B, H, N, N] float32, from the third axis to the last, which sums to 1.
+  """
+  batch, tokens, _ = x.shape
+  qkv = x @ params["qkv"]["kernel"] + params["qkv"]["bias"]
+  qkv = qkv.reshape(batch, tokens, 3, num_heads, -1)
+  scores = jnp.einsum("bqhd,bkhd->bhqk", qkv[:, :, 0], qkv[:, :, 1])
+  scores = scores.astype(jnp.float32) * qkv.shape[-1] ** -0.5
+  return jax.nn.softmax(scores, axis=-1)
 
 
 class DropPath(nn.Module):

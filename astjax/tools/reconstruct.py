@@ -1,12 +1,14 @@
-"""Draws what a model pre-trained with masks makes of the patches it cannot see.
+"""Draws what a pre-trained model makes of spectrograms it cannot see whole.
 
   python -m astjax.tools.reconstruct --model=runs/ssast a.wav b.wav --out=x.png
 
-One row a clip: its spectrogram, what is left of it under a mask, the hidden
-patches as the model draws them, and which of them it can tell apart (green; red
-if not). Masks are drawn as in the model's training, as far as it is known, else
-as the original draws them. The model is a work directory, a saved model, or a
-published SSAST.
+One row a clip. Of an SSAST: its spectrogram, what is left of it under a mask,
+the hidden patches as the model draws them, and which of them it can tell apart
+(green; red if not). Of an ASiT: its spectrogram, the same corrupted, where that
+is, the whole as the model draws it, and where the class token looks in the last
+block (on the clean spectrogram, mean over heads). Clips are corrupted as in the
+model's training, as far as it is known, else as in the original's. The model is
+a work directory, a saved model, a published SSAST or ASiT's checkpoint.
 """
 
 from __future__ import annotations
@@ -14,46 +16,17 @@ from __future__ import annotations
 import argparse
 import pathlib
 import sys
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-import jax
 import numpy as np
 from absl import logging
 
-from astjax import device_ops, pretrained
+from astjax import pretrained
 from astjax.errors import UserError
-from astjax.ops import losses, patches
-from astjax.serving import recording
-from astjax.serving.recording import Recording
-from astjax.tasks import ssast
-from astjax.tools import pictures
-from astjax.weights import convert
-
-# The original hides 400 of 512.
-_SHARE = 400 / 512
-
-
-class Look(NamedTuple):
-  """One clip under one mask.
-
-  Attributes:
-    name: of the clip.
-    fbank: [T, F], the frames that are patches.
-    hidden: [T, F] bool.
-    drawn: [T, F], hidden patches as drawn; None without that objective.
-    identified: [T, F], 1 and -1 on hidden patches, 0 elsewhere; or None.
-    mse: of what is drawn.
-    accuracy: of the identified patches, chance is 1 / M.
-  """
-
-  name: str
-  fbank: np.ndarray
-  hidden: np.ndarray
-  drawn: np.ndarray | None
-  identified: np.ndarray | None
-  mse: float | None
-  accuracy: float | None
+from astjax.tools import looks, pictures
+from astjax.tools.looks import Look
+from astjax.weights import readers
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,172 +40,67 @@ def main(argv: Sequence[str] | None = None) -> int:
   add("--model", required=True, help=what)
   add("--out", default="reconstruction.png", help="a picture")
   what = "hidden patches of a clip; by default as in training, or 400 of 512"
-  add("--num_mask", type=int, default=0, help=what)
+  add("--num_mask", type=int, default=0, help=f"of an SSAST: {what}")
+  add("--network", choices=readers.NETWORKS, default=readers.NETWORKS[0],
+      help="of ASiT's two")  # fmt: skip
   add("--seed", type=int, default=0, help="of the masks")
   add("--recipe", default="", help="front-end, if the model has none")
   args = parser.parse_args(argv)
   logging.set_verbosity(logging.ERROR)  # orbax warns of reading only
   try:
-    looks = look(
-      args.model,
+    options = pretrained.Options(network=args.network)
+    found = looks.look(
+      pretrained.load(args.model, options),
       args.clips,
       num_mask=args.num_mask,
       seed=args.seed,
       recipe=args.recipe,
     )
-    path = _draw(looks, pathlib.Path(args.out).expanduser())
+    path = _draw(found, pathlib.Path(args.out).expanduser())
   except UserError as e:
     print(f"astjax: error: {' '.join(str(e).split())}", file=sys.stderr)
     return 1
-  for one in looks:
-    parts = [one.name, f"{one.hidden.mean():.0%} hidden"]
-    if one.accuracy is not None:
-      parts.append(f"identified {one.accuracy:.3f}")
-    if one.mse is not None:
-      parts.append(f"mse {one.mse:.4f}")
-    print("  ".join(parts))
+  for one in found:
+    numbers = (f"{name} {value:.4f}" for name, value in one.numbers.items())
+    print(
+      "  ".join([one.name, f"{100 * one.hidden.mean():.0f} % hidden", *numbers])
+    )
   print(f"wrote {path}")
   return 0
 
 
-def look(
-  model: str,
-  clips: Sequence[str],
-  *,
-  num_mask: int = 0,
-  seed: int = 0,
-  recipe: str = "",
-) -> list[Look]:
-  """The model's view of the beginning of some clips.
-
-  Args:
-    model: see `pretrained.load`.
-    clips: paths.
-    num_mask: M; 0 takes that of the training, if it is known, else 400 of 512.
-    seed: of the masks; clip i draws with the i-th key.
-    recipe: replaces the model's own.
-
-  Raises:
-    UserError: not a pre-trained SSAST, no front-end, a clip that cannot be
-      read, or more patches to hide than there are.
-  """
-  loaded = pretrained.load(model)
-  info = loaded.info
-  if info.objective.get("name") != "ssast":
-    raise UserError(
-      f"{model} ({info.origin or loaded.kind}) is no SSAST as it was "
-      "pre-trained: it has no heads that predict hidden patches"
-    )
-  if not (recipe or info.recipe):
-    raise UserError(
-      f"the front-end of {model} is not known; give --recipe, such as "
-      f"'{recording.EXAMPLE}'"
-    )
-  parsed = recording.parse(recipe or info.recipe)
-  params = convert.unflatten(loaded.params)
-  names = set(info.objective["heads"])
-  kind = next(k for k, v in ssast.OBJECTIVES.items() if set(v) == names)
-  batch = _batch(parsed, clips)
-  rows, cols = params["backbone"]["pos_embed"]["grid"].shape[:2]
-  how = {"num_mask": max(1, round(_SHARE * rows * cols))}
-  how |= info.objective.get("task_kw", {})
-  how |= {"num_mask": num_mask} if num_mask else {}
-  task = ssast.make(
-    **how,
-    model=info.model,
-    objective=kind,
-    passes=1,
-    num_classes=0,
-    steps_per_epoch=1.0,
-    total_steps=1,
-  )
-
-  @jax.jit
-  def run(params, batch):
-    key = jax.random.key(seed, impl="threefry2x32")
-    keys = device_ops.row_keys(key, len(batch["id"]))
-    batch = device_ops.apply(parsed.ops, batch, keys)
-    batch = task.corrupt(batch, key, 0)
-    cut = task.patches(batch)
-    out = task.model.apply({"params": params}, cut, batch["mask_index"])
-    return cut, batch["mask_index"][:, 0], out
-
-  cut, index, out = jax.tree.map(np.asarray, run(params, batch))
-  size = task.backbone.patch_size
-  over = task.softmax_over
-  return [
-    _look(clip, cut[i], index[i], {k: v[i] for k, v in out.items()}, size, over)
-    for i, clip in enumerate(clips)
-  ]
+def _panels(one: Look) -> Iterator[tuple[str, np.ndarray, dict[str, Any]]]:
+  """(title, [T, F], how it is coloured) of each picture of a row."""
+  low, high = one.fbank.min(), one.fbank.max()
+  mels = {"vmin": low, "vmax": high, "cmap": "viridis"}
+  yield "spectrogram", one.fbank, mels
+  yield "what the model sees", one.seen, mels
+  if one.attention is None:
+    if one.drawn is not None:
+      yield "hidden patches drawn", one.drawn, mels
+  else:
+    mask = one.hidden.astype(np.float32)
+    yield "corrupted", mask, {"vmin": 0, "vmax": 1, "cmap": "gray"}
+    yield "drawn", one.drawn, mels
+    yield "where the class token looks", one.attention, {"cmap": "magma"}
+  if one.identified is not None:
+    hits = np.where(one.hidden, one.identified, np.nan)
+    yield "identified", hits, {"vmin": -1, "vmax": 1, "cmap": "RdYlGn"}
 
 
-def _batch(recipe: recording.Recipe, clips: Sequence[str]) -> dict:
-  """The beginnings of the clips, as the recipe's device part reads them."""
-  cutting = recording.Cutting(
-    recipe, lengths=(recipe.num_frames,), column=1, num_columns=1
-  )
-  rows = [next(Recording(clip).rows(cutting, whole=False)) for clip in clips]
-  return {
-    "audio": np.stack([row.audio for row in rows]),
-    "num_samples": np.array([row.num_samples for row in rows], np.int32),
-    "id": np.arange(len(rows), dtype=np.int32),
-  }
-
-
-def _look(name, cut, index, out, patch_size, over) -> Look:
-  rows, cols, cells = cut.shape
-
-  def whole(values, elsewhere):  # [M, cells] -> [T, F]
-    flat = np.array(elsewhere, np.float32).reshape(-1, cells)
-    flat[index] = values
-    grid = flat.reshape(rows, cols, cells)
-    return patches.unpatchify(grid, patch_size=patch_size)
-
-  nothing = np.zeros_like(cut)
-  true = cut.reshape(-1, cells)[index]  # [M, cells]
-  drawn = identified = mse = accuracy = None
-  if "generative" in out:
-    drawn = whole(out["generative"], cut)
-    mse = float(losses.masked_mse(true, out["generative"]))
-  if "discriminative" in out:
-    hits = losses.info_nce(true, out["discriminative"], over=over)[1]
-    hits = np.asarray(hits)
-    identified = whole(np.where(hits, 1.0, -1.0)[:, None], nothing)
-    accuracy = float(hits.mean())
-  return Look(
-    name=name,
-    fbank=patches.unpatchify(cut, patch_size=patch_size),
-    hidden=whole(1.0, nothing) > 0,
-    drawn=drawn,
-    identified=identified,
-    mse=mse,
-    accuracy=accuracy,
-  )
-
-
-def _draw(looks: Sequence[Look], path: pathlib.Path) -> pathlib.Path:
+def _draw(found: Sequence[Look], path: pathlib.Path) -> pathlib.Path:
   plt = pictures.pyplot()
-  titles = ["spectrogram", "what the model sees"]
-  titles += ["hidden patches drawn"] if looks[0].drawn is not None else []
-  titles += ["identified"] if looks[0].identified is not None else []
+  rows = [list(_panels(one)) for one in found]
+  count = len(rows[0])
   figure, axes = plt.subplots(
-    len(looks),
-    len(titles),
-    figsize=(4 * len(titles), 2.4 * len(looks)),
+    len(rows),
+    count,
+    figsize=(4 * count, 2.4 * len(rows)),
     squeeze=False,
     layout="constrained",
   )
-  for row, one in zip(axes, looks, strict=True):
-    low, high = one.fbank.min(), one.fbank.max()
-    spectrogram = {"vmin": low, "vmax": high, "cmap": "viridis"}
-    pictures = [(one.fbank, spectrogram)]
-    pictures += [(np.where(one.hidden, np.nan, one.fbank), spectrogram)]
-    if one.drawn is not None:
-      pictures.append((one.drawn, spectrogram))
-    if one.identified is not None:
-      shown = {"vmin": -1, "vmax": 1, "cmap": "RdYlGn"}
-      pictures.append((np.where(one.hidden, one.identified, np.nan), shown))
-    for axis, (picture, how) in zip(row, pictures, strict=True):
+  for one, row, places in zip(found, rows, axes, strict=True):
+    for axis, (_, picture, how) in zip(places, row, strict=True):
       axis.imshow(
         picture.T,
         origin="lower",
@@ -241,9 +109,9 @@ def _draw(looks: Sequence[Look], path: pathlib.Path) -> pathlib.Path:
         **how,
       )
       axis.set_facecolor("lightgray")
-    row[0].set(ylabel="mel bin")
-    row[0].set_title(pathlib.Path(one.name).name, loc="left", fontsize=9)
-  for axis, title in zip(axes[0][1:], titles[1:], strict=True):
+    places[0].set(ylabel="mel bin")
+    places[0].set_title(pathlib.Path(one.name).name, loc="left", fontsize=9)
+  for axis, (title, *_) in zip(axes[0][1:], rows[0][1:], strict=True):
     axis.set_title(title, fontsize=9)
   for axis in axes[-1]:
     axis.set(xlabel="frame")

@@ -68,14 +68,16 @@ def test_presets(preset, drop, views, epochs, weights):
 def test_the_default_is_the_second_release():
   task = asit.make(model=MODEL | {"prefix": ("cls",)}, **PLAIN)
   assert task.preset == "r2" and task.model.outputs == (8192,)
-  assert task.objective == {"name": "asit", "preset": "r2"}
-  assert make().objective == {
-    "name": "asit",
-    "preset": "r2",
-    "hidden": 12,
-    "bottleneck": 8,
-    "outputs": (10,),
+  how = {
+    "drop_perc": 0.5,
+    "drop_replace": 0.3,
+    "drop_align": 1,
+    "drop_fill": "zeros",
   }
+  objective = {"name": "asit", "preset": "r2", "task_kw": how}
+  assert task.objective == objective
+  sizes = {"hidden": 12, "bottleneck": 8, "outputs": (10,)}
+  assert make().objective == objective | sizes
 
 
 def test_epochs_of_a_fraction_of_a_step():

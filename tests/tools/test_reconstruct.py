@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from astjax import train
-from astjax.tools import reconstruct, report
+from astjax import pretrained, train
+from astjax.tools import looks, reconstruct, report
 from tests.tasks.test_ssast import tiny
 from tests.tiny import tiny_config
 
@@ -19,6 +19,11 @@ def clips(tmp_path_factory):
   soundfile.write(folder / "a.wav", noise, RATE)
   soundfile.write(folder / "b.flac", noise[:900], 16_000)  # short
   return [str(folder / "a.wav"), str(folder / "b.flac")]
+
+
+def look(model, clips, network="teacher", **kwargs):
+  loaded = pretrained.load(model, pretrained.Options(network=network))
+  return looks.look(loaded, clips, **kwargs)
 
 
 def trained(folder, **task_kw):
@@ -37,8 +42,8 @@ def run(tmp_path_factory):
 
 
 def test_a_look(run, clips):
-  looks = reconstruct.look(str(run), clips, num_mask=2)
-  for one in looks:
+  found = look(run, clips, num_mask=2)
+  for one in found:
     assert one.fbank.shape == one.hidden.shape == (20, 16)
     assert one.hidden.sum() == 2 * 80  # two patches of 8 x 10
     # Where nothing is hidden, nothing is changed or judged.
@@ -47,11 +52,11 @@ def test_a_look(run, clips):
     )
     assert (one.identified[~one.hidden] == 0).all()
     assert (np.abs(one.identified[one.hidden]) == 1).all()
-    assert one.accuracy == np.mean(one.identified[one.hidden] > 0)
+    assert one.numbers["identified"] == np.mean(one.identified[one.hidden] > 0)
     error = (one.drawn - one.fbank)[one.hidden]
-    assert one.mse == pytest.approx(np.mean(error**2), rel=1e-4)
-  again = reconstruct.look(str(run), clips, num_mask=2)
-  np.testing.assert_array_equal(looks[0].hidden, again[0].hidden)
+    assert one.numbers["mse"] == pytest.approx(np.mean(error**2), rel=1e-4)
+  again = look(run, clips, num_mask=2)
+  np.testing.assert_array_equal(found[0].hidden, again[0].hidden)
 
 
 def test_the_command(run, clips, tmp_path, capsys):
@@ -67,11 +72,10 @@ def test_masks_are_those_of_the_training(clips, tmp_path):
   run = trained(
     tmp_path / "run", num_mask=3, masking="random", softmax_over="patches"
   )
-  one = reconstruct.look(str(run), clips[:1])[0]
+  one = look(run, clips[:1])[0]
   assert one.hidden.sum() == 3 * 80
   seen = [
-    reconstruct.look(str(run), clips[:1], num_mask=1, seed=seed)[0].hidden
-    for seed in range(12)
+    look(run, clips[:1], num_mask=1, seed=seed)[0].hidden for seed in range(12)
   ]
   # Clusters as in the original's code would never hide the first patch.
   assert any(hidden[0, 0] for hidden in seen)
@@ -82,8 +86,8 @@ def test_one_objective(clips, tmp_path):
   out = tmp_path / "picture.png"
   args = [clips[0], f"--model={run}", f"--out={out}", "--num_mask=2"]
   assert reconstruct.main(args) == 0
-  one = reconstruct.look(str(run), clips[:1], num_mask=2)[0]
-  assert one.identified is None and one.accuracy is None
+  one = look(run, clips[:1], num_mask=2)[0]
+  assert one.identified is None and "identified" not in one.numbers
   assert one.drawn is not None
 
 
@@ -119,3 +123,98 @@ def test_other_models_are_refused(clips, tmp_path, capsys):
   args = [clips[0], f"--model={tmp_path / 'run'}", f"--out={tmp_path / 'x'}"]
   assert reconstruct.main(args) == 1
   assert "no SSAST" in capsys.readouterr().err
+
+
+# ASiT.
+
+
+def asit_config(**task_kw):
+  """Views of the tiny config's clips; the first release has no local ones."""
+
+  def host(random):
+    return (
+      f"decode|views(2, 0.2, sample_rate={RATE}, random={random})|quantise"
+      "|keep('audio')"
+    )
+
+  config = tiny_config(
+    steps=2,
+    task="asit",
+    best="",
+    model={"prefix": ("cls",), "depth": 2},
+    input={"on_host": host(True)},
+    evals={"val": {"on_host": host(False)}},
+  )
+  config.task_kw = {
+    "preset": "r1",
+    "hidden": 12,
+    "bottleneck": 8,
+    "outputs": (10, 6),
+    "recon_widths": (16, 8),
+    **task_kw,
+  }
+  device = (
+    f"to_float|center(num_samples='')|fbank(sample_rate={RATE}, "
+    "num_mel_bins=16)|cut_frames(10)|standardize(-3.559, 3.5)"
+  )
+  config.input.on_device = config.evals.val.on_device = device
+  return config
+
+
+@pytest.fixture(scope="module")
+def asit_run(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("runs") / "asit"
+  config = asit_config(drop_perc=0.4, drop_replace=0.2)
+  train.train_and_evaluate(config, folder)
+  return folder
+
+
+def test_an_asit(asit_run, clips):
+  found = look(asit_run, clips)
+  for one in found:
+    assert one.fbank.shape == one.seen.shape == one.drawn.shape == (10, 16)
+    np.testing.assert_array_equal(one.seen[~one.hidden], one.fbank[~one.hidden])
+    assert 0.1 < one.hidden.mean() < 0.6
+    assert one.identified is None
+    error = np.abs(one.drawn - one.fbank)[one.hidden]
+    assert one.numbers["l1"] == pytest.approx(np.mean(error), rel=1e-4)
+    # One value a patch, of 8 bins x 10 frames; the token also sees itself.
+    cells = one.attention[:, ::8]
+    assert (cells == cells[:1]).all() and (cells > 0).all()
+    assert 0 < cells[0].sum() < 1
+  again = look(asit_run, clips)
+  np.testing.assert_array_equal(found[0].seen, again[0].seen)
+  other = look(asit_run, clips, seed=1)
+  assert (found[0].hidden != other[0].hidden).any()
+  student = look(asit_run, clips, "student")
+  np.testing.assert_array_equal(found[0].seen, student[0].seen)
+  assert (found[0].drawn != student[0].drawn).any()
+
+
+def test_one_clip_is_filled(asit_run, clips):
+  """There is no other one: zeros, as much as in the training."""
+  one = look(asit_run, clips[:1])[0]
+  assert (one.seen[one.hidden] == 0).all() and one.hidden.any()
+
+
+def test_the_command_of_an_asit(asit_run, clips, tmp_path, capsys):
+  out = tmp_path / "picture.png"
+  args = [*clips, f"--model={asit_run}", f"--out={out}"]
+  assert reconstruct.main(args) == 0
+  assert out.stat().st_size > 10_000
+  assert "l1 0." in capsys.readouterr().out
+  assert reconstruct.main([*args, "--num_mask=1"]) == 1
+  error = capsys.readouterr().err
+  assert "num_mask=1" in error and error.count("\n") == 1
+
+
+def test_the_panels_of_an_asit(asit_run, clips):
+  one = look(asit_run, clips[:1])[0]
+  titles = [title for title, *_ in reconstruct._panels(one)]
+  assert titles == [
+    "spectrogram",
+    "what the model sees",
+    "corrupted",
+    "drawn",
+    "where the class token looks",
+  ]

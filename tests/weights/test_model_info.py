@@ -56,6 +56,8 @@ def same(flat, params):
   [
     FrontEnd(16_000, 1024, 128, (-4.27, 4.57)),
     FrontEnd(8_000, 100, 64, None, center=False),
+    FrontEnd(32_000, 592, 128, (-4.27, 4.57), padding="waveform"),
+    FrontEnd(8_000, 100, 64, None, center=False, padding="waveform"),
   ],
 )
 def test_a_front_end_and_its_recipe(front_end):
@@ -80,6 +82,7 @@ def test_a_recipe_of_a_config():
     ("quantise", "quantise|patchify((16, 16), (10, 10))", "can follow only"),
     ("resample(16000)", "resample(8000)", r"rates \[8000, 16000\]"),
     ("|pad_frames(sample_rate=16000)", "", "has no pad_frames"),
+    ("center", "center(num_samples='')", "and pad_frames, which only astjax"),
     ("quantise", "quantise|quantise", "can follow only"),
     (
       "|pad_frames(sample_rate=16000)|standardize(-4.0, 4.5)",
@@ -239,6 +242,12 @@ def replaced(**changes):
     (replaced(model={"patch_size": (16, 8)}), "square patches"),
     (replaced(recipe=""), "front-end is unknown"),
     (replaced(recipe="decode|fbank(low_freq=50.0)"), "low_freq=50.0"),
+    (
+      replaced(
+        recipe=FrontEnd(16_000, 36, 36, None, padding="waveform").recipe()
+      ),
+      "recipe pads the waveform",
+    ),
     (replaced(class_names=("a", "b", "a")), "'a' comes twice"),
     (
       replaced(head=Head(num_classes=3, pooling="tokens")),
