@@ -103,8 +103,8 @@ def identify(names: Mapping[str, np.ndarray], hints: Hints) -> Identified:
     first = ", ".join(list(names)[:4])
     raise UserError(
       f"these names belong to no known model: {first}, ...; known are AST "
-      "(official, Hugging Face), SSAST and ASiT (official), DeiT and ViT (timm, "
-      "Hugging Face, Google)"
+      "(official, Hugging Face), SSAST (official), ASiT (official), DeiT and "
+      "ViT (timm, Hugging Face, Google)"
     )
   flat, dropped = convert.rename(recognised.names, recognised.table)
   input_size = flat.pop(convert.INPUT_SIZE, None)

@@ -436,7 +436,7 @@ _INNER = ("model.", "backbone.")
 
 
 def _unwrapped(names: Mapping[str, np.ndarray]):
-  """(names without what stands before all of them, rest, whether `_INNER` did)."""
+  """(names without what stands before all, the rest, whether `_INNER` did)."""
   names, outside, is_inside = dict(names), [], False
   for wrapper in ("opt/target/", "params/"):
     if any(k.startswith(wrapper) for k in names):
