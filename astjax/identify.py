@@ -172,12 +172,16 @@ def _layout(outline: _Outline, hints: Hints):
     stride = tuple(hints.info.model["stride"])
     return stride, hints.grid or _grid_of(hints.info), []
   stride, why = _stride(outline, hints)
-  if hints.grid:
-    return stride, hints.grid, [f"source stride {_by(stride)} ({why})"]
   if outline.input_size:
     bins, frames = outline.input_size
     grid = patches.grid_shape(frames, bins, patch, stride)
+    if hints.grid and tuple(hints.grid) != grid:
+      raise UserError(
+        f"the file is of a grid of {_by(grid)} patches, not {_by(hints.grid)}"
+      )
     return stride, grid, [_of_grid(grid, bins, stride, why)]
+  if hints.grid:
+    return stride, hints.grid, [f"source stride {_by(stride)} ({why})"]
   count, bins = outline.positions - outline.num_prefix, hints.num_mel_bins
   rows = (bins - patch[0]) // stride[0] + 1 if stride[0] else 0
   if rows < 1 or count < 1 or count % rows:

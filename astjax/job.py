@@ -266,6 +266,8 @@ def _check_same_classes(where, names, other, expected):
 
 
 def _check_labels(name, source, task):
+  if task.head is not None:
+    sources.check_labelled(source, name)
   if not task.one_label:
     return
   for i in range(len(source)):

@@ -287,6 +287,11 @@ def start(
   report.dropped |= dict.fromkeys(loaded.dropped, "not used by the model")
   report.notes += loaded.notes
   _compare_epsilon(report, "layer norms have", model, want)
+  if loaded.info.objective and head and head.pooling == "prefix":
+    report.notes.append(
+      "the prefix tokens of an SSAST have learned nothing so far, and "
+      "pooling='prefix' reads them alone: 'tokens' is the original's"
+    )
   if "head/linear/bias" in report.kept and head and loaded.info.head:
     _compare_heads(loaded.info, head, class_names, report)
   return convert.unflatten(params), report

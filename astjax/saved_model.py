@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from astjax import pp
-from astjax.errors import UserError, call, lookup
+from astjax.errors import call, lookup
 from astjax.models import ast, heads, ssast
 from astjax.types import Array, Params
 from astjax.weights.model_info import Head, ModelInfo
@@ -38,16 +38,14 @@ def backbone_of(info: ModelInfo) -> ast.Backbone:
   return call(ast.make_backbone, "config.json: model", info.model)
 
 
-def _ssast(backbone, *, heads: tuple[str, ...] = ssast.HEADS) -> nn.Module:
-  if tuple(heads) not in (ssast.HEADS, ssast.HEADS[:1], ssast.HEADS[1:]):
-    raise UserError(f"heads {tuple(heads)} are not among {ssast.HEADS}")
-  if tuple(backbone.stride) != tuple(backbone.patch_size):
-    raise UserError(
-      "SSAST is pre-trained on patches that do not overlap: the stride must be "
-      f"the patch size, {tuple(backbone.patch_size)}, it is "
-      f"{tuple(backbone.stride)}"
-    )
-  return ssast.SSAST(backbone, tuple(heads))
+def _ssast(
+  backbone: ast.Backbone,
+  *,
+  heads: tuple[str, ...] = ssast.HEADS,
+  task_kw: Mapping[str, Any] | None = None,
+) -> nn.Module:
+  del task_kw  # how it was trained: for `tools/reconstruct`
+  return ssast.make_ssast(backbone, heads)
 
 
 # By the name in `ModelInfo.objective`.

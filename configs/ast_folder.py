@@ -9,7 +9,7 @@ Command: python -m astjax.main --config=configs/ast_folder.py \
 `ast_folder.py` trains a small model from random initialisation, on a laptop;
 `ast_folder.py:audioset` fine-tunes the published AudioSet model (base384),
 which wants a GPU (its rate, decay and masks are those of the original's ESC-50
-recipe).
+recipe). ssast_folder.py pre-trains on recordings without labels first.
 Longer clips: change SECONDS. Several labels per recording: see the source "csv"
 in docs/data.md and set task_kw.loss to "bce".
 Expected: depends on the recordings; from random initialisation a transformer
@@ -83,7 +83,8 @@ def get_config(arg: str = "scratch") -> ConfigDict:
   c.steps = 0
 
   c.task = "supervised"
-  c.task_kw = ConfigDict({"loss": "softmax_xent"})
+  # "tokens" for weights of an SSAST.
+  c.task_kw = ConfigDict({"loss": "softmax_xent", "pooling": "prefix"})
   c.init_from = recipe["init_from"]
   c.init_kw = ConfigDict({"fresh": ("head/.*",), "rows": "frequency"})
   c.model = ConfigDict(recipe["model"])

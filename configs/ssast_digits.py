@@ -63,16 +63,15 @@ def get_config(arg: str = "pretrain") -> ConfigDict:
 
   c.input = ConfigDict()
   c.input.source = "filenames"
-  few = {} if pretraining or arg == "all" else {"few": r"_[56]\.wav$"}
+  # Of the few labelled takes and the others; the first stage takes all.
+  splits = {"train": r"_([5-9]|\d\d)\.wav$"}
+  if arg == "few":
+    splits = {"few": r"_[56]\.wav$", "train": r"_([789]|\d\d)\.wav$"}
   c.input.source_kw = ConfigDict(
     {
       # Without a group (?P<label>...) there are no labels.
       "pattern": r"\.wav$" if pretraining else r"(?P<label>\d)_[^/]+\.wav$",
-      "splits": {
-        "test": r"_[0-4]\.wav$",
-        **few,
-        "train": r"_([5-9]|\d\d)\.wav$",
-      },
+      "splits": {"test": r"_[0-4]\.wav$", **splits},
     }
   )
   c.input.data_dir = ""

@@ -92,7 +92,9 @@ def get_config(arg: str = "patch") -> ConfigDict:
       "every_steps": recipe["every_steps"],
     }
   )
+  # For the generative objective alone: "val/mse", True, and mode "min".
   c.best = "val/accuracy"
+  c.best_is_lowest = False
   c.plateau = ConfigDict(
     {"metric": "val/accuracy", "mode": "max", "factor": 0.5, "patience": 2}
   )

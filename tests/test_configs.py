@@ -21,6 +21,7 @@ ARGUMENTS = {
   "ast_audioset": ["full", "balanced"],
   "ast_esc50": ["audioset", "imagenet"],
   "ast_speechcommands": [""],
+  "ssast_folder": [""],
   "ssast_digits": ["pretrain", "few", "all"],
   "ssast_pretrain": ["patch", "frame", "tiny", "tiny_frame"],
   "ssast_audioset": [""],
@@ -176,6 +177,18 @@ def test_builds_and_steps(name, arg, tmp_path):
     assert out.params["head"]["linear"]["bias"].shape == (num_classes,)
   if name == "ssast_pretrain":
     assert num_classes == 0 and len(built.train.reader.source) == 4
+
+
+def test_the_generative_objective_alone(tmp_path):
+  """What docs/ssast.md says of it."""
+  config = importlib.import_module("configs.ssast_pretrain").get_config("tiny")
+  make_data("ssast_pretrain", tmp_path)
+  config.input.data_dir = str(tmp_path)
+  config.task_kw.objective = "generative"
+  config.best, config.best_is_lowest = "val/mse", True
+  config.plateau.metric, config.plateau.mode = "val/mse", "min"
+  built = job.build(config, mesh=sharding.make_mesh(jax.devices()[:1]))
+  assert built.task.metric_names == ("loss", "mse")
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)

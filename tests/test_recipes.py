@@ -14,6 +14,7 @@ import pytest
 import astjax
 from astjax import saved_model, sharding, train
 from astjax.weights import model_info
+from configs import ast_folder, ssast_folder
 from tests.test_configs import make_data
 
 RECIPES = [
@@ -101,3 +102,42 @@ def test_recipe(name, arg, tmp_path):
     num_classes = {"ks": 12, "sid": 2, "er": 4}[arg.split("_")[0]]
     assert len(model.info.class_names) == num_classes
     assert model.info.head.projection == 256
+
+
+@pytest.mark.slow
+def test_recordings_without_labels_then_with(tmp_path):
+  """What `ssast_folder.py` says: pre-train, embed, fine-tune."""
+  data = tmp_path / "data"
+  make_data("ast_folder", data)
+  mesh = sharding.make_mesh(jax.devices()[:1])
+
+  def run(config, name):
+    config.input.data_dir = str(data)
+    config.input.batch_size = 2
+    config.epochs, config.steps = 0.0, 2
+    for split in config.evals.values():
+      split.every_steps, split.every_epochs = 1, 0.0
+    config.model.update(SIZES)
+    return train.train_and_evaluate(config, tmp_path / name, mesh=mesh)
+
+  history = run(ssast_folder.get_config(), "ssast")
+  assert all(np.isfinite(x["train/loss"]) for x in history if "train/nce" in x)
+  assert sum("val/accuracy" in x for x in history) == 2
+
+  model = astjax.load(tmp_path / "ssast")
+  sound = next(data.rglob("*.wav"))
+  embedding = model.embed(sound)
+  # The mean of the patch tokens: no prefix token has learned anything.
+  assert model.info.head is None
+  window = model.embed(np.zeros(80_240) + 0.1, 16_000)
+  np.testing.assert_allclose(window.clip, window.frames.mean(0), atol=1e-5)
+  assert embedding.clip.shape == window.clip.shape
+
+  config = ast_folder.get_config()
+  config.init_from = str(tmp_path / "ssast")
+  config.task_kw.pooling = "tokens"
+  history = run(config, "sounds")
+  assert any("val/accuracy" in x for x in history)
+  report = (tmp_path / "sounds" / "init_from.txt").read_text()
+  assert "dropped (of the pre-training): mask_token" in report
+  assert astjax.load(tmp_path / "sounds").predict(sound).top(1)

@@ -135,6 +135,25 @@ def test_a_classifier_needs_labels(change, told, config):
   assert "\n" not in str(error.value)
 
 
+def test_labels_of_another_name(config, tmp_path):
+  """A table whose column is called otherwise must not train on nothing."""
+  rows = ["path,mids"] + [f"{i % 3}/{i}.wav,/m/a" for i in range(20)]
+  (tmp_path / "data" / "clips.csv").write_text("\n".join(rows) + "\n")
+  (tmp_path / "data" / "names.txt").write_text("/m/a\n/m/b\n")
+  config.task, config.best = "supervised", ""
+  config.input.source = "csv"
+  config.input.source_kw = {
+    "csv": "clips.csv",
+    "label_list": "names.txt",
+    "holdout": 0.3,
+  }
+  config.input.on_host = config.input.on_host.replace(
+    "|keep", "|multi_hot|keep"
+  )
+  with pytest.raises(errors.UserError, match="the recordings have no labels"):
+    job.build(config, mesh=sharding.make_mesh(jax.devices()[:1]))
+
+
 def test_statistics(config, tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(
     dataset_stats, "load_config", lambda _: run_config.to_plain(config)

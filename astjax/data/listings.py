@@ -93,7 +93,10 @@ def read_split_table(root: pathlib.Path, name: str) -> dict[str, str]:
     split, *path = line.split(maxsplit=1)
     if not path:
       raise UserError(f"{file}: {line!r} is not a split and a path")
-    out[path[0]] = split
+    if out.setdefault(path[0], split) != split:
+      raise UserError(
+        f"{file}: {path[0]} is in {out[path[0]]!r} and in {split!r}"
+      )
   _check_there(root, file, list(out))
   return out
 

@@ -20,6 +20,7 @@ class Several:
   """The examples of several sources, one after the other.
 
   Attributes:
+    parts: the sources.
     class_names: of all parts, in the order in which they first come.
     shares: ((rows of a part, its share of the draws), ...); empty if every
       example comes once per epoch, whatever part it is of.
@@ -32,7 +33,7 @@ class Several:
       )
     if any(not 0 < share < math.inf for share in shares):
       raise UserError(f"source_kw.shares must be positive, got {tuple(shares)}")
-    self._parts = tuple(parts)
+    self.parts = tuple(parts)
     names = dict.fromkeys(n for part in parts for n in part.class_names)
     self.class_names = tuple(names)
     number = {name: i for i, name in enumerate(names)}
@@ -46,7 +47,7 @@ class Several:
 
   def _find(self, index: int) -> tuple[int, int]:
     part = bisect.bisect_right(self._ends, index)
-    return part, index - (self._ends[part] - len(self._parts[part]))
+    return part, index - (self._ends[part] - len(self.parts[part]))
 
   def __len__(self) -> int:
     return self._ends[-1]
@@ -54,15 +55,15 @@ class Several:
   def name(self, index: int) -> str:
     """As its part calls it."""
     part, i = self._find(index)
-    return self._parts[part].name(i)
+    return self.parts[part].name(i)
 
   def labels(self, index: int) -> tuple[int, ...]:
     """Numbers among the classes of all parts."""
     part, i = self._find(index)
     numbers = self._numbers[part]
-    return tuple(sorted(numbers[k] for k in self._parts[part].labels(i)))
+    return tuple(sorted(numbers[k] for k in self.parts[part].labels(i)))
 
   def read(self, index: int) -> tuple[np.ndarray, int]:
     """As its part reads it."""
     part, i = self._find(index)
-    return self._parts[part].read(i)
+    return self.parts[part].read(i)

@@ -127,7 +127,8 @@ def filenames(
       with the groups `label`, `split` and `fold` as far as there are such, for
       example r"(?P<label>\d)_(?P<fold>[a-z]+)_\d+\.wav$". Without a group
       `label` the recordings have no labels; empty takes all of them.
-    splits: split name -> expression searched in the path, instead of a group.
+    splits: split name -> expression searched in the path, the first that fits;
+      instead of a group, as are the next two.
     split_lists: split name -> text file below `data_dir` with one path a line,
       such as Speech Commands' validation_list.txt; all others are "train".
     split_table: text file below `data_dir` with a split and a path a line, such
@@ -140,6 +141,14 @@ def filenames(
       does not name stay as they are.
   """
   compiled = listings.compile_pattern(pattern, "source_kw.pattern")
+  given = {
+    "a group 'split'": "split" in compiled.groupindex,
+    "splits": splits,
+    "split_lists": split_lists,
+    "split_table": split_table,
+  }
+  if len(ways := [name for name, value in given.items() if value]) > 1:
+    raise UserError(f"source_kw says the splits twice: {' and '.join(ways)}")
   rules = {
     name: listings.compile_pattern(rule, f"source_kw.splits.{name}")
     for name, rule in (splits or {}).items()
@@ -435,7 +444,26 @@ def _hold_out(rows, share):
   return [row._replace(split=split_of(row)) for row in rows]
 
 
+def check_labelled(source: Source, where: str) -> None:
+  """Raises a UserError if a source, or a part of one, has no labels at all."""
+  for part in getattr(source, "parts", (source,)):
+    if not any(part.labels(i) for i in range(len(part))):
+      raise UserError(
+        f"{where} has no labels ({part.name(0)}, ...), which a classifier "
+        "needs: a pattern needs a group (?P<label>...), a table a column "
+        "'labels', a manifest a label_list"
+      )
+
+
 def _renamed(rows, label_map):
+  found = {label for row in rows for label in row.labels}
+  for label, name in label_map.items():
+    if label not in ("*", name) and label not in found:
+      raise UserError(
+        f"source_kw.label_map: no recording has the label {label!r}."
+        f"{errors.nearest(label, found)[:300]}"
+      )
+
   def name_of(label):
     return label_map.get(label, label_map.get("*", label))
 
@@ -445,6 +473,12 @@ def _renamed(rows, label_map):
 def _select(root, rows, split, folds, label_list):
   if label_list:
     names, aliases = listings.read_label_list(str(root / label_list))
+    if not any(row.labels for row in rows):
+      raise UserError(
+        f"source_kw.label_list={label_list!r}, but the recordings have no "
+        "labels: a pattern needs a group (?P<label>...), a table a column "
+        "'labels'"
+      )
   else:
     names = sorted(
       {n for row in rows for n in row.labels}, key=listings.natural

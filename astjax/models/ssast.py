@@ -10,6 +10,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax.numpy as jnp
 
+from astjax.errors import UserError
 from astjax.models import ast, heads
 from astjax.types import Array
 
@@ -71,3 +72,19 @@ class SSAST(nn.Module):
       )
       for name, view in used.items()
     }
+
+
+def make_ssast(backbone: ast.Backbone, heads: tuple[str, ...] = HEADS) -> SSAST:
+  """The module on a backbone.
+
+  Raises:
+    UserError: patches that overlap, or unknown heads.
+  """
+  if backbone.stride != backbone.patch_size:
+    raise UserError(
+      "SSAST hides whole patches, which may not overlap: the stride must be "
+      f"the patch_size {backbone.patch_size}, got {backbone.stride}"
+    )
+  if tuple(heads) not in (HEADS, HEADS[:1], HEADS[1:]):
+    raise UserError(f"heads {tuple(heads)} are not among {HEADS}")
+  return SSAST(backbone, tuple(heads))

@@ -57,7 +57,8 @@ def info_nce(
   )  # patch a, prediction b
   log_p = jax.nn.log_softmax(scores, axis=-1 if over == "predictions" else -2)
   loss = -jnp.mean(jnp.diagonal(log_p, axis1=-2, axis2=-1), axis=-1)
-  hits = jnp.argmax(log_p, axis=-2) == jnp.arange(targets.shape[-2])
+  # Of the softmax, not of its logarithm: what underflows ties, as there.
+  hits = jnp.argmax(jnp.exp(log_p), axis=-2) == jnp.arange(targets.shape[-2])
   return loss, hits
 
 

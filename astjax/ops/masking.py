@@ -117,5 +117,5 @@ def _check_count(count, num_patches, *, most):
   if not 1 <= count <= most:
     raise UserError(
       f"cannot hide {count} of {num_patches} patches: between 1 and {most} can "
-      "be hidden; lower task_kw.num_mask, or give longer clips"
+      "be hidden: lower num_mask, or give longer clips"
     )

@@ -440,7 +440,10 @@ class Bundle:
       raise UserError("the recipe ends in neither fbank nor patches")
     if self.info.head is None:
       out = self._backbone.apply({"params": params["backbone"]}, **inputs)
-      clip = ast.pool(out, "prefix" if self._backbone.prefix else "tokens")
+      # Prefix tokens of an SSAST have learned nothing yet.
+      is_ssast = self.info.objective.get("name") == "ssast"
+      use_prefix = self._backbone.prefix and not is_ssast
+      clip = ast.pool(out, "prefix" if use_prefix else "tokens")
       found = {"clip": clip}
     else:
       model = saved_model.classifier(self._backbone, self.info.head)

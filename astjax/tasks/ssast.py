@@ -74,8 +74,10 @@ class Ssast:
 
   @property
   def objective(self) -> dict[str, Any]:
-    """What a saved model has beside the backbone."""
-    return {"name": "ssast", "heads": self.model.heads}
+    """What a saved model has beside the backbone, and how it was trained."""
+    names = ("num_mask", "masking", "reference_quirks", "softmax_over")
+    how = {name: getattr(self, name) for name in names}
+    return {"name": "ssast", "heads": self.model.heads, "task_kw": how}
 
   def init_params(self, rng: Array, batch: Batch) -> Params:
     """{"backbone", "mask_token", "discriminative", "generative"}, float32."""
@@ -168,9 +170,10 @@ class Ssast:
     patches, index = self.patches(batch), batch["mask_index"]
     out = self.model.apply({"params": params}, patches, index, **kwargs)
     flat = patches.reshape(len(patches), -1, patches.shape[-1])  # [B, N, K]
-    hidden = lambda view: jnp.take_along_axis(  # noqa: E731
-      flat, index[:, view, :, None], axis=1
-    )  # [B, M, K]
+
+    def hidden(view):  # [B, M, K]
+      return jnp.take_along_axis(flat, index[:, view, :, None], axis=1)
+
     rated, loss = {}, 0.0
     if "discriminative" in out:
       rated["nce"], hits = losses.info_nce(
@@ -225,22 +228,15 @@ def make(
   """
   del num_classes, steps_per_epoch, total_steps
   backbone = errors.call(ast.make_backbone, "config.model", model)
-  if backbone.stride != backbone.patch_size:
-    raise errors.UserError(
-      "SSAST hides whole patches: config.model.stride must be the patch_size "
-      f"{backbone.patch_size}, got {backbone.stride}"
-    )
   if num_mask < 1 or eval_num_mask < 0:
     raise errors.UserError(
-      f"config.task_kw: num_mask={num_mask} must be at least 1, "
-      f"eval_num_mask={eval_num_mask} at least 0"
+      f"num_mask={num_mask} must be at least 1, eval_num_mask={eval_num_mask} "
+      "at least 0"
     )
   if not 0 < mse_weight < math.inf:
-    raise errors.UserError(
-      f"config.task_kw.mse_weight must be positive, got {mse_weight}"
-    )
+    raise errors.UserError(f"mse_weight must be positive, got {mse_weight}")
   return Ssast(
-    model=ssast.SSAST(backbone, OBJECTIVES[objective]),
+    model=ssast.make_ssast(backbone, OBJECTIVES[objective]),
     num_mask=num_mask,
     eval_num_mask=eval_num_mask or num_mask,
     masking=masking,

@@ -127,10 +127,7 @@ def _class_numbers(model: Bundle, data: sources.Recordings) -> list[int]:
   """
   if model.info.head is None:
     raise UserError("this model has no classifier to evaluate")
-  if not data.class_names:
-    raise UserError(
-      "the data has no labels to evaluate on: the table needs a column 'labels'"
-    )
+  sources.check_labelled(data, "the data")
   known = model.info.class_names
   if not known:
     raise UserError(

@@ -4,7 +4,9 @@
 
 One row a clip: its spectrogram, what is left of it under a mask, the hidden
 patches as the model draws them, and which of them it can tell apart (green; red
-if not). The model is a work directory, a saved model, or a published SSAST.
+if not). Masks are drawn as in the model's training, as far as it is known, else
+as the original draws them. The model is a work directory, a saved model, or a
+published SSAST.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from astjax.ops import losses, patches
 from astjax.serving import recording
 from astjax.serving.recording import Recording
 from astjax.tasks import ssast
-from astjax.tools import report
+from astjax.tools import pictures
 from astjax.weights import convert
 
 # The original hides 400 of 512.
@@ -64,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   what = "a path, a work directory or a published name"
   add("--model", required=True, help=what)
   add("--out", default="reconstruction.png", help="a picture")
-  what = "hidden patches of a clip; by default 400 of 512"
+  what = "hidden patches of a clip; by default as in training, or 400 of 512"
   add("--num_mask", type=int, default=0, help=what)
   add("--seed", type=int, default=0, help="of the masks")
   add("--recipe", default="", help="front-end, if the model has none")
@@ -83,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"astjax: error: {' '.join(str(e).split())}", file=sys.stderr)
     return 1
   for one in looks:
-    parts = [one.name, f"{int(one.hidden.mean() * 100)} % hidden"]
+    parts = [one.name, f"{one.hidden.mean():.0%} hidden"]
     if one.accuracy is not None:
       parts.append(f"identified {one.accuracy:.3f}")
     if one.mse is not None:
@@ -106,7 +108,7 @@ def look(
   Args:
     model: see `pretrained.load`.
     clips: paths.
-    num_mask: M; 0 takes 400 of 512 patches.
+    num_mask: M; 0 takes that of the training, if it is known, else 400 of 512.
     seed: of the masks; clip i draws with the i-th key.
     recipe: replaces the model's own.
 
@@ -132,10 +134,13 @@ def look(
   kind = next(k for k, v in ssast.OBJECTIVES.items() if set(v) == names)
   batch = _batch(parsed, clips)
   rows, cols = params["backbone"]["pos_embed"]["grid"].shape[:2]
+  how = {"num_mask": max(1, round(_SHARE * rows * cols))}
+  how |= info.objective.get("task_kw", {})
+  how |= {"num_mask": num_mask} if num_mask else {}
   task = ssast.make(
+    **how,
     model=info.model,
     objective=kind,
-    num_mask=num_mask or max(1, round(_SHARE * rows * cols)),
     passes=1,
     num_classes=0,
     steps_per_epoch=1.0,
@@ -154,8 +159,9 @@ def look(
 
   cut, index, out = jax.tree.map(np.asarray, run(params, batch))
   size = task.backbone.patch_size
+  over = task.softmax_over
   return [
-    _look(clip, cut[i], index[i], {k: v[i] for k, v in out.items()}, size)
+    _look(clip, cut[i], index[i], {k: v[i] for k, v in out.items()}, size, over)
     for i, clip in enumerate(clips)
   ]
 
@@ -173,7 +179,7 @@ def _batch(recipe: recording.Recipe, clips: Sequence[str]) -> dict:
   }
 
 
-def _look(name, cut, index, out, patch_size) -> Look:
+def _look(name, cut, index, out, patch_size, over) -> Look:
   rows, cols, cells = cut.shape
 
   def whole(values, elsewhere):  # [M, cells] -> [T, F]
@@ -189,7 +195,8 @@ def _look(name, cut, index, out, patch_size) -> Look:
     drawn = whole(out["generative"], cut)
     mse = float(losses.masked_mse(true, out["generative"]))
   if "discriminative" in out:
-    hits = np.asarray(losses.info_nce(true, out["discriminative"])[1])
+    hits = losses.info_nce(true, out["discriminative"], over=over)[1]
+    hits = np.asarray(hits)
     identified = whole(np.where(hits, 1.0, -1.0)[:, None], nothing)
     accuracy = float(hits.mean())
   return Look(
@@ -204,7 +211,7 @@ def _look(name, cut, index, out, patch_size) -> Look:
 
 
 def _draw(looks: Sequence[Look], path: pathlib.Path) -> pathlib.Path:
-  plt = report.pyplot()
+  plt = pictures.pyplot()
   titles = ["spectrogram", "what the model sees"]
   titles += ["hidden patches drawn"] if looks[0].drawn is not None else []
   titles += ["identified"] if looks[0].identified is not None else []
@@ -240,7 +247,7 @@ def _draw(looks: Sequence[Look], path: pathlib.Path) -> pathlib.Path:
     axis.set_title(title, fontsize=9)
   for axis in axes[-1]:
     axis.set(xlabel="frame")
-  return report.save(figure, path)
+  return pictures.save(figure, path)
 
 
 if __name__ == "__main__":

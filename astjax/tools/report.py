@@ -21,6 +21,7 @@ from absl import logging
 from astjax import device_ops, evaluate, job, metric_log, sharding, train_step
 from astjax.data import pipeline
 from astjax.errors import UserError, lookup
+from astjax.tools import pictures
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -56,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def learning_curve(workdir: pathlib.Path) -> pathlib.Path:
   """learning_curve.png: the training loss, and the evaluations beside it."""
-  plt = pyplot()
+  plt = pictures.pyplot()
   lines = metric_log.read(workdir / "metrics.jsonl")
   keys = {k for line in lines for k in line}
   rated = sorted(k for k in keys if k.endswith(("mAP", "accuracy")))
@@ -72,7 +73,7 @@ def learning_curve(workdir: pathlib.Path) -> pathlib.Path:
     axis.grid(alpha=0.3)
     if axis.lines:
       axis.legend()
-  return save(figure, workdir / "learning_curve.png")
+  return pictures.save(figure, workdir / "learning_curve.png")
 
 
 def predictions(
@@ -126,7 +127,7 @@ def _fbank(split: job.Split, loaded: job.Job, batch: dict) -> np.ndarray:
 
 
 def _draw(split, out, spectrograms, clips, path):
-  plt = pyplot()
+  plt = pictures.pyplot()
   num = min(clips, len(out["id"]))
   scores = 1.0 / (1.0 + np.exp(-out["logits"]))
   figure, axes = plt.subplots(
@@ -153,38 +154,7 @@ def _draw(split, out, spectrograms, clips, path):
       color=np.where(true, "tab:green", "tab:gray"),
     )
     right.set(xlim=(0, 1), title="score (green: labelled)")
-  return save(figure, path)
-
-
-def save(figure, path: pathlib.Path) -> pathlib.Path:
-  """Writes a picture.
-
-  Raises:
-    UserError: it cannot be written.
-  """
-  try:
-    figure.savefig(path, dpi=90)
-  except OSError as e:
-    raise UserError(f"cannot write {path}: {e.strerror}") from None
-  return path
-
-
-def pyplot():
-  """matplotlib.pyplot, drawing into files.
-
-  Raises:
-    UserError: matplotlib is not installed.
-  """
-  try:
-    import matplotlib
-  except ModuleNotFoundError:
-    raise UserError(
-      "pictures need matplotlib: pip install 'astjax[report]'"
-    ) from None
-  matplotlib.use("Agg")
-  from matplotlib import pyplot
-
-  return pyplot
+  return pictures.save(figure, path)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import pytest
 import soundfile
 
 from astjax.data import listings, sources
+from astjax.data.several import Several
 from astjax.errors import UserError
 
 DIGITS = r"(?P<label>\d+)_(?P<fold>[a-z]+)_\d+\.wav$"
@@ -699,6 +700,47 @@ def test_a_table_without_labels(tmp_path):
   )
 
 
+def test_labels_that_nothing_has(tmp_path):
+  """A list of labels says that there should be some."""
+  (tmp_path / "names.txt").write_text("x\ny\n")
+  _refused(
+    lambda: _csv(tmp_path, "path,mids\na.wav,x\n", label_list="names.txt"),
+    *("label_list='names.txt'", "have no labels", "column 'labels'"),
+  )
+  root = _fill(tmp_path / "sounds", "x/a.wav")
+  _refused(
+    lambda: sources.filenames(
+      data_dir=root, label_list=str(tmp_path / "names.txt")
+    ),
+    *("have no labels", "(?P<label>...)"),
+  )
+
+
+def test_a_part_without_labels(tmp_path):
+  bare = sources.filenames(data_dir=_fill(tmp_path / "a", "1.wav"))
+  named = sources.folder(data_dir=_fill(tmp_path / "b", "x/1.wav"))
+  sources.check_labelled(named, "train")
+  for part in (bare, Several([named, bare])):
+    _refused(
+      lambda part=part: sources.check_labelled(part, "train"),
+      *("train has no labels (1.wav, ...)", "column 'labels'"),
+    )
+
+
+def test_splits_are_said_once(digits):
+  both = {"splits": {"a": "x"}, "split_lists": {"b": "y"}}
+  _refused(
+    lambda: sources.filenames(data_dir=digits, **both),
+    *("says the splits twice", "splits and split_lists"),
+  )
+  _refused(
+    lambda: sources.filenames(
+      data_dir=digits, pattern="(?P<split>.)", split_table="x"
+    ),
+    *("a group 'split' and split_table",),
+  )
+
+
 # --- other classes, splits in one table -------------------------------------
 
 
@@ -718,6 +760,11 @@ def test_labels_become_other_classes(tmp_path):
   text = 'path,labels\na.wav,"exc,fru"\nb.wav,hap\n'
   table = _csv(tmp_path, text, label_map={"exc": "hap"})
   assert _contents(table) == [("a.wav", ("fru", "hap")), ("b.wav", ("hap",))]
+  _refused(
+    lambda: _csv(tmp_path, text, label_map={"ecx": "hap"}),
+    *("no recording has the label 'ecx'", "Did you mean 'exc'"),
+  )
+  _csv(tmp_path, text, label_map={"sad": "sad"})  # it stays as it is
 
 
 def test_splits_in_one_table(tmp_path):
@@ -735,6 +782,7 @@ def test_splits_in_one_table(tmp_path):
   )
   for text, part in {
     "x": "'x' is not a split and a path",
+    "1 id0/x/1.wav\n2 id0/x/1.wav\n": "is in '1' and in '2'",
     "": "lists no",
   }.items():
     _write(tmp_path, text)

@@ -63,6 +63,20 @@ def test_the_command(run, clips, tmp_path, capsys):
   assert "25 % hidden" in printed and "mse" in printed
 
 
+def test_masks_are_those_of_the_training(clips, tmp_path):
+  run = trained(
+    tmp_path / "run", num_mask=3, masking="random", softmax_over="patches"
+  )
+  one = reconstruct.look(str(run), clips[:1])[0]
+  assert one.hidden.sum() == 3 * 80
+  seen = [
+    reconstruct.look(str(run), clips[:1], num_mask=1, seed=seed)[0].hidden
+    for seed in range(12)
+  ]
+  # Clusters as in the original's code would never hide the first patch.
+  assert any(hidden[0, 0] for hidden in seen)
+
+
 def test_one_objective(clips, tmp_path):
   run = trained(tmp_path / "run", objective="generative")
   out = tmp_path / "picture.png"
