@@ -220,6 +220,7 @@ def _probed(split, given, where, run, mesh):
         f"{place}: a probe needs labels: put multi_hot into its on_host, and "
         f"'label' into keep; it is {part.config.on_host!r}"
       )
+    sources.check_labelled(part.reader.source, place)
   _check_same_classes(
     where, split.class_names, f"{where}.train", known.class_names
   )

@@ -141,11 +141,7 @@ def _source(args, split: str, folds: tuple[str, ...]) -> sources.Source:
     split=split,
     folds=folds,
   )
-  if not source.class_names:
-    raise UserError(
-      f"a probe needs labels, the source {args.source!r} gives none: see "
-      "docs/data.md"
-    )
+  sources.check_labelled(source, f"the source {args.source!r}")
   return source
 
 

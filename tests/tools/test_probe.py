@@ -169,7 +169,7 @@ def test_literal_patches(model, tmp_path):
     ({"source_kw": "{'a': 1}"}, "'a' in recordings.source_kw"),
     (
       {"source_kw": {"splits": SOURCE["splits"]}},
-      "a probe needs labels, the source 'filenames' gives none",
+      "the source 'filenames' has no labels",
     ),
     ({"data_dir": "nowhere"}, "'nowhere' does not exist"),
     ({"model": "nowhere"}, "nowhere"),
