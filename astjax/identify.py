@@ -182,9 +182,10 @@ def _outline(
 
 def _asit_objective(flat, width):
   """The release by its output layers, and sizes that are not the release's."""
-  preset = "r1" if "projection/cls/weight_v" in flat else "r2"
+  is_first = any(f"projection/{k}/weight_v" in flat for k in ("cls", "patch"))
+  preset = "r1" if is_first else "r2"
   usual = dict(asit.PROJECTION | asit.PRESETS[preset])
-  layers = ("cls", "patch") if preset == "r1" else ("last",)
+  layers = ("cls", "patch") if is_first else ("last",)
   paths = {
     "hidden": ("projection/fc1/bias",),
     "bottleneck": ("projection/fc3/bias",),

@@ -66,8 +66,8 @@ class Options:
   """How a checkpoint is read and taken over (`config.init_kw`).
 
   Attributes:
-    rows: whether rows of an image's patches become frequency (the original's
-      choice) or time.
+    rows: whether rows of an image's patches become frequency (AST's choice) or
+      time (ASiT's).
     fresh: expressions for whole paths of parameters that stay fresh although
       the checkpoint has them; by default the classifier.
     grid: (F', T') of its positions, where a bare file cannot tell.

@@ -199,7 +199,7 @@ def fit(
     source_prefix: names of the checkpoint's prefix tokens, in order.
     model_prefix: those of the model.
     rows: whether rows of the checkpoint's patches and grid become frequency
-      (the original's choice for images) or time.
+      (AST's choice for images) or time (ASiT's).
     fresh: expressions for whole paths that are left fresh although the
       checkpoint has them.
     resize: how positions change: `resize_grid`, `resize_ssast_grid` or
