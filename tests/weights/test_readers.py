@@ -485,3 +485,19 @@ def test_damaged_arrays_in_a_whole_npz(tmp_path):
       yield file.getvalue()
 
   assert_loads_or_refuses(tmp_path / "w.npz", files())
+
+
+def test_two_networks_in_one_file(tmp_path, monkeypatch):
+  """With the names that a flat file of both would have; the rest is left out."""
+  arrays = tensors()
+  value = {
+    "student": {f"module.{k}": v for k, v in arrays.items()},
+    "teacher": arrays,
+    "optimizer": {"state": {0: {"step": 1}}},
+    "args": {"lr": 5e-4},
+  }
+  monkeypatch.setattr(readers.pth, "read", lambda path: value)
+  (tmp_path / "checkpoint.pth").write_bytes(b"x")
+  want = {f"teacher.{k}": v for k, v in arrays.items()}
+  want |= {f"student.module.{k}": v for k, v in arrays.items()}
+  assert_same(readers.read(tmp_path / "checkpoint.pth"), want)
