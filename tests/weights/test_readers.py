@@ -488,7 +488,7 @@ def test_damaged_arrays_in_a_whole_npz(tmp_path):
 
 
 def test_two_networks_in_one_file(tmp_path, monkeypatch):
-  """With the names that a flat file of both would have; the rest is left out."""
+  """With the names that a flat file of both would have, and nothing else."""
   arrays = tensors()
   value = {
     "student": {f"module.{k}": v for k, v in arrays.items()},
