@@ -205,7 +205,7 @@ def test_broken_recordings_of_a_probe_are_listed(config, tmp_path):
   [
     ({"source": "filenames"}, "multi_hot needs labels, the source has none"),
     (
-      {"train": {"source": "synthetic", "source_kw": {}}},
+      {"train": {"source": "synthetic", "source_kw": {"sample_rate": RATE}}},
       "config.evals.knn has 3 classes, config.evals.knn.train 10; number 0",
     ),
     (
@@ -263,11 +263,7 @@ ON_VIEWS = (
 
 def test_a_model_of_views_hears_one_clip(config, tmp_path, monkeypatch):
   """Trained and evaluated on views, probed and used on clips."""
-  monkeypatch.setitem(
-    tasks.TASKS,
-    "mean",
-    lambda *, model, **own: OfViews(make(model=model).backbone),
-  )
+  monkeypatch.setitem(tasks.TASKS, "mean", make_of_views)
   clip = config.input.on_host.replace("decode|", f"decode|resample({RATE})|")
   config.input.on_host = clip
   config.evals.knn = labelled(
@@ -309,5 +305,6 @@ def test_a_model_of_views_hears_one_clip(config, tmp_path, monkeypatch):
 
 def test_views_need_a_recipe_without_draws_in_evaluations(config):
   config.input.on_host = views_of(True)
+  config.input.on_device = ON_VIEWS
   with pytest.raises(errors.UserError, match=r"evals.val draws .*\(views\)"):
     job.build(config, mesh=sharding.make_mesh(jax.devices()[:1]))
