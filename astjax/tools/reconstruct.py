@@ -225,14 +225,14 @@ def _draw(looks: Sequence[Look], path: pathlib.Path) -> pathlib.Path:
   for row, one in zip(axes, looks, strict=True):
     low, high = one.fbank.min(), one.fbank.max()
     spectrogram = {"vmin": low, "vmax": high, "cmap": "viridis"}
-    pictures = [(one.fbank, spectrogram)]
-    pictures += [(np.where(one.hidden, np.nan, one.fbank), spectrogram)]
+    panels = [(one.fbank, spectrogram)]
+    panels += [(np.where(one.hidden, np.nan, one.fbank), spectrogram)]
     if one.drawn is not None:
-      pictures.append((one.drawn, spectrogram))
+      panels.append((one.drawn, spectrogram))
     if one.identified is not None:
       shown = {"vmin": -1, "vmax": 1, "cmap": "RdYlGn"}
-      pictures.append((np.where(one.hidden, one.identified, np.nan), shown))
-    for axis, (picture, how) in zip(row, pictures, strict=True):
+      panels.append((np.where(one.hidden, one.identified, np.nan), shown))
+    for axis, (picture, how) in zip(row, panels, strict=True):
       axis.imshow(
         picture.T,
         origin="lower",
