@@ -53,25 +53,28 @@ class SSAST(nn.Module):
     Returns:
       {head: [B, M, ph * pw]} for each of `heads`.
     """
-    batch, views, count = index.shape
-    num_patches = patches.shape[1] * patches.shape[2]
-    # Clip by clip its masks, so that no row leaves its device.
-    patches = jnp.repeat(patches, views, axis=0)  # [B * V, F', T', ph * pw]
-    flat = index.reshape(batch * views, count)
-    mask = jnp.any(flat[..., None] == jnp.arange(num_patches), axis=1)
-    out = self.backbone(
-      patches=patches, mask=mask, mask_token=self.mask_token, train=train
-    )
-    tokens = out["tokens"].reshape(batch, views, num_patches, -1)
-    used = {self.heads[0]: 0, self.heads[-1]: views - 1}
+    tokens = [
+      self._tokens(patches, index[:, view], train)
+      for view in range(index.shape[1])
+    ]
+    used = {self.heads[0]: 0, self.heads[-1]: len(tokens) - 1}
     return {
       name: getattr(self, name)(
-        jnp.take_along_axis(
-          tokens[:, view], index[:, view, :, None], axis=1
-        )  # [B, M, D]
-      )
+        jnp.take_along_axis(tokens[view], index[:, view, :, None], axis=1)
+      )  # [B, M, D] -> [B, M, ph * pw]
       for name, view in used.items()
     }
+
+  def _tokens(self, patches, index, train):
+    """[B, N, D] of clips whose patches `index` [B, M] are hidden."""
+    numbers = jnp.arange(patches.shape[1] * patches.shape[2])
+    out = self.backbone(
+      patches=patches,
+      mask=jnp.any(index[..., None] == numbers, axis=1),
+      mask_token=self.mask_token,
+      train=train,
+    )
+    return out["tokens"]
 
 
 def make_ssast(backbone: ast.Backbone, heads: tuple[str, ...] = HEADS) -> SSAST:
