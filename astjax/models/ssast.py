@@ -39,34 +39,24 @@ class SSAST(nn.Module):
       self.generative = heads.PatchMlpHead(ph * pw)
 
   def __call__(
-    self, patches: Array, index: Array, *, train: bool = False
+    self,
+    patches: Array,
+    index: Array,
+    *,
+    heads: tuple[str, ...] | None = None,
+    train: bool = False,
   ) -> dict[str, Array]:
-    """Predicts the hidden patches of every clip, under one or two masks.
+    """Predicts the hidden patches of every clip.
 
     Args:
       patches: [B, F', T', ph * pw] literal patches.
-      index: [B, V, M] int32, numbers f' * T' + t' of the hidden patches under
-        each of V masks. The first head predicts under the first mask, the last
-        head under the last one.
+      index: [B, M] int32, numbers f' * T' + t' of the hidden ones.
+      heads: which of its own predict; all by default.
       train: turns drop path on.
 
     Returns:
-      {head: [B, M, ph * pw]} for each of `heads`.
+      {head: [B, M, ph * pw]}.
     """
-    tokens = [
-      self._tokens(patches, index[:, view], train)
-      for view in range(index.shape[1])
-    ]
-    used = {self.heads[0]: 0, self.heads[-1]: len(tokens) - 1}
-    return {
-      name: getattr(self, name)(
-        jnp.take_along_axis(tokens[view], index[:, view, :, None], axis=1)
-      )  # [B, M, D] -> [B, M, ph * pw]
-      for name, view in used.items()
-    }
-
-  def _tokens(self, patches, index, train):
-    """[B, N, D] of clips whose patches `index` [B, M] are hidden."""
     numbers = jnp.arange(patches.shape[1] * patches.shape[2])
     out = self.backbone(
       patches=patches,
@@ -74,7 +64,8 @@ class SSAST(nn.Module):
       mask_token=self.mask_token,
       train=train,
     )
-    return out["tokens"]
+    hidden = jnp.take_along_axis(out["tokens"], index[..., None], axis=1)
+    return {name: getattr(self, name)(hidden) for name in heads or self.heads}
 
 
 def make_ssast(backbone: ast.Backbone, heads: tuple[str, ...] = HEADS) -> SSAST:

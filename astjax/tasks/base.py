@@ -7,8 +7,11 @@ device ops.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
 
 from astjax.errors import UserError
 from astjax.models import ast
@@ -86,3 +89,45 @@ def inputs(batch: Batch) -> dict[str, Array]:
     "the batch has neither 'fbank' nor 'patches' after the device ops; it has "
     f"{', '.join(sorted(batch))}: check input.on_host and input.on_device"
   )
+
+
+def in_turn(
+  parts: Sequence[Callable[[Params], tuple[Array, Metrics]]], params: Params
+) -> tuple[Array, Metrics]:
+  """The sum of several losses, whose gradients are computed one by one.
+
+  So the activations of one part alone are held at a time: the backward pass of
+  each comes right after its forward pass.
+
+  Args:
+    parts: each gives (loss, metrics); of metrics with the same name the last
+      one counts, and none of them has a gradient.
+    params: of all of them.
+  """
+  if len(parts) == 1:
+    return parts[0](params)
+
+  @jax.custom_vjp
+  def total(params):
+    losses, metrics = zip(*(part(params) for part in parts), strict=True)
+    return sum(losses), _merged(metrics)
+
+  def forward(params):
+    loss, metrics, grads = 0.0, [], jax.tree.map(jnp.zeros_like, params)
+    for part in parts:
+      out, new = jax.value_and_grad(part, has_aux=True)(params)
+      loss, metrics = loss + out[0], [*metrics, out[1]]
+      grads = jax.tree.map(jnp.add, grads, new)
+      # The next part waits for this one's gradients.
+      params, grads = jax.lax.optimization_barrier((params, grads))
+    return (loss, _merged(metrics)), grads
+
+  def backward(grads, cotangents):
+    return (jax.tree.map(lambda g: g * cotangents[0], grads),)
+
+  total.defvjp(forward, backward)
+  return total(params)
+
+
+def _merged(metrics):
+  return {name: value for one in metrics for name, value in one.items()}

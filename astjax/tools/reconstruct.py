@@ -154,8 +154,8 @@ def look(
     batch = device_ops.apply(parsed.ops, batch, keys)
     batch = task.corrupt(batch, key, 0)
     cut = task.patches(batch)
-    out = task.model.apply({"params": params}, cut, batch["mask_index"])
-    return cut, batch["mask_index"][:, 0], out
+    index = batch["mask_index"][:, 0]
+    return cut, index, task.model.apply({"params": params}, cut, index)
 
   cut, index, out = jax.tree.map(np.asarray, run(params, batch))
   size = task.backbone.patch_size
