@@ -119,7 +119,7 @@ class Ssast:
 
     parts = [one_pass(view, heads) for view, heads in enumerate(self._passes)]
     loss, metrics = in_turn(parts, params)
-    return loss, LossOut(metrics | {"loss": loss}, task_state)
+    return loss, LossOut(metrics, task_state)
 
   def after_update(self, params: Params, task_state: dict, step: Array) -> dict:
     """The identity."""
