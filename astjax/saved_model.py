@@ -76,7 +76,7 @@ def init_params(info: ModelInfo, grid: tuple[int, int], key: Array) -> Params:
   height, width = backbone_of(info).patch_size
   patches = np.zeros((1, *grid, height * width), np.float32)
   if info.objective:
-    index = np.zeros((1, 1, 1), np.int32)
+    index = np.zeros((1, 1), np.int32)
     hidden = (index,) if isinstance(module, ssast.SSAST) else ()
     return dict(module.init(key, patches, *hidden)["params"])
   params = module.init(key, patches=patches)["params"]

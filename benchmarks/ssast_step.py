@@ -1,6 +1,6 @@
 """What a step of SSAST costs beside a supervised step with as many tokens.
 
-  python benchmarks/ssast_step.py [--variant=base384] [--batch=2] [--steps=5]
+  python benchmarks/ssast_step.py [--variant=base384] [--batch=4] [--steps=3]
 
 Times compiled steps of training (forward, backward, Adam) on random
 spectrograms of 1,024 frames: supervised with patches that do not overlap, joint
@@ -67,8 +67,8 @@ def main() -> None:
   """Command line."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--variant", default="base384")
-  parser.add_argument("--batch", type=int, default=2)
-  parser.add_argument("--steps", type=int, default=5)
+  parser.add_argument("--batch", type=int, default=4)
+  parser.add_argument("--steps", type=int, default=3)
   parser.add_argument("--dtype", default="float32")
   args = parser.parse_args()
   random = np.random.default_rng(0)

@@ -11,7 +11,12 @@ Commands, one after the other:
   python -m astjax.main --config=configs/ssast_digits.py:few \
     --config.init_from=runs/ssast \
     --config.input.data_dir=FOLDER/recordings --workdir=runs/ssast_few
-The last one without --config.init_from is the same model from scratch.
+`:all` instead of `:few` takes all labels; without --config.init_from it is the
+same model from scratch.
+Expected: test/accuracy of 0.76 with few labels, 0.40 from scratch (means of
+three seeds), 0.99 and 0.92 with all (one seed); docs/results.md has the rest.
+Hardware: two CPU cores; 21 minutes for the first stage, 2.5 and 7.5 for `:few`
+and `:all`.
 """
 
 from ml_collections import ConfigDict

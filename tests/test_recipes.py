@@ -156,5 +156,5 @@ def test_recordings_without_labels_then_with(tmp_path):
   history = run(config, "sounds")
   assert any("val/accuracy" in x for x in history)
   report = (tmp_path / "sounds" / "init_from.txt").read_text()
-  assert "dropped (of the pre-training): mask_token" in report
+  assert "dropped (of the pre-training): discriminative/" in report
   assert astjax.load(tmp_path / "sounds").predict(sound).top(1)

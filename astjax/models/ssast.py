@@ -39,39 +39,33 @@ class SSAST(nn.Module):
       self.generative = heads.PatchMlpHead(ph * pw)
 
   def __call__(
-    self, patches: Array, index: Array, *, train: bool = False
+    self,
+    patches: Array,
+    index: Array,
+    *,
+    heads: tuple[str, ...] | None = None,
+    train: bool = False,
   ) -> dict[str, Array]:
-    """Predicts the hidden patches of every clip, under one or two masks.
+    """Predicts the hidden patches of every clip.
 
     Args:
       patches: [B, F', T', ph * pw] literal patches.
-      index: [B, V, M] int32, numbers f' * T' + t' of the hidden patches under
-        each of V masks. The first head predicts under the first mask, the last
-        head under the last one.
+      index: [B, M] int32, numbers f' * T' + t' of the hidden ones.
+      heads: which of its own predict; all by default.
       train: turns drop path on.
 
     Returns:
-      {head: [B, M, ph * pw]} for each of `heads`.
+      {head: [B, M, ph * pw]}.
     """
-    batch, views, count = index.shape
-    num_patches = patches.shape[1] * patches.shape[2]
-    # Clip by clip its masks, so that no row leaves its device.
-    patches = jnp.repeat(patches, views, axis=0)  # [B * V, F', T', ph * pw]
-    flat = index.reshape(batch * views, count)
-    mask = jnp.any(flat[..., None] == jnp.arange(num_patches), axis=1)
+    numbers = jnp.arange(patches.shape[1] * patches.shape[2])
     out = self.backbone(
-      patches=patches, mask=mask, mask_token=self.mask_token, train=train
+      patches=patches,
+      mask=jnp.any(index[..., None] == numbers, axis=1),
+      mask_token=self.mask_token,
+      train=train,
     )
-    tokens = out["tokens"].reshape(batch, views, num_patches, -1)
-    used = {self.heads[0]: 0, self.heads[-1]: views - 1}
-    return {
-      name: getattr(self, name)(
-        jnp.take_along_axis(
-          tokens[:, view], index[:, view, :, None], axis=1
-        )  # [B, M, D]
-      )
-      for name, view in used.items()
-    }
+    hidden = jnp.take_along_axis(out["tokens"], index[..., None], axis=1)
+    return {name: getattr(self, name)(hidden) for name in heads or self.heads}
 
 
 def make_ssast(backbone: ast.Backbone, heads: tuple[str, ...] = HEADS) -> SSAST:

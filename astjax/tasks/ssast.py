@@ -20,7 +20,7 @@ from astjax import device_ops, errors
 from astjax.models import ast, ssast
 from astjax.ops import backends, losses, masking
 from astjax.ops import patches as patch_ops
-from astjax.tasks.base import LossOut, inputs
+from astjax.tasks.base import LossOut, in_turn, inputs
 from astjax.types import Array, Batch, Params
 
 OBJECTIVES = {
@@ -82,7 +82,7 @@ class Ssast:
   def init_params(self, rng: Array, batch: Batch) -> Params:
     """{"backbone", "mask_token", "discriminative", "generative"}, float32."""
     patches = self.patches(batch)
-    index = jnp.zeros((len(patches), 1, 1), jnp.int32)
+    index = jnp.zeros((len(patches), 1), jnp.int32)
     return self.model.init(rng, patches, index)["params"]
 
   def init_state(self, params: Params) -> dict:
@@ -104,9 +104,22 @@ class Ssast:
     step: Array,
   ) -> tuple[Array, LossOut]:
     """Mean over the batch of the weighted sum of the objectives."""
-    rated = self._rate(params, batch, train=True, rngs={"drop_path": rng})
-    metrics = jax.tree.map(jnp.mean, rated)
-    return metrics["loss"], LossOut(metrics, task_state)
+    patches, index = self.patches(batch), batch["mask_index"]
+
+    def one_pass(view, heads):
+      def loss(params):
+        rngs = {"drop_path": jax.random.fold_in(rng, view)}
+        rated = self._rate(
+          params, patches, index[:, view], heads, train=True, rngs=rngs
+        )
+        means = jax.tree.map(jnp.mean, rated)
+        return means["loss"], means
+
+      return loss
+
+    parts = [one_pass(view, heads) for view, heads in enumerate(self._passes)]
+    loss, metrics = in_turn(parts, params)
+    return loss, LossOut(metrics, task_state)
 
   def after_update(self, params: Params, task_state: dict, step: Array) -> dict:
     """The identity."""
@@ -118,9 +131,13 @@ class Ssast:
     """{metric: [B]}; every clip has its masks for ever, drawn from its id."""
     key = jax.random.key(0, impl="threefry2x32")
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(batch["id"])
-    grid = self.patches(batch).shape[1:3]
-    index = self._draw(keys, grid, self.eval_num_mask)
-    return self._rate(params, batch | {"mask_index": index})
+    patches = self.patches(batch)
+    index = self._draw(keys, patches.shape[1:3], self.eval_num_mask)
+    rated, loss = {}, 0.0
+    for view, heads in enumerate(self._passes):
+      rated |= self._rate(params, patches, index[:, view], heads)
+      loss += rated["loss"]
+    return rated | {"loss": loss}
 
   def features(self, params: Params, task_state: dict, batch: Batch) -> Array:
     """The mean of the tokens [B, D], nothing hidden."""
@@ -160,29 +177,41 @@ class Ssast:
         )
       return masking.random_mask(key, num_patches=math.prod(grid), count=count)
 
-    views = 2 if self.passes == 2 and len(self.model.heads) == 2 else 1
+    views = len(self._passes)
     return jax.vmap(
       lambda key: jax.vmap(mask)(device_ops.row_keys(key, views))
     )(keys)
 
-  def _rate(self, params: Params, batch: Batch, **kwargs) -> dict[str, Array]:
-    """{metric: [B]} under the masks `mask_index` [B, V, M]."""
-    patches, index = self.patches(batch), batch["mask_index"]
-    out = self.model.apply({"params": params}, patches, index, **kwargs)
+  @property
+  def _passes(self) -> tuple[tuple[str, ...], ...]:
+    """Which heads predict in each pass."""
+    if self.passes == 1:
+      return (self.model.heads,)
+    return tuple((head,) for head in self.model.heads)
+
+  def _rate(
+    self,
+    params: Params,
+    patches: Array,
+    index: Array,
+    heads: tuple[str, ...],
+    **kwargs,
+  ) -> dict[str, Array]:
+    """{metric: [B]} of one pass under the masks `index` [B, M]."""
+    out = self.model.apply(
+      {"params": params}, patches, index, heads=heads, **kwargs
+    )
     flat = patches.reshape(len(patches), -1, patches.shape[-1])  # [B, N, K]
-
-    def hidden(view):  # [B, M, K]
-      return jnp.take_along_axis(flat, index[:, view, :, None], axis=1)
-
+    hidden = jnp.take_along_axis(flat, index[..., None], axis=1)  # [B, M, K]
     rated, loss = {}, 0.0
     if "discriminative" in out:
       rated["nce"], hits = losses.info_nce(
-        hidden(0), out["discriminative"], over=self.softmax_over
+        hidden, out["discriminative"], over=self.softmax_over
       )
       rated["accuracy"] = jnp.mean(hits.astype(jnp.float32), axis=-1)
       loss += rated["nce"]
     if "generative" in out:
-      rated["mse"] = losses.masked_mse(hidden(-1), out["generative"])
+      rated["mse"] = losses.masked_mse(hidden, out["generative"])
       loss += self.mse_weight * rated["mse"]
     return {"loss": loss} | rated
 

@@ -134,9 +134,8 @@ def _of_ssast(loaded: Checkpoint, batch: Batch, key, num_mask: int):
   @jax.jit
   def run(params, batch):
     batch = task.corrupt(batch, key, 0)
-    cut, index = task.patches(batch), batch["mask_index"]
-    out = task.model.apply({"params": params}, cut, index)
-    return cut, index[:, 0], out
+    cut, index = task.patches(batch), batch["mask_index"][:, 0]
+    return cut, index, task.model.apply({"params": params}, cut, index)
 
   cut, index, out = jax.tree.map(np.asarray, run(params, batch))
   count, *_, cells = cut.shape

@@ -98,7 +98,7 @@ def test_hidden_cells_do_not_reach_the_prediction():
   flat = cut.reshape(4, 12, 32)
   for row, hidden in zip(flat, index, strict=True):
     row[hidden] += 3.0
-  apply = lambda x: task.model.apply({"params": params}, x, batch["mask_index"])
+  apply = lambda x: task.model.apply({"params": params}, x, index)
   original = apply(task.patches(batch))
   changed = apply(jnp.asarray(cut))
   for name, value in original.items():
