@@ -217,13 +217,15 @@ def test_nothing_corrupted_nothing_to_draw():
 
 
 def test_only_the_student_drops_paths():
-  task = make(model={"drop_path": 0.9})
+  task = make(model={"drop_path": 0.5})
   params, state, batch = prepare(task)
+  params = changed(params)
   loss = jax.jit(task.loss)
   found = [
-    loss(params, state, batch, jax.random.key(s), 0)[1] for s in range(3)
+    loss(params, state, batch, jax.random.key(s), 0)[1] for s in range(4)
   ]
-  assert len({float(o.metrics["recon"]) for o in found}) == 3
+  recon = [float(o.metrics["recon"]) for o in found]
+  assert max(recon) > min(recon) + 1e-4
   assert len({float(o.metrics["spread"]) for o in found}) == 1
   for o in found[1:]:  # what the teacher says is the same
     np.testing.assert_array_equal(
@@ -251,7 +253,10 @@ def test_local_views_teach_the_positions():
     return jnp.sum(task._see_local(of, batch, None)[..., 0])
 
   grad = jax.grad(tokens)(params["backbone"]["pos_embed"]["grid"])
-  assert grad.shape == (2, 6, 16) and (np.abs(grad).max(-1) > 0).all()
+  # Two columns from six lie on the second and the fifth.
+  assert grad.shape == (2, 6, 16)
+  met = np.abs(grad).max((0, 2)) > 0
+  np.testing.assert_array_equal(met, [False, True, False, False, True, False])
 
 
 def test_the_teacher_follows():
@@ -324,6 +329,10 @@ def test_features_of_any_length(frames):
   np.testing.assert_allclose(both, (out + other) / 2, atol=1e-5)
 
 
+# Unit vectors of hardly anything, as at the start, have huge gradients.
+SGD = optax.chain(optim._clip_each(3.0), optax.sgd(0.05))
+
+
 def step_of(task, tx, size, rows, **kw):
   """One step on so many devices: (state, metrics, compiled text)."""
   mesh = sharding.make_mesh(jax.devices()[:size])
@@ -341,7 +350,7 @@ def step_of(task, tx, size, rows, **kw):
 @pytest.mark.parametrize("preset", ["r1", "r2"])
 def test_four_devices_are_as_one(preset):
   """The same blocks and donors, one center, one mean over masked cells."""
-  task, tx = make(preset), optax.sgd(0.5)
+  task, tx = make(preset), SGD
   (one, metrics), (four, others) = (
     step_of(task, tx, size, make_views(8)) for size in (1, 4)
   )
@@ -356,7 +365,7 @@ def test_four_devices_are_as_one(preset):
 
 def test_micro_batches():
   """Centers are those of the whole batch; the teacher moves once."""
-  task, tx = make(drop_only=False), optax.sgd(0.5)
+  task, tx = make(drop_only=False), SGD
   whole, metrics = step_of(task, tx, 1, make_views(8))
   for size in (1, 4):
     parts, others = step_of(task, tx, size, make_views(8), accumulate=2)
