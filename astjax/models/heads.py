@@ -68,7 +68,7 @@ class LayerSumHead(nn.Module):
 
 def _linear(features, *, fan_in, name=None):
   init = vit.torch_uniform(fan_in)
-  return nn.Dense(
+  return vit.Dense(
     features, kernel_init=init, bias_init=init, dtype=jnp.float32, name=name
   )
 
@@ -138,7 +138,7 @@ class ProjectionHead(nn.Module):
 
   def setup(self) -> None:
     """Three linear layers and the output layers."""
-    dense = lambda n: nn.Dense(  # noqa: E731
+    dense = lambda n: vit.Dense(  # noqa: E731
       n, kernel_init=vit.WEIGHT_INIT, dtype=self.dtype
     )
     self.fc1, self.fc2 = dense(self.hidden), dense(self.hidden)
@@ -190,7 +190,7 @@ class ReconstructionHead(nn.Module):
     """See the class."""
     widths = (self.hidden, self.hidden, self.channels)
     for i, width in enumerate(widths, 1):
-      x = nn.Dense(
+      x = vit.Dense(
         width, kernel_init=vit.WEIGHT_INIT, dtype=self.dtype, name=f"fc{i}"
       )(x)
       x = nn.gelu(x, approximate=False)
