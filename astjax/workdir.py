@@ -66,6 +66,9 @@ def check_config(
 ) -> list[str]:
   """Compares with the config that this folder belongs to.
 
+  A run that ended before its first line of metrics has left nothing to lose:
+  its folder is free for another one.
+
   Args:
     workdir: the folder.
     config: the plain config of this run.
@@ -95,6 +98,8 @@ def check_config(
       "use a new --workdir"
     ) from None
   of_training, of_rest = run_config.differences(old_config, config)
+  if (of_training or old_data != data) and _is_unused(workdir):
+    return []
   if of_training:
     more = f" (and {len(of_training) - 3} more)" if len(of_training) > 3 else ""
     raise UserError(
@@ -107,6 +112,13 @@ def check_config(
       f"{old_data} then, {dict(data)} now; use a new --workdir"
     )
   return of_rest
+
+
+def _is_unused(workdir):
+  saved = workdir / "checkpoints"
+  steps = saved.iterdir() if saved.exists() else ()
+  log = workdir / "metrics.jsonl"
+  return not log.exists() and not any(p.name[:1].isdigit() for p in steps)
 
 
 def write_config(

@@ -824,6 +824,7 @@ DATA = {"fingerprint": "f" * 16, "num_examples": 24}
 def _saved(folder: pathlib.Path, **overrides) -> None:
   config = run_config.to_plain(tiny_config(**overrides))
   workdir.write_config(folder, config, DATA)
+  (folder / "metrics.jsonl").touch()
 
 
 def _compared(folder, data=DATA, **overrides) -> list[str]:
@@ -867,6 +868,19 @@ def test_many_changes_are_counted(tmp_path):
     )
   text = _said(error, "(and 2 more)")
   assert text.count(" was ") == 3
+
+
+def test_a_run_that_left_nothing_leaves_its_folder(tmp_path):
+  """It met a mistake after its config was written, such as of init_from."""
+  _saved(tmp_path, init_from="nowhere")
+  saved = tmp_path / "checkpoints" / "4"
+  saved.mkdir(parents=True)
+  (tmp_path / "metrics.jsonl").unlink()
+  with pytest.raises(UserError, match="another training"):
+    _compared(tmp_path)
+  saved.rmdir()
+  assert _compared(tmp_path) == []
+  assert _compared(tmp_path, data=DATA | {"num_examples": 25}) == []
 
 
 def test_other_data_makes_another_training(tmp_path):
