@@ -322,6 +322,7 @@ def _guess(outline: _Outline, stride, grid, kind, hints: Hints):
       num_frames=grid[1] * width,
       num_mel_bins=grid[0] * height,
       statistics=registry.AUDIOSET_STATISTICS,
+      channel="first",
       padding="waveform",
     ).recipe()
     notes.append(f"front-end of its release, at {rate:,} Hz")

@@ -227,6 +227,11 @@ def _probed(split, given, where, run, mesh):
   return dataclasses.replace(split, probe=probe, known=known)
 
 
+def _remembered(job):
+  """Shapes of what the task remembers beside the parameters."""
+  return jax.eval_shape(lambda: job.task.init_state(job.fresh_params()))
+
+
 def _loss(job, params):
   rng = train_step.train_key(0)
   state = job.task.init_state(params)
@@ -308,6 +313,11 @@ def _check_record(job):
       f"end: set config.evals.{name}.every_epochs or every_steps"
     )
   average = run_record.start(run, job.steps_per_epoch).average
+  if average and jax.tree.leaves(_remembered(job)):
+    raise UserError(
+      f"config.average: the task {run.task!r} keeps a running average of its "
+      "own, its teacher; leave config.average.last_epoch at 0"
+    )
   if average and average.last_step > job.total_steps:
     raise UserError(
       f"config.average.last_epoch={run.average.last_epoch}, but the run ends "

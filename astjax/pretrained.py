@@ -126,7 +126,7 @@ def load(
     if path.is_file():
       return _from_file(path, source, options)
     if (path / model_info.PARAMS).exists():
-      return _from_native(path)
+      return _from_native(path, options)
     if (path / "checkpoints").is_dir():
       return _from_workdir(path, options)
     if (path / "config.json").is_file():
@@ -211,8 +211,13 @@ def _from_hugging_face(path: pathlib.Path, source: str) -> Checkpoint:
   )
 
 
-def _from_native(path: pathlib.Path) -> Checkpoint:
+def _from_native(path: pathlib.Path, options: Options) -> Checkpoint:
   info, flat = model_info.load(path)
+  if options.network != "teacher" and info.objective.get("name") == "asit":
+    raise UserError(
+      f"{path} is a saved model with one network ({info.origin}); "
+      f"network={options.network!r} is for runs and checkpoints that have two"
+    )
   digest = readers.sha256(path / model_info.PARAMS)
   return _checked("model of astjax", info, flat, digest)
 
@@ -271,7 +276,8 @@ def start(
   model = loaded.info.model
   if options.rows == "time" and not loaded.is_image:
     raise UserError(
-      "rows='time' is for checkpoints of images; this one is of spectrograms"
+      "rows='time' is for checkpoints of images, this one is of spectrograms: "
+      "leave rows at 'frequency' (config.init_kw.rows)"
     )
   want = saved_model.describe(backbone)
   patch = tuple(model["patch_size"])

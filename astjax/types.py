@@ -9,15 +9,13 @@ A batch is a plain dict of arrays:
   audio        [B, S]         int16 from the host, float32 after `to_float`
   num_samples  [B]            int32, real samples before padding
   fbank        [B, T, F]      float32 log-mel filter banks
-               [B, V, T, F]   of several views of a clip (ASiT)
-  fbank_local  [B, V', T', F]  float32, of shorter views
+  audio, fbank [B, V, S], [B, V, T, F]  of several views of a clip (ASiT)
+  audio_local  [B, V', S']    likewise, of shorter views
+  fbank_local  [B, V', T', F]  their log-mels
   patches      [B, F', T', ph*pw]  float32, instead of fbank, by `patchify`
   label        [B, C]         float32 multi-hot, possibly soft
   valid        [B]            bool, False on rows that only fill a batch
   id           [B]            int32 row of the source
-
-`views` makes audio [B, V, S], so fbank is [B, V, T, F], and audio_local and
-fbank_local of its local crops.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ LABEL = r"(?P<label>\d)_[^/]+\.wav$"
 STANDARDIZE = "standardize(-6.726, 3.863"
 
 STAGES = {
-  "pretrain": {"split": "train", "epochs": 60.0, "lr": 1e-3},
+  "pretrain": {"split": "train", "epochs": 25.0, "lr": 1e-3},
   "few": {"split": "few", "epochs": 100.0, "lr": 5e-4},
   "all": {"split": "train", "epochs": 20.0, "lr": 5e-4},
 }
@@ -73,7 +73,7 @@ def pretraining(c: ConfigDict) -> None:
       "split": "test",
       "on_host": f"{views(**local, random=False)}|{kept}",
       "on_device": both,
-      "every_epochs": 10.0,
+      "every_epochs": 2.5,
     }
   )
   # Three views side by side, their class tokens' mean.
@@ -86,7 +86,7 @@ def pretraining(c: ConfigDict) -> None:
       "train": {"split": "train"},
       "on_host": f"{still}|quantise|multi_hot|keep('audio', 'label')",
       "on_device": front_end("", GLOBAL[1]),
-      "every_epochs": 10.0,
+      "every_epochs": 2.5,
     }
   )
   c.optim = ConfigDict(

@@ -15,7 +15,11 @@ whether the published numbers have that start is not known; it is off here:
 Expected: two later papers quote, after fine-tuning, mAP 48.0 on AudioSet-2M and
 38.6 on AudioSet-20K. Not measured here. Neither are val/spread and val/cls that
 its authors reached: they are not published.
-Hardware: the authors' commands are for 4 GPUs. Not measured here.
+Starting from an ASiT (checkpoint.pth or a work directory) instead takes
+--config.init_kw.rows=frequency; centers and moments then begin anew.
+Hardware: the authors' commands are for 4 GPUs. Not measured here. On one GPU:
+--config.accumulate=4 --config.model.dtype=bfloat16, or a smaller
+--config.input.batch_size, to which the rate adapts itself.
 """
 
 from ml_collections import ConfigDict

@@ -117,6 +117,14 @@ def _need_float(example, name, op):
     )
 
 
+def _need_one(example, op):
+  if len(example["audio"].shape) != 1:
+    raise UserError(
+      f"{op} works on one waveform, not on views of it: put it before views "
+      "(fit and views exclude each other)"
+    )
+
+
 def random_crop(num_samples: int) -> Op:
   """So many samples from a place drawn evenly; shorter recordings stay whole.
 
@@ -126,6 +134,7 @@ def random_crop(num_samples: int) -> Op:
     raise UserError(f"random_crop needs at least one sample, got {num_samples}")
 
   def op(example, key, backend):
+    _need_one(example, "random_crop")
     count = example["num_samples"]
     places = tf.maximum(count - num_samples, 0) + 1
     start = _place(backend.uniform(key, 1)[0], places)
@@ -155,6 +164,7 @@ def roll_waveform(rate: float = 0.5) -> Op:
     raise UserError(f"roll_waveform needs a rate in [0, 1], got {rate}")
 
   def op(example, key, backend):
+    _need_one(example, "roll_waveform")
     audio = example["audio"]
     u = backend.uniform(key, 2)
     shift = tf.where(u[0] < rate, _place(u[1], tf.size(audio) + 1), 0)
@@ -207,6 +217,7 @@ def views(
     return np.pad(audio, (0, max(0, size - len(audio))))
 
   def op(example, key, backend):
+    _need_one(example, "views")
     audio, rate = example["audio"], example["sample_rate"]
     audio = python_call(pad, [audio, rate], tf.TensorSpec([None], audio.dtype))
     u = backend.uniform(key, count + local_count) if random else None
@@ -258,8 +269,7 @@ def fit(
     return audio, np.int32(count)
 
   def op(example, key, backend):
-    if len(example["audio"].shape) != 1:
-      raise UserError("fit cuts one waveform; views stand instead of it")
+    _need_one(example, "fit")
     audio, count = python_call(
       cut,
       [example["audio"], example["sample_rate"]],
@@ -339,6 +349,7 @@ def mix(
 
   def op(example, key, backend):
     _need_float(example, "audio", "mix")
+    _need_one(example, "mix")
     if "label" in example:
       raise UserError("mix changes the labels: put it before multi_hot")
     scalar = tf.TensorSpec([], tf.int32)

@@ -32,15 +32,22 @@ def torch_uniform(fan_in: int) -> Callable:
   return init
 
 
-class Dense(nn.Dense):
-  """A linear layer that takes its input as one matrix, [..., D] -> [..., D'].
+def _on_cpu():
+  return jax.default_backend() == "cpu"
 
-  On a CPU XLA computes what a kernel's gradient reads once more, transposed,
-  if there are several leading axes: a quarter of a block's time.
+
+class Dense(nn.Dense):
+  """A linear layer, [..., D] -> [..., D'], on a CPU of one matrix.
+
+  There XLA computes what a kernel's gradient reads once more, transposed, if
+  there are several leading axes: a quarter of a block's time. (A TPU would have
+  to move what is merged.)
   """
 
   def __call__(self, x: Array) -> Array:
     """See the class."""
+    if not _on_cpu():
+      return super().__call__(x)
     y = super().__call__(x.reshape(-1, x.shape[-1]))
     return y.reshape(*x.shape[:-1], self.features)
 
@@ -139,8 +146,7 @@ def _attend_per_head(q, k, v):
 
 
 def _attend_auto(q, k, v):
-  on_cpu = jax.default_backend() == "cpu"
-  return (_attend_per_head if on_cpu else _attend_xla)(q, k, v)
+  return (_attend_per_head if _on_cpu() else _attend_xla)(q, k, v)
 
 
 ATTENTION = {

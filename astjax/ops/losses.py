@@ -126,6 +126,14 @@ def distill_views(
   return loss, jnp.mean(targets, axis=(0, 1))
 
 
+def outputs(units: Array, kernel: Array) -> Array:
+  """Logits [..., C]: unit vectors [..., K] times an output layer [K, C].
+
+  Temperatures multiply their errors by 25: more than the bfloat16 of a TPU.
+  """
+  return jnp.matmul(units, kernel, precision="high")
+
+
 def distill_tokens(
   student: Array,
   teacher: Array,
@@ -151,14 +159,15 @@ def distill_tokens(
     center: [C], a running mean of the teacher's logits.
     student_temp: temperature of the student's softmax.
     teacher_temp: of the teacher's, lower.
-    chunk: at most so many tokens of a clip at a time.
+    chunk: at most so many tokens of a clip at a time, whose logits are
+      computed once more on the way back; 0 holds all of them.
 
   Returns:
     (loss [B], the mean over the tokens; the teacher's mean distribution [C]
     over batch and tokens).
   """
   batch, count, width = student.shape
-  parts = -(-count // chunk)
+  parts = -(-count // chunk) if chunk else 1
   size = -(-count // parts)
   real = jnp.arange(parts * size) < count
   real = real.astype(jnp.float32).reshape(parts, size)
@@ -169,8 +178,8 @@ def distill_tokens(
 
   def part(total, tokens):
     student, teacher, real = tokens  # [B, n, K], [B, n, K], [n]
-    targets = _teach(teacher @ teacher_kernel, center, teacher_temp)
-    log_q = student @ student_kernel / student_temp
+    targets = _teach(outputs(teacher, teacher_kernel), center, teacher_temp)
+    log_q = outputs(student, student_kernel) / student_temp
     log_q = jax.nn.log_softmax(log_q.astype(jnp.float32))
     xent = -jnp.sum(targets * log_q, axis=-1)  # [B, n]
     loss, shown = total
@@ -179,6 +188,9 @@ def distill_tokens(
     return (loss, shown), None
 
   zeros = (jnp.zeros(batch), jnp.zeros(center.shape))
+  if not chunk:
+    (loss, shown), _ = part(zeros, (student, teacher, real[0]))
+    return loss / count, shown / (batch * count)
   # In a loop nothing can be merged with what is computed once more.
   part = jax.checkpoint(part, prevent_cse=False)
   (loss, shown), _ = jax.lax.scan(

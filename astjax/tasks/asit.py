@@ -273,9 +273,9 @@ class Asit:
       "student_temp": self.student_temp,
       "teacher_temp": self.teacher_temp(step),
     }
-    teacher_logits = teacher["cls"] @ its["cls"]
+    teacher_logits = losses.outputs(teacher["cls"], its["cls"])
     cls, said_cls = losses.distill_views(
-      student_cls @ mine["cls"],
+      losses.outputs(student_cls, mine["cls"]),
       teacher_logits,
       task_state["center_cls"],
       **temps,
@@ -306,7 +306,9 @@ class Asit:
       "patch": said_patch,
       "center_cls": jnp.mean(teacher_logits, axis=(0, 1)),
       # The mean of products with one kernel is the product of the mean.
-      "center_patch": jnp.mean(teacher["patch"], (0, 1, 2)) @ its["patch"],
+      "center_patch": losses.outputs(
+        jnp.mean(teacher["patch"], (0, 1, 2)), its["patch"]
+      ),
     }
     return rated, said
 
@@ -395,7 +397,8 @@ def make(
     outputs: their sizes, see `models.asit.make`.
     recon_widths: hidden width and channels of the reconstruction head.
     drop_perc: largest part of a spectrogram that is dropped, see `gmml.Gmml`.
-    drop_replace: part that comes from another clip; 0 never does so.
+    drop_replace: part that comes from another clip; 0 never does so. Without
+      `drop_perc`, evaluations then corrupt nothing.
     drop_align: blocks begin and end at multiples of so many cells.
     drop_fill: what stands in dropped blocks.
     drop_only: reconstruct only what is corrupted.
@@ -408,7 +411,8 @@ def make(
     teacher_temp_epochs: epochs of this growth, both ends included.
     momentum: of the teacher at the start; a cosine takes it to 1.
     center_momentum: of the two centers.
-    chunk: tokens of a clip whose logits are held at once; costs memory.
+    chunk: tokens of a clip whose logits are held at once; 0 holds all, which
+      costs memory and saves computing them again.
 
   Raises:
     UserError: values that do not fit.
@@ -452,7 +456,7 @@ def make(
       "in [0, 1]",
       0 <= center_momentum <= 1,
     ),
-    ("chunk", chunk, "at least 1", chunk >= 1),
+    ("chunk", chunk, "at least 0", chunk >= 0),
   )
   backbone = errors.call(ast.make_backbone, "config.model", model)
   return Asit(

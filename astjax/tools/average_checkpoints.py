@@ -90,6 +90,11 @@ def average(
   if out.exists():
     raise UserError(f"{out} is there already; give a new folder")
   info = model_info.parse(readers.read_json(path), str(path))
+  if info.objective.get("name") == "asit":
+    raise UserError(
+      f"the run in {folder} keeps a teacher, which is a running average of its "
+      "weights already: take the run as it is"
+    )
   mean = Mean()
   console = Console()
   with contextlib.closing(Checkpoints(folder, read_only=True)) as checkpoints:

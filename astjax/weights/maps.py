@@ -515,7 +515,10 @@ def _asit_of(names, source, is_inside):
     "head.": ("official ASiT (second release)", ASIT_R2_PTH),
   }
   for start, (kind, table) in kinds.items():
-    if source == "backbone." and any(k.startswith(start) for k in names):
+    heads = (start, "head_recons.")  # DINO and iBOT have the first one too
+    if source == "backbone." and all(
+      any(k.startswith(head) for k in names) for head in heads
+    ):
       return Recognised(kind, table, names, pretrained_by="ASiT")
   kernel = names.get(f"{source}patch_embed.proj.weight")
   if is_inside and kernel is not None and kernel.shape[1:2] == (1,):

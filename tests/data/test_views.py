@@ -137,7 +137,11 @@ def test_unreadable_recordings_are_silence_in_evaluations():
     ("views(2, sample_rate=0)", "a positive length and rate"),
     ("views(2, 0.025)", "met a recording of 8000 Hz: put resample"),
     ("roll_waveform(1.5)", r"a rate in \[0, 1\], got 1.5"),
-    (f"{VIEWS})|fit(1, {RATE})", "fit cuts one waveform; views stand instead"),
+    (f"{VIEWS})|fit(1, {RATE})", "fit works on one waveform"),
+    (f"{VIEWS})|random_crop(9)", "random_crop works on one waveform"),
+    (f"{VIEWS})|roll_waveform", "roll_waveform works on one waveform"),
+    (f"{VIEWS})|mix(0.5)", "mix works on one waveform"),
+    (f"{VIEWS})|{VIEWS})", "views works on one waveform"),
   ],
 )
 def test_mistakes(recipe, told):

@@ -212,7 +212,7 @@ PATCH_CASES = {
 }
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 8, 100])
+@pytest.mark.parametrize("chunk", [0, 1, 3, 8, 100])
 @pytest.mark.parametrize("preset", PATCH_CASES)
 def test_distill_tokens(preset, chunk):
   student, teacher, expected, golden = PATCH_CASES[preset]
@@ -259,7 +259,7 @@ def test_tokens_in_parts_are_as_all_at_once():
     lambda s, m: jnp.sum(f(s, m)[0] * weights), argnums=(0, 1)
   )(student, mine)
   expected, expected_grads = whole(student, mine), grads(whole)
-  for chunk in (1, 2, 3, 7, 50):
+  for chunk in (0, 1, 2, 3, 7, 50):
     in_parts = lambda s, m, chunk=chunk: parts(s, m, chunk)
     found = in_parts(student, mine)
     for a, b in zip(found, expected, strict=True):

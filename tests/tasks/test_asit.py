@@ -495,7 +495,7 @@ def kept(line):
   return {k: v for k, v in line.items() if not k.startswith(("perf/", "time"))}
 
 
-def test_a_run_learns_and_resumes(views_op, tmp_path):
+def test_a_run_stops_and_goes_on(views_op, tmp_path):
   """Student, teacher, centers and moments bit for bit."""
   config = tiny(steps=8, evals={"val": {"every_steps": 4}})
   whole = run(tmp_path / "whole", config)
