@@ -29,6 +29,18 @@ def lookup(table: Mapping[str, Any], name: str, what: str) -> Any:
   return table[name]
 
 
+def check_ranges(where: str, *rows: tuple[str, Any, str, bool]) -> None:
+  """A UserError for the first value that does not fit.
+
+  Args:
+    where: section of the config.
+    *rows: (name, value, what is expected, whether it is so).
+  """
+  for name, value, expected, fits in rows:
+    if not fits:
+      raise UserError(f"{where}.{name} must be {expected}, got {value}")
+
+
 def call(
   fn: Callable, where: str, given: Mapping[str, Any], /, *args: Any, **own: Any
 ) -> Any:

@@ -56,12 +56,6 @@ def check_expressions(params: Params, expressions: Sequence[str]) -> None:
       )
 
 
-def _check_ranges(where: str, *rows: tuple[str, Any, str, bool]) -> None:
-  for name, value, expected, fits in rows:
-    if not fits:
-      raise errors.UserError(f"{where}.{name} must be {expected}, got {value}")
-
-
 def first_step(epoch: float, steps_per_epoch: float) -> int:
   """The first step (from 0) after so many epochs."""
   # Less a hair: 42 epochs of 2724 / 7 steps end at 16344, not a step later.
@@ -160,7 +154,7 @@ def make_schedule(
     lr_batch_size: the batch size that `lr` is for: the peak is `lr` times
       `batch_size` / `lr_batch_size`; 0 takes `lr` as it is.
   """
-  _check_ranges(
+  errors.check_ranges(
     "config.schedule",
     ("lr", lr, "positive", 0 < lr < math.inf),
     ("lr_batch_size", lr_batch_size, "at least 0", lr_batch_size >= 0),
@@ -176,7 +170,7 @@ def make_schedule(
     ("decay_factor", decay_factor, "positive", 0 < decay_factor < math.inf),
   )
   lr = lr * batch_size / lr_batch_size if lr_batch_size else lr
-  _check_ranges(
+  errors.check_ranges(
     "config.schedule",
     ("final_lr", final_lr, f"between 0 and {lr:g}", 0 <= final_lr <= lr),
   )
@@ -255,7 +249,7 @@ def make_optimizer(
   Raises:
     UserError: an expression that fits no parameter.
   """
-  _check_ranges(
+  errors.check_ranges(
     "config.optim",
     ("b1", b1, "in [0, 1)", 0 <= b1 < 1),
     ("b2", b2, "in [0, 1)", 0 <= b2 < 1),

@@ -16,7 +16,9 @@ Expected: two later papers quote 98.2 % (v1) and 98.9 % (v2). Not measured here.
 ASiT's fine-tuning is "adopted from AST" and was not published: values marked
 [AST] are those of AST on V2; model and start are those of other people's code
 that uses ASiT's weights. Which classes and which classifier ASiT has on V1 is
-not known: the classes here are SUPERB's, the rest is as on V2.
+not known: the classes, the crops of the noise and the balanced draws of :v1 are
+SUPERB's, as SSAST has it there (with a rate of 5e-5 or 1e-4, batches of 32 and
+20,000 steps), the rest is as on V2.
 Hardware: not published, not measured here.
 """
 

@@ -28,6 +28,7 @@ ARGUMENTS = {
   "ssast_esc50": ["patch", "frame"],
   "ssast_speechcommands": [""],
   "ssast_superb": ["ks", "ks_patch", "sid", "sid_patch", "er", "er_patch"],
+  "asit_folder": [""],
   "asit_digits": ["pretrain", "few", "all"],
   "asit_pretrain": ["r2", "r1", "small"],
   "asit_audioset": ["full", "balanced"],

@@ -33,6 +33,15 @@ def get_config():
 """
 
 
+# The teacher, its centers and two counts of Adam's steps must survive as well.
+ASIT = """
+from tests.tiny import tiny_asit
+
+def get_config():
+  return tiny_asit(steps=30, checkpoint={"every_steps": 1, "keep": 2})
+"""
+
+
 @pytest.fixture
 def config_file(tmp_path):
   path = tmp_path / "config.py"
@@ -117,6 +126,26 @@ def test_kill_9_between_and_during_saves(straight, config_file, tmp_path):
   assert "resumed at step" in out
   assert_same_bits(final_state(workdir), final_state(straight))
   assert read(workdir) == read(straight)
+
+
+def test_kill_9_of_a_student_and_its_teacher(tmp_path):
+  config = tmp_path / "asit.py"
+  config.write_text(ASIT)
+  process = start(config, tmp_path / "straight")
+  out = finish(process)
+  assert process.returncode == 0, out
+  for step in (2, 11):  # before and after the output layer has thawed
+    process = start(config, tmp_path / "run")
+    wait_for_step(tmp_path / "run", process, step)
+    process.kill()
+    finish(process)
+    assert process.returncode == -signal.SIGKILL
+  process = start(config, tmp_path / "run")
+  out = finish(process)
+  assert process.returncode == 0 and "resumed at step" in out, out
+  state = final_state(tmp_path / "straight")
+  assert sum("teacher" in name or "center" in name for name in state) > 10
+  assert_same_bits(final_state(tmp_path / "run"), state)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])

@@ -13,6 +13,7 @@ import pytest
 
 import astjax
 from astjax import saved_model, sharding, train
+from astjax.tools import reconstruct
 from astjax.weights import model_info
 from configs import ast_folder, ssast_folder
 from tests.test_configs import make_data
@@ -158,3 +159,40 @@ def test_recordings_without_labels_then_with(tmp_path):
   report = (tmp_path / "sounds" / "init_from.txt").read_text()
   assert "dropped (of the pre-training): discriminative/" in report
   assert astjax.load(tmp_path / "sounds").predict(sound).top(1)
+
+
+@pytest.mark.slow
+def test_views_without_labels_then_with(tmp_path, capsys):
+  """What `asit_digits.py` says: pre-train beside a probe, look, fine-tune."""
+  data = tmp_path / "data"
+  make_data("asit_digits", data)
+  mesh = sharding.make_mesh(jax.devices()[:1])
+
+  def run(stage, **how):
+    config = asit_digits.get_config(stage)
+    config.input.data_dir = str(data)
+    config.input.batch_size = 4
+    config.epochs, config.steps = 0.0, 2
+    config.checkpoint = {"every_steps": 1, "keep": 1}
+    for split in config.evals.values():
+      split.every_steps, split.every_epochs = 1, 0.0
+    config.model.update(SIZES)
+    config.update(how)
+    return train.train_and_evaluate(config, tmp_path / stage, mesh=mesh)
+
+  history = run("pretrain")
+  names = {k for line in history for k in line}
+  assert {"train/cls_entropy", "test/spread", "knn/accuracy"} <= names
+  assert sum("knn/accuracy" in x for x in history) == 2
+  sound = next(data.rglob("*.wav"))
+  assert astjax.load(tmp_path / "pretrain").embed(sound).clip.shape == (16,)
+  picture = tmp_path / "x.png"
+  args = [f"--model={tmp_path / 'pretrain'}", str(sound), f"--out={picture}"]
+  assert reconstruct.main(args) == 0, capsys.readouterr().err
+  assert picture.stat().st_size > 10_000
+
+  history = run("few", init_from=str(tmp_path / "pretrain"))
+  assert any("test/accuracy" in x for x in history)
+  report = (tmp_path / "few" / "init_from.txt").read_text()
+  assert "dropped (of the pre-training): projection" in report
+  assert astjax.load(tmp_path / "few").predict(sound).top(1)

@@ -65,6 +65,60 @@ def tiny_config(**overrides: Any) -> ConfigDict:
   return ConfigDict(_merged(config, overrides))
 
 
+def tiny_asit(**overrides: Any) -> ConfigDict:
+  """Likewise of ASiT's second release: two views of 12 frames, four of 8."""
+  config = tiny_config(
+    task="asit",
+    model={
+      "patch_size": (8, 4),
+      "stride": (8, 4),
+      "prefix": ("cls",),
+      "drop_path": 0.1,
+    },
+    best="val/recon",
+    best_is_lowest=True,
+    input={"on_host": _views(True), "on_device": _fbanks()},
+    evals={"val": {"on_host": _views(False), "on_device": _fbanks()}},
+    optim={
+      "name": "adamw",
+      "weight_decay": 0.04,
+      "final_weight_decay": 0.4,
+      "no_decay": ("(bias|scale)$",),
+      "clip_each": 3.0,
+      "freeze_first": ("projection/last",),
+      "freeze_epochs": 1.0,
+    },
+    schedule={
+      "lr": 5e-2,
+      "lr_batch_size": 256,
+      "decay": "cosine",
+      "final_lr": 1e-6,
+      "warmup": "linspace",
+      "warmup_epochs": 1.0,
+    },
+  )
+  config.task_kw = {"hidden": 12, "bottleneck": 8, "outputs": (10,)}
+  return ConfigDict(_merged(config.to_dict(), overrides))
+
+
+def _views(random: bool) -> str:
+  return (
+    f"decode|views(2, 0.14, local_count=4, local_seconds=0.1, random={random}, "
+    f"sample_rate={RATE})|quantise|quantise('audio_local')"
+    "|keep('audio', 'audio_local')"
+  )
+
+
+def _fbanks() -> str:
+  return "|".join(
+    f"to_float('audio{of}')|center('audio{of}', num_samples='')"
+    f"|fbank(sample_rate={RATE}, num_mel_bins={MELS}, audio='audio{of}', "
+    f"out='fbank{of}')|cut_frames({frames}, 'fbank{of}')"
+    f"|standardize(-3.559, 3.5, 'fbank{of}')"
+    for of, frames in (("", 12), ("_local", 8))
+  )
+
+
 def on_device(*masks: str) -> str:
   """The front-end of the tiny config, with these ops before standardising."""
   return "|".join(

@@ -426,7 +426,8 @@ def make(
   warmup = usual["teacher_temp_epochs"] if warmup is None else warmup
   most = gmml.MAX_FRACTION
   temps = (student_temp, teacher_temp, teacher_temp_start)
-  _check_ranges(
+  errors.check_ranges(
+    "config.task_kw",
     ("drop_perc", drop, f"in [0, {most}]", 0 <= drop <= most),
     (
       "drop_replace",
@@ -486,9 +487,3 @@ def make(
     chunk=chunk,
     total_steps=total_steps,
   )
-
-
-def _check_ranges(*rows: tuple[str, Any, str, bool]) -> None:
-  for name, value, expected, fits in rows:
-    if not fits:
-      raise UserError(f"config.task_kw.{name} must be {expected}, got {value}")
