@@ -15,7 +15,7 @@ import astjax
 from astjax import saved_model, sharding, train
 from astjax.tools import reconstruct
 from astjax.weights import model_info
-from configs import ast_folder, ssast_folder
+from configs import asit_digits, ast_folder, ssast_folder
 from tests.test_configs import make_data
 
 RECIPES = [
