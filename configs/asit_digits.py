@@ -14,8 +14,10 @@ Commands, one after the other:
     --config.input.data_dir=FOLDER/recordings --workdir=runs/asit_few
 `:all` instead of `:few` takes all labels; without --config.init_from it is the
 same model from scratch.
-Expected: TODO
-Hardware: TODO
+Expected: knn/accuracy of 0.95 (0.92 untrained, 0.91 by mean log-mels),
+test/accuracy of 0.95 with few labels, 0.89 from scratch (means of three seeds);
+docs/results.md has the rest. `:all` has not been measured.
+Hardware: two CPU cores; 19 minutes for the first stage, one for `:few`.
 """
 
 from ml_collections import ConfigDict

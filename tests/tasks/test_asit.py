@@ -498,7 +498,7 @@ def test_the_decay_ends_with_the_run(monkeypatch):
     ({"drop_perc": 0.95}, ["drop_perc", "[0, 0.9]", "0.95"]),
     ({"drop_replace": -0.1}, ["drop_replace", "-0.1"]),
     ({"drop_align": 0}, ["drop_align must be at least 1"]),
-    ({"drop_align": 4}, ["drop_align=4", "16 mel bins are too few"]),
+    ({"drop_align": 4}, ["drop_align=4", "12 frames are too few"]),
     ({"drop_fill": "tmie"}, ["drop_fill='tmie'", "'time'"]),
     ({"local_views": 2}, ["2 local views", "(1, 4, 8, 16)"]),
     ({"loss_weights": (1.0, 1.0)}, ["loss_weights", "three numbers"]),
