@@ -32,9 +32,12 @@ whole_number() { # NAME VALUE MINIMUM
 
 # A command as one line that a shell reads back as the same words.
 quoted() {
-  local text
-  printf -v text '%q ' "$@"
-  printf '%s' "${text% }"
+  local word line=''
+  for word in "$@"; do
+    [[ $word =~ ^[A-Za-z0-9_./:=,@%+-]+$ ]] || word=${word@Q}
+    line+=" $word"
+  done
+  printf '%s' "${line# }"
 }
 
 run() {

@@ -1,23 +1,25 @@
 #!/usr/bin/env bash
 # Trains on this machine, and starts again after a crash.
 #
-#   local.sh [--processes=N] [--max-restarts=3] [--dry-run] -- \
-#     --config=FILE.py --workdir=FOLDER [flags]
+#   local.sh [--processes=N [--grace=10]] [--max-restarts=3] [--dry-run] \
+#     -- --config=FILE.py --workdir=FOLDER [flags]
 #
 # Without --processes one process uses all devices that JAX sees
 # (CUDA_VISIBLE_DEVICES chooses among them). With --processes=N there are N that
-# train together, the i-th with the i-th GPU; when one fails, all end.
+# train together, the i-th with the i-th GPU; when one fails, all
+# end: by themselves within --grace seconds, or they are stopped.
 # $PYTHON is the Python to use (default: .venv of the repository, else python3).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$here/lib.sh"
 
-processes='' max_restarts=3
+processes='' max_restarts=3 grace=10
 while (($#)); do
   case $1 in
     --processes=*) processes=${1#*=} ;;
     --max-restarts=*) max_restarts=${1#*=} ;;
+    --grace=*) grace=${1#*=} ;;
     --dry-run) dry_run=1 ;;
     -h | --help) usage ;;
     --)
@@ -29,6 +31,7 @@ while (($#)); do
   shift
 done
 whole_number --max-restarts "$max_restarts" 0
+whole_number --grace "$grace" 0
 [[ ! $processes ]] || whole_number --processes "$processes" 2
 check_flags "$@"
 find_python "${here%/*}"
@@ -37,7 +40,8 @@ find_python "${here%/*}"
 if ((max_restarts)); then
   again=("$python" -m astjax.main)
   [[ ! $processes ]] ||
-    again=("$here/local.sh" "--processes=$processes" --max-restarts=0 --)
+    again=("$here/local.sh" "--processes=$processes" --max-restarts=0
+      "--grace=$grace" --)
   become "$here/supervise.sh" "--max-restarts=$max_restarts" -- \
     "${again[@]}" "$@"
 elif [[ ! $processes ]]; then
@@ -68,8 +72,8 @@ for ((i = 0; i < processes; i++)); do
   fi
 done
 
-# The first failure ends the others: they hear of it by themselves, or are asked
-# to after 10 s, or are killed after 40.
+# The first failure ends the others, who hear of it; who does not is asked to end,
+# and killed 30 s later.
 while ((${#pids[@]})); do
   sleep 0.5 &
   wait "$!" || true
@@ -85,9 +89,9 @@ while ((${#pids[@]})); do
     # The others end with 1 where one met a mistake, which is final.
     ((ended != 2)) || code=2
   done
-  if ((code && SECONDS >= 40)); then
+  if ((code && SECONDS >= grace + 30)); then
     stop KILL
-  elif ((code && SECONDS >= 10)) && [[ ! $asked ]]; then
+  elif ((code && SECONDS >= grace)) && [[ ! $asked ]]; then
     asked=1
     stop TERM
   fi
