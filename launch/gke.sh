@@ -75,6 +75,7 @@ json() { # TEXT
 jobset() { # FLAGS...
   local text args='' word sides side total=1
   for word in "$@"; do
+    word=${word//'$('/'$$('} # or Kubernetes would look for a variable
     args+="${args:+, }$(json "$word")"
   done
   IFS=x read -r -a sides <<<"$topology"
