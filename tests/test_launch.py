@@ -467,7 +467,9 @@ def test_the_pause_grows(fakes, tmp_path):
 
 
 WAITING = """
-for name in TERM INT USR1 HUP; do trap "echo got $name >>'{0}'; exit 9" $name; done
+for name in TERM INT USR1 HUP; do
+  trap "echo got $name >>'{0}'; exit 9" $name
+done
 echo ready >>'{0}'
 while true; do sleep 0.05; done
 """
@@ -686,8 +688,8 @@ def test_a_detached_command_is_stopped(tmp_path):
 
 # --- tpu_vm.sh up, with a cloud of files ------------------------------------
 
-# $CLOUD/state is the slice's state. The k-th training does what the k-th line of
-# $CLOUD/plan says: a code, and what becomes of the slice.
+# $CLOUD/state is the slice's state. The k-th training does what the k-th line
+# of $CLOUD/plan says: a code, and what becomes of the slice.
 CLOUD = """
 case "$*" in
   *"queued-resources describe"*) cat "$CLOUD/state"; exit ;;
@@ -699,7 +701,8 @@ case "$*" in
   *"test -e"*) [[ -e $CLOUD/ready ]] ;;
   *"pip install"*) echo install >>"$CLOUD/said"; touch "$CLOUD/ready" ;;
   *astjax.main*) echo train >>"$CLOUD/said"
-    read -r code state < <(sed -n "$(grep -c train "$CLOUD/said")p" "$CLOUD/plan")
+    k=$(grep -c train "$CLOUD/said")
+    read -r code state < <(sed -n "${k}p" "$CLOUD/plan")
     echo "$state" >"$CLOUD/state"
     exit "$code" ;;
 esac
