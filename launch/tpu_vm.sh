@@ -133,11 +133,10 @@ on_all_hosts() { # COMMAND
 install() {
   trap 'rm -f "$archive"' EXIT
   run tar -C "${here%/*}" --exclude=__pycache__ -czf "$archive" astjax configs \
-    launch pyproject.toml requirements.txt requirements-tpu.txt
-  run "${tpus[@]}" tpu-vm scp "$archive" "$name:astjax.tar.gz" "${where[@]}" \
-    --worker=all --quiet
-  rm -f "$archive"
-  on_all_hosts "set -e; mkdir -p astjax; tar -C astjax -xzf astjax.tar.gz; \
+    launch pyproject.toml requirements.txt requirements-tpu.txt &&
+    run "${tpus[@]}" tpu-vm scp "$archive" "$name:astjax.tar.gz" "${where[@]}" \
+      --worker=all --quiet &&
+    on_all_hosts "set -e; mkdir -p astjax; tar -C astjax -xzf astjax.tar.gz; \
 cd astjax; python3 -m pip install --user --quiet uv; \
 python3 -m uv venv --quiet --allow-existing --python=3.12 .venv; \
 python3 -m uv pip install --quiet --python=.venv -r requirements-tpu.txt\
@@ -177,9 +176,11 @@ up() {
       '') create ;;
       *) await_active ;;
     esac
-    on_all_hosts "test -e astjax/.venv/ready" &>/dev/null || install
-    code=0
-    train "$@" || code=$?
+    code=1
+    if on_all_hosts "test -e astjax/.venv/ready" &>/dev/null || install; then
+      code=0
+      train "$@" || code=$?
+    fi
     case $code in 0 | 2) exit "$code" ;; esac
     # A preempted slice may seem to be there for a moment.
     sleep $((2 * poll))
