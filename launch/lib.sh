@@ -16,7 +16,7 @@ say() {
 
 # The comment at the head of the script is its help.
 usage() {
-  sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+  sed -n '2,${/^# \{0,1\}/!q; /^#SBATCH/q; s/^# \{0,1\}//p;}' "$0"
   exit 0
 }
 

@@ -87,14 +87,15 @@ if [[ $dry_run ]]; then
   exit
 fi
 
-# supervise.sh passes signals on to srun, and srun to all processes.
-child='' asked='' late=''
+# supervise.sh passes SIGUSR1 on to srun, and srun to all processes. SIGTERM would
+# make srun kill them.
+child='' asked='' told='' late=''
 forward() {
   signals=$((signals + 1))
-  kill -s "$1" "$child" 2>/dev/null || true
+  kill -s USR1 "$child" 2>/dev/null || true
 }
 ask() {
-  forward USR1
+  forward
   [[ ! $asked ]] || return 0
   asked=1
   # Who has not saved by then goes on from the checkpoint before.
@@ -106,22 +107,25 @@ ask() {
   late=$!
 }
 trap ask USR1
-trap 'forward TERM' TERM
+trap 'told=1; forward' TERM
 "${words[@]}" &
 child=$!
 await "$child"
 [[ ! $late ]] || kill "$late" 2>/dev/null || true
 
-# Whoever is preempted gets SIGTERM, as after scancel, but is still running for
-# SLURM.
-if ((code == 143)) &&
-  [[ $(squeue --noheader --jobs="$job" --format=%T) == RUNNING ]]; then
-  asked=1
+# scancel, the end of the time and a preemption send SIGTERM, to this script, to
+# the processes (143) or to both; a preempted job is still running for SLURM.
+if [[ ! $asked ]]; then
+  if [[ $told ]] || ((code == 143)); then
+    [[ $(squeue --noheader --jobs="$job" --format=%T) != RUNNING ]] || asked=1
+  elif ((code == 138)); then
+    asked=1 # --signal without B: the processes got it
+  fi
 fi
-case $code in 0 | 2) asked='' ;; 138) asked=1 ;; esac
+case $code in 0 | 2) asked='' ;; esac
 [[ $asked ]] || exit "$code"
 if ((${SLURM_RESTART_COUNT:-0} >= max_requeues)); then
   fail "not put back into the queue: it was $max_requeues times already"
 fi
-say "saved; back into the queue"
+say "exit code $code; back into the queue"
 "${requeue[@]}"

@@ -576,9 +576,12 @@ def slurm(fakes, tmp_path):
   return begin
 
 
-SAVES = (
-  "trap 'exit 138' USR1; trap 'exit 143' TERM; while :; do sleep 0.05; done"
-)
+# As the real one: SIGUSR1 reaches the trainer, SIGTERM kills it.
+SAVES = """
+trap 'exit 138' USR1
+trap 'exit 137' TERM
+while true; do sleep 0.05; done
+"""
 
 
 def end(process, said, signum=None):
@@ -620,14 +623,22 @@ def test_a_training_that_ends_at_the_signal_is_not_requeued(slurm):
   assert said == ["started"] and process.returncode == 0
 
 
-def test_scancel_is_final_and_preemption_is_not(slurm):
-  process = slurm(SAVES)
-  _, said = end(process, slurm.said, signal.SIGTERM)
-  assert said == ["started"] and process.returncode == 143
+@pytest.mark.parametrize("code", [138, 143])
+def test_scancel_is_final_and_preemption_is_not(code, slurm):
+  # 138: this script got SIGTERM; 143: the processes got it.
+  body, signum = (SAVES, signal.SIGTERM) if code == 138 else ("exit 143", None)
+  process = slurm(body, FAKE_STATE="COMPLETING")
+  out, said = end(process, slurm.said, signum)
+  assert said == ["started"] and process.returncode == code, out
   slurm.said.unlink()
-  process = slurm(SAVES, FAKE_STATE="RUNNING")
-  _, said = end(process, slurm.said, signal.SIGTERM)
-  assert said == ["started", "scontrol requeue 17"]
+  process = slurm(body, FAKE_STATE="RUNNING")
+  out, said = end(process, slurm.said, signum)
+  assert said == ["started", "scontrol requeue 17"], out
+
+
+def test_a_signal_to_the_processes_alone_requeues(slurm):
+  out, said = end(slurm("exit 138"), slurm.said)
+  assert said == ["started", "scontrol requeue 17"], out
 
 
 def test_a_crash_is_tried_again_in_the_same_job(slurm, fakes):
