@@ -84,6 +84,8 @@ jobset() { # FLAGS...
   done
   ((total % chips == 0)) ||
     fail "--topology=$topology is $total chips, --chips-per-host=$chips"
+  # A pod that trains alone has nobody to look for.
+  ((total / chips * slices > 1)) || args+=', "--num_processes=1"'
   text=$(grep -v '^#' "$here/jobset.yaml")
   [[ $spot ]] || text=$(grep -v 'only with --spot' <<<"$text")
   text=${text//'${NAME}'/"$name"}

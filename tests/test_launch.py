@@ -380,6 +380,14 @@ def test_a_jobset_s_options():
   assert pod["containers"][0]["resources"]["limits"] == {"google.com/tpu": 8}
 
 
+def test_a_pod_that_is_alone_knows_it():
+  _, made = jobset("--topology=2x2")
+  job = made["spec"]["replicatedJobs"][0]["template"]["spec"]
+  assert job["parallelism"] == 1
+  (container,) = job["template"]["spec"]["containers"]
+  assert container["args"] == [*FLAGS, "--num_processes=1"]
+
+
 def test_the_other_verbs_of_gke():
   assert dry("gke.sh", "delete", "--name=train") == [
     ["kubectl", "delete", "jobset", "train"]
