@@ -4,10 +4,11 @@
 #   detached.sh [--dry-run] FOLDER -- COMMAND...
 #   detached.sh --stop FOLDER
 #
-# Starts the command in the background, with its output in FOLDER/log, shows that
-# output, and ends with the command's exit code. Where a command of this folder
-# is still running, none is started: its output is shown instead. So it can be
-# called again after a connection was lost. --stop sends SIGTERM and waits.
+# Starts the command in the background, with its output in FOLDER/log, shows
+# that output, and ends with the command's exit code. Where a command of this
+# folder is still running, none is started: its output is shown instead. So it
+# can be called again after a connection was lost. --stop sends SIGTERM and
+# waits.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"

@@ -12,8 +12,8 @@
 #
 # --name=NAME           of the JobSet
 # --image=IMAGE         built from Containerfile with PLATFORM=tpu
-# --tpu=TYPE            the nodes' label cloud.google.com/gke-tpu-accelerator
-# --topology=AxB[xC]    of one slice, in chips: cloud.google.com/gke-tpu-topology
+# --tpu=TYPE            nodes' label cloud.google.com/gke-tpu-accelerator
+# --topology=AxB[xC]    of one slice, in chips: the label ...gke-tpu-topology
 # --chips-per-host=4    google.com/tpu of a node
 # --slices=1            how many slices train together
 # --claim=CLAIM         a persistent volume claim that all pods may write to

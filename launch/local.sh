@@ -72,8 +72,8 @@ for ((i = 0; i < processes; i++)); do
   fi
 done
 
-# The first failure ends the others, who hear of it; who does not is asked to end,
-# and killed 30 s later.
+# The first failure ends the others, who hear of it; who does not is asked to
+# end, and killed 30 s later.
 while ((${#pids[@]})); do
   sleep 0.5 &
   wait "$!" || true

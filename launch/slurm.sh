@@ -9,10 +9,10 @@
 # the job would do. Options of sbatch replace those below. One process per node
 # (--gpus-per-node=8) or one per GPU (--gpus-per-node=8 --ntasks-per-node=8).
 #
-# 120 s before the time limit (--signal) the trainer is told to save and end, and
-# the job is put back into the queue: once it has ended, or after --grace seconds
-# without waiting any longer. A crash is tried again in the same job,
-# --max-restarts times. A mistake, scancel and the end of the training are final.
+# 120 s before the time limit (--signal) the trainer is told to save and end,
+# and the job is put back into the queue: once it has ended, or after --grace
+# seconds without waiting any longer. A crash is tried again in the same job,
+# --max-restarts times. A mistake, scancel and the training's end are final.
 # $PYTHON is the Python to use (default: .venv of the repository, else python3).
 #SBATCH --job-name=astjax
 #SBATCH --nodes=1
@@ -64,31 +64,23 @@ job=${SLURM_JOB_ID:-JOB}
 step=(srun --kill-on-bad-exit=1)
 [[ ! ${SLURM_CPUS_PER_TASK:-} ]] || # srun does not take it over by itself
   step+=("--cpus-per-task=$SLURM_CPUS_PER_TASK")
-job=${SLURM_JOB_ID:-JOB}
-
-# JAX gives each process of a node one GPU; a single process is to have all.
-gpus=${SLURM_GPUS_ON_NODE:-1} tasks=${SLURM_NTASKS_PER_NODE:-1}
-step=(srun --kill-on-bad-exit=1)
-[[ ! ${SLURM_CPUS_PER_TASK:-} ]] ||
-  step+=("--cpus-per-task=$SLURM_CPUS_PER_TASK")
-if ((tasks == 1 && gpus > 1)); then
-  step=(env "JAX_LOCAL_DEVICE_IDS=$(seq -s , 0 $((gpus - 1)))" "${step[@]}")
-elif ((tasks != gpus)); then
-  fail "$tasks tasks for $gpus GPUs on a node: ask for --ntasks-per-node=1 or" \
-    "--ntasks-per-node=$gpus"
-fi
-job=${SLURM_JOB_ID:-JOB}
-requeue=(scontrol requeue "$job")
 words=("$root/launch/supervise.sh" "--max-restarts=$max_restarts" --
   "${step[@]}" "$python" -m astjax.main "$@")
 if [[ $dry_run ]]; then
   run "${words[@]}"
-  printf '%s  # after SIGUSR1\n' "$(quoted "${requeue[@]}")"
+  printf '%s  # after SIGUSR1\n' "$(quoted scontrol requeue "$job")"
   exit
 fi
 
-# supervise.sh passes SIGUSR1 on to srun, and srun to all processes. SIGTERM would
-# make srun kill them.
+requeue() { # WHY
+  ((${SLURM_RESTART_COUNT:-0} < max_requeues)) ||
+    fail "$1; not put back into the queue: it was $max_requeues times already"
+  say "$1; back into the queue"
+  scontrol requeue "$job"
+}
+
+# supervise.sh passes SIGUSR1 on to srun, and srun to all processes. SIGTERM
+# would make srun kill them.
 child='' asked='' told='' late=''
 forward() {
   signals=$((signals + 1))
@@ -101,8 +93,7 @@ ask() {
   # Who has not saved by then goes on from the checkpoint before.
   (
     sleep "$grace" &>/dev/null
-    say "not saved within $grace s"
-    "${requeue[@]}"
+    requeue "not saved within $grace s"
   ) &
   late=$!
 }
@@ -124,8 +115,4 @@ if [[ ! $asked ]]; then
 fi
 case $code in 0 | 2) asked='' ;; esac
 [[ $asked ]] || exit "$code"
-if ((${SLURM_RESTART_COUNT:-0} >= max_requeues)); then
-  fail "not put back into the queue: it was $max_requeues times already"
-fi
-say "exit code $code; back into the queue"
-"${requeue[@]}"
+requeue "exit code $code"

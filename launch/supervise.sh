@@ -6,8 +6,8 @@
 # The pause before a restart is --backoff seconds, then twice as long each time,
 # at most 300. There is no restart after success (exit code 0), a mistake (2, or
 # 126 and 127: no such command) or a stop by a signal (SIGINT 130, SIGUSR1 138,
-# SIGTERM 143). SIGTERM, SIGINT, SIGHUP and SIGUSR1 are passed on to the command;
-# the script then waits for it. The exit code is the command's.
+# SIGTERM 143). SIGTERM, SIGINT, SIGHUP and SIGUSR1 are passed on to the
+# command; the script then waits for it. The exit code is the command's.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"

@@ -4,8 +4,8 @@
 #   tpu_vm.sh up --name=NAME --zone=ZONE --type=v5litepod-16 [options] \
 #     -- --config=FILE.py --workdir=FOLDER [flags]
 #
-# up       all of it: creates, installs, runs; when the slice is preempted, makes
-#          it anew and goes on; called again, it shows the run that goes on
+# up       all of it: creates, installs, runs; when the slice is preempted,
+#          makes it anew and goes on; called again, it shows the run
 # create   asks for the slice (a queued resource) and waits for it
 # install  copies this working tree to all hosts and installs what it needs
 # run      runs the training on all hosts (-- flags) and shows its output
@@ -24,8 +24,8 @@
 # --poll=30           seconds between two looks at the slice's state
 # --dry-run           prints the commands
 #
-# The work directory and the data have to be in a folder that all hosts share and
-# that outlives the slice (Filestore, NFS): see README.md.
+# The work directory and the data have to be in a folder that all hosts share
+# and that outlives the slice (Filestore, NFS): see README.md.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source-path=SCRIPTDIR source=lib.sh
@@ -70,7 +70,8 @@ case $action in
 esac
 case $action in
   up | create)
-    [[ $type ]] || fail "no type: give one with --type=TYPE, such as v5litepod-16"
+    [[ $type ]] ||
+      fail "no type: give one with --type=TYPE, such as v5litepod-16"
     case $type in
       v5litepod-*) known=v2-alpha-tpuv5-lite ;;
       v5p-*) known=v2-alpha-tpuv5 ;;
@@ -79,7 +80,8 @@ case $action in
       *) known='' ;;
     esac
     version=${version:-$known}
-    [[ $version ]] || fail "--type=$type: give its software with --version=VERSION"
+    [[ $version ]] ||
+      fail "--type=$type: give its software with --version=VERSION"
     ;;
 esac
 need gcloud "see https://cloud.google.com/sdk/docs/install"
@@ -96,14 +98,14 @@ create() {
   await_active
 }
 
-# Empty where there is no such resource.
+# Empty where there is no such resource; gcloud says why.
 state() {
   "${tpus[@]}" queued-resources describe "$name" "${where[@]}" \
-    "--format=value(state.state)" 2>/dev/null || true
+    "--format=value(state.state)" || true
 }
 
 await_active() {
-  local now='' last=''
+  local now='' last='' misses=0
   if [[ $dry_run ]]; then
     echo "# wait until it is ACTIVE"
     return
@@ -113,13 +115,14 @@ await_active() {
     [[ $now == "$last" ]] || say "$name is ${now:-unknown}"
     last=$now
     case $now in
-      ACTIVE) ;;
-      FAILED | SUSPEND* | DELETING)
-        say "$name cannot be had: $now"
-        exit 1
-        ;;
-      *) sleep "$poll" ;;
+      ACTIVE) return ;;
+      '') misses=$((misses + 1)) ;;
     esac
+    if [[ $now =~ ^(FAILED|SUSPEND.*|DELETING)$ ]] || ((misses > 5)); then
+      say "$name cannot be had: ${now:-unknown}"
+      exit 1
+    fi
+    sleep "$poll"
   done
 }
 
@@ -168,7 +171,11 @@ up() {
     now=$(state)
     case $now in
       ACTIVE) ;;
-      SUSPEND* | FAILED | DELETING)
+      SUSPENDING | DELETING)
+        sleep "$poll"
+        continue
+        ;;
+      SUSPENDED | FAILED)
         say "$name is $now: making it anew"
         delete
         create

@@ -711,7 +711,8 @@ def test_a_detached_command_is_stopped(tmp_path):
 # of $CLOUD/plan says: a code, and what becomes of the slice.
 CLOUD = """
 case "$*" in
-  *"queued-resources describe"*) cat "$CLOUD/state"; exit ;;
+  *"queued-resources describe"*) cat "$CLOUD/state"
+    sed -i s/SUSPENDING/SUSPENDED/ "$CLOUD/state"; exit ;;
   *"queued-resources create"*) echo create >>"$CLOUD/said"
     echo ACTIVE >"$CLOUD/state" ;;
   *"queued-resources delete"*) echo delete >>"$CLOUD/said"
