@@ -69,7 +69,7 @@ else
   exec {lock}>&- {lock}>>"$folder/lock"
 fi
 
-tail -n +1 -F "$folder/log" 2>/dev/null {lock}>&- &
+tail -n +1 -F --pid="$$" "$folder/log" 2>/dev/null {lock}>&- &
 flock "$lock"
 sleep 1
 kill "$!"

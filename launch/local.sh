@@ -58,7 +58,7 @@ stop() { # SIGNAL
 }
 for name in TERM INT HUP USR1; do
   # shellcheck disable=SC2064
-  trap "stopped=1; stop $name" "$name"
+  trap "stopped=$name; stop $name" "$name"
 done
 set -m # see supervise.sh
 for ((i = 0; i < processes; i++)); do
@@ -71,6 +71,8 @@ for ((i = 0; i < processes; i++)); do
     pids+=("$!")
   fi
 done
+
+[[ ! $stopped ]] || stop "$stopped" # it came before all had begun
 
 # The first failure ends the others, who hear of it; who does not is asked to
 # end, and killed 30 s later.

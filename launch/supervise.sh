@@ -47,14 +47,19 @@ for name in TERM INT HUP USR1; do
   trap "forward $name" "$name"
 done
 
+watch() { # PID
+  child=$1
+  [[ ! $stopped ]] || forward "$stopped" # it came just before
+  await "$child"
+  child=
+}
+
 # Job control gives children a process group of their own, so that Ctrl-C comes
 # to them once, through `forward`, and is not ignored as in plain background.
 set -m
 for ((restart = 1; ; restart++)); do
   "$@" &
-  child=$!
-  await "$child"
-  child=
+  watch "$!"
   [[ ! $stopped ]] || exit "$code"
   case $code in 0 | 2 | 126 | 127 | 130 | 138 | 143) exit "$code" ;; esac
   if ((restart > max_restarts)); then
@@ -63,9 +68,7 @@ for ((restart = 1; ; restart++)); do
   fi
   say "exit code $code; restart $restart of $max_restarts in $backoff s"
   sleep "$backoff" &
-  child=$!
-  await "$child"
-  child=
+  watch "$!"
   [[ ! $stopped ]] || exit $((128 + $(kill -l "$stopped")))
   backoff=$((backoff < 150 ? 2 * backoff : 300))
 done
