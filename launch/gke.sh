@@ -72,10 +72,14 @@ json() { # TEXT
   printf '"%s"' "${text//\"/\\\"}"
 }
 
+fill() { # NAME VALUE
+  text=${text//"\${$1}"/"$2"}
+}
+
 jobset() { # FLAGS...
   local text args='' word sides side total=1
   for word in "$@"; do
-    word=${word//'$('/'$$('} # or Kubernetes would look for a variable
+    word=${word//"\$("/"\$\$("} # or Kubernetes would look for a variable
     args+="${args:+, }$(json "$word")"
   done
   IFS=x read -r -a sides <<<"$topology"
@@ -85,20 +89,20 @@ jobset() { # FLAGS...
   ((total % chips == 0)) ||
     fail "--topology=$topology is $total chips, --chips-per-host=$chips"
   # A pod that trains alone has nobody to look for.
-  ((total / chips * slices > 1)) || args+=', "--num_processes=1"'
+  ((total * slices > chips)) || args+=', "--num_processes=1"'
   text=$(grep -v '^#' "$here/jobset.yaml")
   [[ $spot ]] || text=$(grep -v 'only with --spot' <<<"$text")
-  text=${text//'${NAME}'/"$name"}
-  text=${text//'${MAX_RESTARTS}'/"$max_restarts"}
-  text=${text//'${SLICES}'/"$slices"}
-  text=${text//'${HOSTS}'/"$((total / chips))"}
-  text=${text//'${CHIPS}'/"$chips"}
-  text=${text//'${TPU}'/"$(json "$tpu")"}
-  text=${text//'${TOPOLOGY}'/"$(json "$topology")"}
-  text=${text//'${IMAGE}'/"$(json "$image")"}
-  text=${text//'${CLAIM}'/"$(json "$claim")"}
-  text=${text//'${MOUNT}'/"$(json "$mount")"}
-  text=${text//'${ARGS}'/"[$args]"} # last: flags may contain anything
+  fill NAME "$name"
+  fill MAX_RESTARTS "$max_restarts"
+  fill SLICES "$slices"
+  fill HOSTS "$((total / chips))"
+  fill CHIPS "$chips"
+  fill TPU "$(json "$tpu")"
+  fill TOPOLOGY "$(json "$topology")"
+  fill IMAGE "$(json "$image")"
+  fill CLAIM "$(json "$claim")"
+  fill MOUNT "$(json "$mount")"
+  fill ARGS "[$args]" # last: flags may contain anything
   printf '%s\n' "$text"
 }
 

@@ -26,7 +26,7 @@ need() { # TOOL HINT
 }
 
 whole_number() { # NAME VALUE MINIMUM
-  [[ $2 =~ ^[0-9]{1,9}$ ]] && (($2 >= $3)) ||
+  [[ $2 =~ ^(0|[1-9][0-9]{0,8})$ && $2 -ge $3 ]] ||
     fail "$1=$2: expected a whole number of at least $3"
 }
 
@@ -84,6 +84,7 @@ await() { # PID
   while ((signals != before)); do
     before=$signals again=0
     wait "$1" || again=$?
-    ((again == 127)) || code=$again # 127: it was already waited for
+    # shellcheck disable=SC2034  # 127: it was waited for already
+    ((again == 127)) || code=$again
   done
 }

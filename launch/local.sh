@@ -6,8 +6,8 @@
 #
 # Without --processes one process uses all devices that JAX sees
 # (CUDA_VISIBLE_DEVICES chooses among them). With --processes=N there are N that
-# train together, the i-th with the i-th GPU; when one fails, all
-# end: by themselves within --grace seconds, or they are stopped.
+# train together, the i-th with the i-th GPU; when one fails, all end: by
+# themselves within --grace seconds, or they are stopped.
 # $PYTHON is the Python to use (default: .venv of the repository, else python3).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -84,7 +84,7 @@ while ((${#pids[@]})); do
     ended=0
     wait "${pids[i]}" || ended=$?
     unset "pids[i]"
-    if ((ended && !code)); then
+    if ((ended && code == 0)); then
       code=$ended SECONDS=0 asked=''
       [[ $stopped ]] || say "process $i ended with code $code; so do the others"
     fi

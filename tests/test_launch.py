@@ -17,6 +17,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 LAUNCH = ROOT / "launch"
 SCRIPTS = sorted(LAUNCH.glob("*.sh"))
 RUNNABLE = [p.name for p in SCRIPTS if p.name != "lib.sh"]
+BESIDE = pathlib.Path(sys.executable).parent  # where an environment has it
+SHELLCHECK = shutil.which("shellcheck", path=f"{BESIDE}:{os.environ['PATH']}")
 FLAGS = ["--config=my configs/x.py:full", "--workdir=/runs/it's a & b $HOME"]
 MAIN = ["python", "-m", "astjax.main", *FLAGS]
 POD = ["--name=pod", "--zone=us-central1-a", "--project=p"]
@@ -82,7 +84,13 @@ def start(script, *args, folder=None, cwd=ROOT, **env):
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,
+    preexec_fn=heed_interrupts,
   )
+
+
+def heed_interrupts():
+  """Whoever runs the tests in the background ignores SIGINT, and bash then."""
+  signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for(path, text="", seconds=20):
@@ -102,10 +110,10 @@ def test_they_are_bash(path):
   assert os.access(path, os.X_OK) == (path.name in RUNNABLE)
 
 
-@pytest.mark.skipif(not shutil.which("shellcheck"), reason="no shellcheck")
+@pytest.mark.skipif(not SHELLCHECK, reason="no shellcheck")
 def test_shellcheck_has_nothing_to_say():
   done = subprocess.run(
-    ["shellcheck", "--external-sources", *SCRIPTS],
+    [SHELLCHECK, "--external-sources", *SCRIPTS],
     cwd=ROOT,
     capture_output=True,
     text=True,
