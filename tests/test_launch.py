@@ -689,8 +689,8 @@ def test_a_detached_command_outlives_its_viewer(tmp_path):
   words = [folder, "--", "bash", "-c", job]
   first = start("detached.sh", *words)
   wait_for(folder / "log", "begun")
-  first.kill()
-  first.wait()
+  with first:
+    first.kill()
   second = start("detached.sh", *words)
   time.sleep(0.3)
   go.touch()
