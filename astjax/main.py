@@ -2,6 +2,9 @@
 
 Flags in, one call out. Any value of the config can be set on the command line:
 --config.input.batch_size=8. The same command resumes a run.
+
+Exit codes: 0 done; 2 a mistake, which comes again if the command is repeated; 1
+anything else that failed; 128 + n stopped by signal n, saved.
 """
 
 from __future__ import annotations
@@ -119,7 +122,7 @@ def _main(argv: Sequence[str]) -> None:
   try:
     _train()
   except UserError as e:
-    _fail(e)
+    _fail(e, code=2)
   except OSError as e:
     where = f" ({e.filename})" if e.filename else ""
     _fail(f"{e.strerror or e}{where}")

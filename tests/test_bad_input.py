@@ -203,7 +203,7 @@ def test_wrong_flags_of_several_processes(args, parts, tmp_path):
 
 def test_the_command_names_the_nearest_key(tmp_path):
   line = _command(
-    DEMO, f"--workdir={tmp_path}", "--config.input.batch_siz=8", code=1
+    DEMO, f"--workdir={tmp_path}", "--config.input.batch_siz=8", code=2
   )
   assert "unknown argument 'batch_siz' in config.input" in line
   assert "Did you mean 'batch_size'?" in line
@@ -218,7 +218,7 @@ def test_the_command_refuses_recordings_of_which_none_can_be_read(tmp_path):
     "--config=configs/ast_digits.py",
     f"--workdir={tmp_path / 'run'}",
     f"--config.input.data_dir={data}",
-    code=1,
+    code=2,
   )
   assert "none of the 2 recordings can be read" in line
   assert "0_ann_7.wav" in line

@@ -31,7 +31,9 @@ def test_every_config_is_in_the_readme():
 
 
 def test_links_lead_somewhere():
-  for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+  for page in [
+    p for x in (".", "docs", "launch") for p in ROOT.glob(f"{x}/*.md")
+  ]:
     for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
       if not link.startswith("http"):
         assert (page.parent / link).exists(), f"{page.name}: {link}"
