@@ -180,7 +180,7 @@ def _fail_together(error: Exception) -> NoReturn:
     raise error
   processes.wait_for_word()
   text = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-  if processes.is_broken_connection(error):
+  if processes.is_lost(error):
     _fail(f"lost another process of this run ({text[:200]})")
   traceback.print_exception(error)
   _fail(text)
@@ -188,15 +188,11 @@ def _fail_together(error: Exception) -> NoReturn:
 
 def _fail(error: Exception | str, code: int = 1) -> NoReturn:
   """One line, here and for the other processes, and the end."""
-  text, label = " ".join(str(error).split()), ""
+  text = " ".join(str(error).split())
   if processes := sys.modules.get("astjax.processes"):
-    label = processes.label()
-  print(f"astjax: error: {label}{text}", file=sys.stderr, flush=True)
-  if processes:
-    processes.tell(text)
+    processes.end(text, code)
+  print(f"astjax: error: {text}", file=sys.stderr, flush=True)
   sys.stdout.flush()
-  # At once: threads of a failed save or of other processes' collectives would
-  # otherwise add pages of their own, or wait.
   os._exit(code)
 
 

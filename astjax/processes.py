@@ -239,14 +239,17 @@ def leave() -> None:
     jax.distributed.shutdown()
 
 
-def tell(text: str) -> None:
-  """Leaves word of a failure; returns when the others could have heard it."""
-  if not is_one_of_several():
-    return
-  state = distributed.global_state
-  with contextlib.suppress(Exception):  # also if another one failed before
-    state.client.key_value_set(_FAILED, json.dumps([state.process_id, text]))
-  _has_heard()
+def end(text: str, code: int = 1) -> NoReturn:
+  """One line on standard error, word to the others, and the end.
+
+  At once: threads of a failed save or of other processes' collectives would
+  otherwise add pages of their own, or wait.
+  """
+  with _lock:  # for good: whoever comes first speaks, and nobody after
+    _say(text)
+    if is_one_of_several():
+      _leave_word(text)
+    os._exit(code)
 
 
 def wait_for_word() -> None:
@@ -254,11 +257,32 @@ def wait_for_word() -> None:
   time.sleep(2.0)
 
 
-def is_broken_connection(error: Exception) -> bool:
+def is_lost(error: Exception) -> bool:
   """Whether an error may be that another process is gone."""
-  return isinstance(error, (RuntimeError, ValueError)) and bool(
-    _BROKEN.search(str(error))
+  return (
+    is_one_of_several()
+    and isinstance(error, (RuntimeError, ValueError, TimeoutError))
+    and bool(_BROKEN.search(str(error)))
   )
+
+
+def _say(text: str) -> None:
+  sys.stdout.flush()
+  print(f"astjax: error: {label()}{text}", file=sys.stderr, flush=True)
+
+
+def _leave_word(text: str) -> None:
+  state = distributed.global_state
+  client, me = state.client, state.process_id
+  with contextlib.suppress(Exception):  # also if another one failed before
+    client.key_value_set(_FAILED, json.dumps([me, text]))
+  with contextlib.suppress(Exception):
+    client.key_value_set(f"{_HEARD}/{me}", "")
+    give_up = time.monotonic() + _LINGER_SECONDS
+    while me == 0 and time.monotonic() < give_up:
+      if len(client.key_value_dir_get(_HEARD)) == state.num_processes:
+        return
+      time.sleep(0.1)
 
 
 def _listen() -> None:
@@ -271,34 +295,21 @@ def _listen() -> None:
       time.sleep(0.5)
       continue
     if who != state.process_id:
-      _end(f"process {who} failed: {text}")
+      end(f"process {who} failed: {text}")
     return
 
 
 def _lost(status: object) -> None:
   """Called by JAX when a process is missed, or the store of process 0 is."""
-  gone = sorted(set(re.findall(r"task:(\d+)", str(status))))
-  if "heartbeat" in str(status) and gone:
-    _end(
-      f"process {', '.join(gone)} was not heard of for {HEARTBEAT_SECONDS} s: "
-      "killed, frozen, or its machine is gone"
-    )
-  _end("process 0 is gone: killed, or its machine is gone")
-
-
-def _has_heard() -> None:
-  state = distributed.global_state
-  with contextlib.suppress(Exception):
-    state.client.key_value_set(f"{_HEARD}/{state.process_id}", "")
-    end = time.monotonic() + _LINGER_SECONDS
-    while state.process_id == 0 and time.monotonic() < end:
-      if len(state.client.key_value_dir_get(_HEARD)) == state.num_processes:
-        return
-      time.sleep(0.1)
-
-
-def _end(text: str) -> NoReturn:
-  with _lock:  # held for good: one line, whoever comes first
-    print(f"astjax: error: {label()}{text}", file=sys.stderr, flush=True)
-    _has_heard()
+  gone = sorted(set(re.findall(r"task:(\d+)", str(status))), key=int)
+  with _lock:
+    if "heartbeat" in str(status) and gone:
+      _say(
+        f"process {', '.join(gone)} was not heard of for {HEARTBEAT_SECONDS} "
+        "s: killed, frozen, or its machine is gone"
+      )
+      # JAX calls all processes; the store should outlive that.
+      time.sleep(1.0 if distributed.global_state.process_id == 0 else 0.0)
+    else:
+      _say("process 0 is gone: killed, or its machine is gone")
     os._exit(1)
