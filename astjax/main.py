@@ -141,6 +141,8 @@ def _join() -> None:
   """Meets the other processes, if flags or environment tell of any."""
   if not _WORKDIR.value:
     raise UserError("no work directory: give one with --workdir=FOLDER")
+  # Of C++ libraries; what matters of it is also raised. Before they are loaded.
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   from astjax import processes
 
   group = processes.find(

@@ -8,12 +8,14 @@ missed by its connection or its heartbeat, and all others end with one line.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import functools
 import importlib.util
 import json
 import os
 import re
+import socket
 import sys
 import threading
 import time
@@ -39,6 +41,8 @@ _BROKEN = re.compile(
   re.IGNORECASE,
 )
 _lock = threading.Lock()
+_HANDLER = ctypes.CFUNCTYPE(None)
+_KEPT = []  # C++ calls them, which Python does not see
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,10 +196,11 @@ def join(group: Group) -> None:
     UserError: the others, or the scheduler's answer, did not come.
   """
   make_client = _jax.get_distributed_runtime_client
-  # JAX has no argument for it, and without it a lost process is a crash.
+  # JAX has no argument for it, and without it a lost process is a stack dump.
   _jax.get_distributed_runtime_client = functools.partial(
     make_client, missed_heartbeat_callback=_lost
   )
+  _speak_at_termination()
   method = "deactivate" if group.source == "flags" else group.source
   try:
     jax.distributed.initialize(
@@ -299,17 +304,47 @@ def _listen() -> None:
     return
 
 
-def _lost(status: object) -> None:
+def _lost(*status: object) -> None:
   """Called by JAX when a process is missed, or the store of process 0 is."""
-  gone = sorted(set(re.findall(r"task:(\d+)", str(status))), key=int)
+  del status
   with _lock:
-    if "heartbeat" in str(status) and gone:
-      _say(
-        f"process {', '.join(gone)} was not heard of for {HEARTBEAT_SECONDS} "
-        "s: killed, frozen, or its machine is gone"
-      )
-      # JAX calls all processes; the store should outlive that.
-      time.sleep(1.0 if distributed.global_state.process_id == 0 else 0.0)
+    state = distributed.global_state
+    host, port = state.coordinator_address.rsplit(":", 1)
+    try:
+      socket.create_connection((host.strip("[]"), int(port)), 3.0).close()
+    except OSError:
+      _say("process 0 is gone: killed, or its machine is")
     else:
-      _say("process 0 is gone: killed, or its machine is gone")
+      _say(
+        f"another process was not heard of for {HEARTBEAT_SECONDS} s: killed, "
+        "frozen, or its machine is gone"
+      )
+      # All are told at the same time, by this one if it is the first.
+      time.sleep(1.0 if state.process_id == 0 else 0.0)
     os._exit(1)
+
+
+def _speak_at_termination() -> None:
+  """Lets `_lost` be called by a jaxlib that cannot.
+
+  Its callback has a C++ status as argument, which has no form in Python: the
+  call raises std::bad_cast, and C++ terminates. What is done then can be set.
+  """
+  with contextlib.suppress(OSError, AttributeError):  # another C++ library
+    cxx = ctypes.CDLL("libstdc++.so.6")
+    exception_type = cxx.__cxa_current_exception_type
+    exception_type.restype = ctypes.c_void_p
+    set_terminate = cxx._ZSt13set_terminatePFvvE
+    set_terminate.argtypes = [_HANDLER]
+    set_terminate.restype = _HANDLER
+
+    def handler():
+      kind = exception_type()  # std::type_info: a table and a name
+      name = kind and ctypes.cast(kind, ctypes.POINTER(ctypes.c_char_p))[1]
+      if name == b"St8bad_cast":
+        _lost()
+      previous()
+
+    kept = _HANDLER(handler)
+    previous = set_terminate(kept)
+    _KEPT.append(kept)

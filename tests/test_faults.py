@@ -110,7 +110,7 @@ def complete(config_file, workdir, *flags, count=1, devices=1):
 def errors_of(text):
   """Lines that are no messages of a run that goes well."""
   usual = re.compile(
-    r"^(astjax: (supervised|ssast)|  \w|step \d|note:|results|metric|val/|best"
+    r"^(astjax: supervised|\[Gloo\]|  \w|step \d|note:|results|metric|val/|best"
     r"|[ ┏┡│└┃━─┳╇┴┓┩┘]|stopped and saved|.*mAP)"
   )
   return [x for x in text.splitlines() if x.strip() and not usual.match(x)]
