@@ -7,6 +7,7 @@ missed by its connection or its heartbeat, and all others end with one line.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import dataclasses
@@ -40,7 +41,7 @@ _BROKEN = re.compile(
   "|coordination|halted|slice health",
   re.IGNORECASE,
 )
-_lock = threading.Lock()
+_lock, _leaving = threading.Lock(), threading.Event()
 _HANDLER = ctypes.CFUNCTYPE(None)
 _KEPT = []  # C++ calls them, which Python does not see
 
@@ -221,7 +222,10 @@ def join(group: Group) -> None:
   finally:
     _jax.get_distributed_runtime_client = make_client
   if distributed.global_state.num_processes > 1:
-    threading.Thread(target=_listen, daemon=True).start()
+    thread = threading.Thread(target=_listen, daemon=True)
+    thread.start()
+    # Before JAX's own, which takes away what the thread uses.
+    atexit.register(leave, thread)
 
 
 def is_one_of_several() -> bool:
@@ -238,8 +242,11 @@ def label() -> str:
   return f"process {state.process_id} of {state.num_processes}: "
 
 
-def leave() -> None:
+def leave(thread: threading.Thread | None = None) -> None:
   """Waits for the others, so that none of them misses this one."""
+  _leaving.set()
+  if thread:
+    thread.join()
   with contextlib.suppress(Exception):
     jax.distributed.shutdown()
 
@@ -293,11 +300,10 @@ def _leave_word(text: str) -> None:
 def _listen() -> None:
   """Ends this process when another one leaves word of its failure."""
   state = distributed.global_state
-  while client := state.client:
+  while not _leaving.wait(1.0):
     try:
-      who, text = json.loads(client.blocking_key_value_get(_FAILED, 60_000))
-    except Exception:  # no word yet, or the store is gone: see _lost
-      time.sleep(0.5)
+      who, text = json.loads(state.client.key_value_try_get(_FAILED))
+    except Exception:  # no word, or the store is gone: see _lost
       continue
     if who != state.process_id:
       end(f"process {who} failed: {text}")

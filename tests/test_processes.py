@@ -41,29 +41,44 @@ def config_file(tmp_path):
   return path
 
 
-def start(config_file, workdir, *flags, devices=1, **env):
+def start(config_file, workdir, *flags, **how):
   return start_python(
     "-m",
     "astjax.main",
     f"--config={config_file}",
     f"--workdir={workdir}",
     *flags,
-    devices=devices,
-    **env,
+    **how,
   )
 
 
-def start_python(*words, devices=1, **env):
+STARTED = []
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_left():
+  """Whatever a test that fails has left running."""
+  STARTED.clear()
+  yield
+  for process in STARTED:
+    if process.poll() is None:
+      process.kill()
+      process.communicate()
+
+
+def start_python(*words, devices=1, stderr=subprocess.STDOUT, **env):
   flag = f"--xla_force_host_platform_device_count={devices}"
   env = {"XLA_FLAGS": flag, "PYTHONPATH": str(ROOT), **env}
-  return subprocess.Popen(
+  process = subprocess.Popen(
     [sys.executable, *words],
     env=os.environ | env,
     cwd=ROOT,
     stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
+    stderr=stderr,
     text=True,
   )
+  STARTED.append(process)
+  return process
 
 
 def finish(process, timeout=300):
@@ -151,7 +166,7 @@ def free_port():
 
 
 def start_group(
-  config_file, workdir, *flags, count=2, devices=1, own=None, env=None
+  config_file, workdir, *flags, count=2, own=None, env=None, **how
 ):
   """Processes that train together.
 
@@ -168,7 +183,7 @@ def start_group(
       *flags,
       *([f"--process_id={i}"] if count > 1 else []),
       *own.get(i, ()),
-      devices=devices,
+      **how,
       **env.get(i, {}),
     )
     for i in range(count)
