@@ -127,7 +127,7 @@ def _main(argv: Sequence[str]) -> None:
     _join()
     _train()
   except UserError as e:
-    _fail(e)
+    _fail(e, code=2)
   except OSError as e:
     where = f" ({e.filename})" if e.filename else ""
     _fail(f"{e.strerror or e}{where}")

@@ -194,7 +194,7 @@ def join(group: Group) -> None:
   """Starts `jax.distributed`; from here on all processes end together.
 
   Raises:
-    UserError: the others, or the scheduler's answer, did not come.
+    ConnectionError: the others, or the scheduler's answer, did not come.
   """
   make_client = _jax.get_distributed_runtime_client
   # JAX has no argument for it, and without it a lost process is a stack dump.
@@ -215,7 +215,7 @@ def join(group: Group) -> None:
   except Exception as e:
     reason = str(e).strip().split("\n")[0] or type(e).__name__
     hint = "" if group.source == "flags" else "; alone it is --num_processes=1"
-    raise UserError(
+    raise ConnectionError(
       f"cannot join the {group.num_processes or 'other'} processes at "
       f"{group.coordinator or group.source}: {reason}{hint}"
     ) from None
@@ -260,7 +260,7 @@ def end(text: str, code: int = 1) -> NoReturn:
   with _lock:  # for good: whoever comes first speaks, and nobody after
     _say(text)
     if is_one_of_several():
-      _leave_word(text)
+      _leave_word(text, code)
     os._exit(code)
 
 
@@ -283,11 +283,11 @@ def _say(text: str) -> None:
   print(f"astjax: error: {label()}{text}", file=sys.stderr, flush=True)
 
 
-def _leave_word(text: str) -> None:
+def _leave_word(text: str, code: int) -> None:
   state = distributed.global_state
   client, me = state.client, state.process_id
   with contextlib.suppress(Exception):  # also if another one failed before
-    client.key_value_set(_FAILED, json.dumps([me, text]))
+    client.key_value_set(_FAILED, json.dumps([me, text, code]))
   with contextlib.suppress(Exception):
     client.key_value_set(f"{_HEARD}/{me}", "")
     give_up = time.monotonic() + _LINGER_SECONDS
@@ -302,11 +302,12 @@ def _listen() -> None:
   state = distributed.global_state
   while not _leaving.wait(1.0):
     try:
-      who, text = json.loads(state.client.key_value_try_get(_FAILED))
+      word = json.loads(state.client.key_value_try_get(_FAILED))
     except Exception:  # no word, or the store is gone: see _lost
       continue
+    who, text, code = word
     if who != state.process_id:
-      end(f"process {who} failed: {text}")
+      end(f"process {who} failed: {text}", code)
     return
 
 

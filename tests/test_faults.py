@@ -206,7 +206,7 @@ def test_one_of_two_has_a_mistake(culprit, config_file, tmp_path, measured):
   started = time.monotonic()
   err, codes = zip(*map(fail, pair), strict=True)
   seconds = time.monotonic() - started
-  assert codes == (1, 1), err
+  assert codes == (2, 2), err
   for text in err:
     assert_one_line(text, "batch_size=7")
   assert f"process {culprit} failed" in err[1 - culprit]
@@ -343,7 +343,7 @@ def test_disk_is_full(count, straight, two, config_file, tmp_path, measured):
     filled = time.monotonic()
     err, codes = zip(*map(fail, group), strict=True)
     seconds = time.monotonic() - filled
-    assert set(codes) == {1}, err
+    assert set(codes) == {2}, err
     for text in err:
       assert_one_line(text, "o space left on")
     (disk / "other").unlink()
@@ -364,7 +364,7 @@ def test_work_directory_is_read_only(config_file, tmp_path, measured):
     command = ["mount", "-o", "remount,ro", str(disk)]
     subprocess.run(command, check=True)
     err, code = fail(start(config_file, disk / "run", stderr=PIPE))
-    assert code == 1
+    assert code == 2
     assert_one_line(err, "cannot write to the work directory", "ead-only")
     measured(err.strip())
 
