@@ -8,7 +8,7 @@ PY := $(VENV)/bin/python
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 STAMP := $(VENV)/installed-$(VERSION)
 
-.PHONY: setup demo test quick test-torch lint clean
+.PHONY: setup demo test quick fault-test test-torch lint clean
 
 setup: $(STAMP)
 
@@ -33,7 +33,11 @@ test: setup lint
 
 # What a developer runs between edits.
 quick: setup
-	$(PY) -m pytest -n 2 --dist worksteal -m "not slow and not torch"
+	$(PY) -m pytest -n 2 --dist worksteal -m "not slow and not torch and not fault"
+
+# Kills, damage, full disks and other faults; as root also those that mount.
+fault-test: setup
+	$(PY) -m pytest -m fault
 
 # Against torch, transformers and timm, in an environment of its own. Python 3.11
 # has a torch without CUDA; elsewhere this fetches gigabytes.

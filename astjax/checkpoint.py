@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import pathlib
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from astjax import processes
 from astjax.errors import UserError
 from astjax.metric_log import warn
 from astjax.train_step import TrainState
@@ -134,8 +136,10 @@ class Checkpoints:
       except (UserError, MemoryError):
         raise
       except Exception as e:
+        if processes.is_lost(e):
+          raise
         reason = str(e).strip().split("\n")[0][:200] or type(e).__name__
-        if any(sign in str(e) for sign in _NOT_DAMAGE):
+        if not _is_damage(e):
           raise UserError(
             f"cannot read checkpoint {candidate} of {self.folder}: {reason}"
           ) from None
@@ -154,7 +158,7 @@ class Checkpoints:
     return None
 
   def _restore(self, step, template):
-    meta = self._meta(step)
+    meta = _on_all(lambda: self._meta(step))
     _check_same_model(meta["leaves"], template, self.folder / str(step))
     abstract = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
@@ -165,7 +169,8 @@ class Checkpoints:
     if digests:
       shapes = {k: np.empty(s, d) for k, (s, d, _) in digests.items()}
       items["arrays"] = ocp.args.StandardRestore(shapes)
-    tree = self._manager.restore(step, args=ocp.args.Composite(**items))
+    args = ocp.args.Composite(**items)
+    tree = _on_all(lambda: self._manager.restore(step, args=args))
     state = TrainState(**tree["state"])
     arrays = dict(tree["arrays"]) if digests else {}
     now = describe(state) | {k: _describe_leaf(v) for k, v in arrays.items()}
@@ -278,6 +283,8 @@ class Checkpoints:
     try:
       yield
     except Exception as e:
+      if processes.is_lost(e):
+        raise
       reason = str(e).strip().split("\n")[0][:200] or type(e).__name__
       if "No space left" in str(e):
         reason = "no space left on the disk"
@@ -314,6 +321,35 @@ def read_params(
     return checkpoints.read_params(part)
   finally:
     checkpoints.close()
+
+
+def _is_damage(error: Exception) -> bool:
+  return not any(sign in str(error) for sign in _NOT_DAMAGE)
+
+
+def _on_all(fn: Callable[[], Any]) -> Any:
+  """`fn()`; where it fails on one process, it fails on all of them.
+
+  A process may be the only one to read a damaged file. The others must not go
+  on with another checkpoint than this one.
+  """
+  result, error = None, None
+  try:
+    result = fn()
+  except Exception as e:
+    if jax.process_count() == 1 or processes.is_lost(e):
+      raise
+    error = e
+  if jax.process_count() > 1:
+    how = 0 if error is None else 1 if _is_damage(error) else 2
+    worst = int(multihost_utils.process_allgather(np.int32(how)).max())
+    if error is None and worst == 1:
+      raise ValueError("another process could not read it")
+    if error is None and worst == 2:
+      raise UserError("another process could not read a checkpoint")
+  if error is not None:
+    raise error
+  return result
 
 
 def _as_dict(state: TrainState) -> dict[str, Any]:

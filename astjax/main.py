@@ -1,10 +1,12 @@
 """`python -m astjax.main --config=configs/ast_audioset.py --workdir=runs/a`.
 
 Flags in, one call out. Any value of the config can be set on the command line:
---config.input.batch_size=8. The same command resumes a run.
+--config.input.batch_size=8. The same command resumes a run, and it is the same
+on every machine of a TPU pod or of a scheduler's job.
 
 Exit codes: 0 done; 2 a mistake, which comes again if the command is repeated; 1
-anything else that failed; 128 + n stopped by signal n, saved.
+anything else that failed; 128 + n stopped by signal n, saved. Where several
+processes train together, all of them exit with the code of the one that failed.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -33,13 +36,18 @@ _WORKDIR = flags.DEFINE_string(
   "workdir", "", "Folder for everything the run writes."
 )
 _COORDINATOR = flags.DEFINE_string(
-  "coordinator", "", "host:port of process 0, to train on several processes."
+  "coordinator",
+  "",
+  "host:port of process 0, to train on several processes. TPU pods, SLURM, "
+  "Open MPI and Kubernetes need none of these three flags.",
 )
 _NUM_PROCESSES = flags.DEFINE_integer(
-  "num_processes", 1, "How many processes train together."
+  "num_processes",
+  None,
+  "How many processes train together; 1 ignores a scheduler.",
 )
 _PROCESS_ID = flags.DEFINE_integer(
-  "process_id", 0, "Which of them this one is, from 0."
+  "process_id", None, "Which of them this one is, from 0."
 )
 
 _FLAGS = ("config", "workdir", "coordinator", "num_processes", "process_id")
@@ -120,6 +128,7 @@ def _main(argv: Sequence[str]) -> None:
   # What orbax logs as an error, with a traceback, it raises as well.
   logging.set_verbosity(logging.FATAL)
   try:
+    _join()
     _train()
   except UserError as e:
     _fail(e, code=2)
@@ -128,41 +137,29 @@ def _main(argv: Sequence[str]) -> None:
     _fail(f"{e.strerror or e}{where}")
   except KeyboardInterrupt:
     _fail("interrupted outside of a step; the last checkpoint stands", code=130)
+  except Exception as e:
+    _fail_together(e)
+
+
+def _join() -> None:
+  """Meets the other processes, if flags or environment tell of any."""
+  if not _WORKDIR.value:
+    raise UserError("no work directory: give one with --workdir=FOLDER")
+  # Of C++ libraries; what matters of it is also raised. Before they are loaded.
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+  from astjax import processes
+
+  group = processes.find(
+    os.environ,
+    coordinator=_COORDINATOR.value,
+    num_processes=_NUM_PROCESSES.value,
+    process_id=_PROCESS_ID.value,
+  )
+  if group is not None:
+    processes.join(group)
 
 
 def _train() -> None:
-  if not _WORKDIR.value:
-    raise UserError("no work directory: give one with --workdir=FOLDER")
-  if _NUM_PROCESSES.value < 1:
-    raise UserError(
-      f"--num_processes={_NUM_PROCESSES.value} must be at least 1"
-    )
-  if _NUM_PROCESSES.value == 1 and (_PROCESS_ID.value or _COORDINATOR.value):
-    raise UserError(
-      f"--process_id={_PROCESS_ID.value} and --coordinator="
-      f"{_COORDINATOR.value} need --num_processes=N, N > 1"
-    )
-  if _NUM_PROCESSES.value > 1:
-    import jax
-
-    if not _COORDINATOR.value:
-      raise UserError("--num_processes needs --coordinator=HOST:PORT")
-    if not 0 <= _PROCESS_ID.value < _NUM_PROCESSES.value:
-      raise UserError(
-        f"--process_id={_PROCESS_ID.value} is not in 0 ... "
-        f"{_NUM_PROCESSES.value - 1}"
-      )
-    try:
-      jax.distributed.initialize(
-        _COORDINATOR.value,
-        num_processes=_NUM_PROCESSES.value,
-        process_id=_PROCESS_ID.value,
-      )
-    except (RuntimeError, ValueError) as e:
-      raise UserError(
-        f"cannot join the {_NUM_PROCESSES.value} processes at "
-        f"{_COORDINATOR.value}: {str(e).splitlines()[0]}"
-      ) from None
   try:
     from astjax import train
   except ModuleNotFoundError as e:
@@ -175,15 +172,33 @@ def _train() -> None:
   try:
     train.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
   except train.Stopped as e:
+    from astjax import processes
+
+    processes.leave()
     _fail(e, code=128 + e.signum)
 
 
+def _fail_together(error: Exception) -> NoReturn:
+  """Where the others have to know; a lost one of them is no traceback."""
+  from astjax import processes
+
+  if not processes.is_one_of_several():
+    raise error
+  processes.wait_for_word()
+  text = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+  if processes.is_lost(error):
+    _fail(f"lost another process of this run ({text[:200]})")
+  traceback.print_exception(error)
+  _fail(text)
+
+
 def _fail(error: Exception | str, code: int = 1) -> NoReturn:
+  """One line, here and for the other processes, and the end."""
   text = " ".join(str(error).split())
+  if processes := sys.modules.get("astjax.processes"):
+    processes.end(text, code)
   print(f"astjax: error: {text}", file=sys.stderr, flush=True)
   sys.stdout.flush()
-  # At once: threads of a failed save or of other processes' collectives would
-  # otherwise add pages of their own, or wait.
   os._exit(code)
 
 

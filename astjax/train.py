@@ -69,7 +69,7 @@ def train_and_evaluate(
 
   Raises:
     UserError: a mistake in what was given, or a loss that is not finite.
-    Stopped: SIGTERM or SIGINT; the state is saved.
+    Stopped: SIGTERM, SIGINT or SIGUSR1, to any process; the state is saved.
   """
   job = build(config, mesh=mesh)
   folder = workdir.prepare(workdir_path)
@@ -518,13 +518,23 @@ class _Loop:
 
   @contextlib.contextmanager
   def _signals(self):
-    """SIGTERM and SIGINT end the run after the step in flight, saved."""
+    """Signals end the run after the step in flight, saved.
+
+    With several processes SIGTERM belongs to JAX, which carries it to all of
+    them; the others are turned into it.
+    """
+    several = jax.process_count() > 1
+    catch = [signal.SIGINT, signal.SIGUSR1]
+    if not several:
+      catch.append(signal.SIGTERM)
 
     def note(signum, frame):
       self.signal = signum
+      if several:
+        signal.raise_signal(signal.SIGTERM)
 
     try:
-      old = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
+      old = {s: signal.signal(s, note) for s in catch}
     except ValueError:  # not the main thread: leave signals to the caller
       yield
       return
@@ -533,13 +543,16 @@ class _Loop:
     finally:
       for signum, handler in old.items():
         signal.signal(signum, handler)
+      if several:  # nobody looks at a notice any more
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
   def _asked_to_stop(self) -> bool:
     """Whether any process was signalled; the same answer on all of them."""
     if jax.process_count() == 1:
       return self.signal is not None
-    if self.step % self.job.config.log.every_steps:
+    # A notice to one process makes all agree on a step that none has begun.
+    if not multihost_utils.reached_preemption_sync_point(self.step):
       return False
     signals = multihost_utils.process_allgather(np.int32(self.signal or 0))
-    self.signal = int(signals.max()) or None
-    return self.signal is not None
+    self.signal = int(signals.max()) or signal.SIGTERM
+    return True

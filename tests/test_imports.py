@@ -21,6 +21,7 @@ LEVELS = {
     "optim",
     "sharding",
     "metric_log",
+    "processes",
     "run_record",
     "workdir",
   ),

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from astjax.weights import model_info
+from tests import together
 from tests.test_run_record import assert_same_run, log
 from tests.test_train import assert_same_bits, final_state, losses
 
@@ -49,23 +50,44 @@ def config_file(tmp_path):
   return path
 
 
-def start(config_file, workdir, *flags):
-  env = dict(os.environ, XLA_FLAGS="", PYTHONPATH=str(ROOT))
-  return subprocess.Popen(
-    [
-      sys.executable,
-      "-m",
-      "astjax.main",
-      f"--config={config_file}",
-      f"--workdir={workdir}",
-      *flags,
-    ],
-    env=env,
+def start(config_file, workdir, *flags, **how):
+  return start_python(
+    "-m",
+    "astjax.main",
+    f"--config={config_file}",
+    f"--workdir={workdir}",
+    *flags,
+    **how,
+  )
+
+
+STARTED = []
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_left():
+  """Whatever a test that fails has left running."""
+  STARTED.clear()
+  yield
+  for process in STARTED:
+    if process.poll() is None:
+      process.kill()
+      process.communicate()
+
+
+def start_python(*words, devices=1, stderr=subprocess.STDOUT, **env):
+  flag = f"--xla_force_host_platform_device_count={devices}"
+  env = {"XLA_FLAGS": flag, "PYTHONPATH": str(ROOT), **env}
+  process = subprocess.Popen(
+    [sys.executable, *words],
+    env=os.environ | env,
     cwd=ROOT,
     stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
+    stderr=stderr,
     text=True,
   )
+  STARTED.append(process)
+  return process
 
 
 def finish(process, timeout=300):
@@ -166,30 +188,40 @@ def test_signal_saves_and_exits(signum, straight, config_file, tmp_path):
   assert_same_bits(final_state(workdir), final_state(straight))
 
 
-IDS = """
-import json, sys
-from astjax import job
-from astjax.data import pipeline
-from tests.tiny import tiny_config
+def free_port():
+  with socket.socket() as s:
+    s.bind(("127.0.0.1", 0))
+    return s.getsockname()[1]
 
-index, count = int(sys.argv[1]), int(sys.argv[2])
-built = job.build(tiny_config(input={"source_kw": {"num_examples": 20}}))
-rows = pipeline.train_batches(
-  built.train.reader, built.train.host_ops, batch_size=8, seed=0, first_step=0,
-  last_step=5, process_index=index, process_count=count)
-print(json.dumps([[int(i) for i in batch["id"]] for batch in rows]))
-"""
+
+def start_group(
+  config_file, workdir, *flags, count=2, own=None, env=None, **how
+):
+  """Processes that train together.
+
+  `own` has further flags of single ones and `env` their variables.
+  """
+  if count > 1:
+    address = f"--coordinator=127.0.0.1:{free_port()}"
+    flags += (address, f"--num_processes={count}")
+  own, env = own or {}, env or {}
+  return [
+    start(
+      config_file,
+      workdir,
+      *flags,
+      *([f"--process_id={i}"] if count > 1 else []),
+      *own.get(i, ()),
+      **how,
+      **env.get(i, {}),
+    )
+    for i in range(count)
+  ]
 
 
 def train_together(config_file, workdir, *flags):
   """Two processes to the end; what they printed."""
-  with socket.socket() as s:
-    s.bind(("127.0.0.1", 0))
-    port = s.getsockname()[1]
-  flags += (f"--coordinator=127.0.0.1:{port}", "--num_processes=2")
-  pair = [
-    start(config_file, workdir, *flags, f"--process_id={i}") for i in range(2)
-  ]
+  pair = start_group(config_file, workdir, *flags)
   out = [finish(p) for p in pair]
   assert [p.returncode for p in pair] == [0, 0], out
   return out
@@ -296,21 +328,59 @@ def test_two_processes_remember_as_one(remembered, tmp_path):
       np.testing.assert_allclose(a[name], b[name], rtol=0, atol=1e-4)
 
 
-def test_two_processes_see_each_example_once(tmp_path):
-  env = dict(os.environ, PYTHONPATH=str(ROOT))
-  halves = [
-    json.loads(
-      subprocess.run(
-        [sys.executable, "-c", IDS, str(i), "2"],
-        env=env,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-      ).stdout
+def train_all_tasks(folder, count):
+  """Eight devices, shared by so many processes; {task: ids [steps, 8]}."""
+  port = str(free_port())
+  group = [
+    start_python(
+      *("-m", "tests.together", str(folder), str(count), str(i), port),
+      devices=8 // count,
     )
-    for i in range(2)
+    for i in range(count)
   ]
-  ids = np.concatenate([np.asarray(h) for h in halves], axis=1)  # [5, 8]
-  for epoch in ids.reshape(2, 20):  # the third batch straddles the two
-    assert sorted(epoch.tolist()) == list(range(20))
+  out = [finish(p) for p in group]
+  assert [p.returncode for p in group] == [0] * count, out
+  rows = [json.loads(text.split("ROWS ")[1].splitlines()[0]) for text in out]
+  return {
+    task: np.concatenate([np.asarray(r[task]) for r in rows], axis=1)
+    for task in together.TASKS
+  }
+
+
+@pytest.fixture(scope="module")
+def all_tasks(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("all_tasks")
+  return folder, train_all_tasks(folder, 1)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_several_processes_train_all_tasks(count, all_tasks, tmp_path):
+  """Losses, parameters, moments, teacher, centers as of one; and the rows."""
+  expected, ids = all_tasks
+  many = train_all_tasks(tmp_path, count)
+  for task in together.TASKS:
+    np.testing.assert_array_equal(many[task], ids[task])
+    for epoch in many[task].reshape(2, 24):
+      assert sorted(epoch.tolist()) == list(range(24))
+    a, b = log(expected / task), log(tmp_path / task)
+    assert len(a) == len(b) and "train/loss" in a[0]
+    for x, y in zip(a, b, strict=True):
+      assert x.keys() == y.keys()
+      for key in x:
+        if key.startswith(("train/", "val/")):
+          close = 1e-5 * max(1.0, abs(x[key]))
+          assert abs(x[key] - y[key]) <= close, (task, x["step"], key)
+    a, b = final_state(expected / task), final_state(tmp_path / task)
+    assert a.keys() == b.keys()
+    for name in a:
+      if ".params" in name or "task_state" in name:
+        x, y = without_key_bias(name, a[name]), without_key_bias(name, b[name])
+        np.testing.assert_allclose(x, y, rtol=0, atol=1e-5, err_msg=name)
+
+
+def without_key_bias(name, x):
+  """Its true gradient is zero, so that Adam moves it by rounding noise."""
+  if "qkv" in name and "bias" in name:
+    third = x.size // 3
+    x = np.delete(x, np.s_[third : 2 * third])
+  return x
