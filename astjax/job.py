@@ -145,14 +145,16 @@ def build(config: Mapping[str, Any], *, mesh: Mesh | None = None) -> Job:
 
   Args:
     config: a ConfigDict or dict; see `run_config.RunConfig`.
-    mesh: the devices; all of them by default.
+    mesh: the devices; all of them by default. Their grid is the config's.
 
   Raises:
     UserError: anything in the config that does not work out.
   """
   pipeline.hide_accelerators()
   run = run_config.parse(config)
-  mesh = sharding.make_mesh() if mesh is None else mesh
+  devices = None if mesh is None else [*mesh.devices.flat]
+  mesh = sharding.make_mesh(devices, fsdp=run.fsdp)
+  run = run_config.parse(run_config.global_batches(config, mesh.size))
   train = _split("train", run.input, "config.input", mesh)
   sharding.check_batch_size(
     run.input.batch_size, mesh, "config.input.batch_size", run.accumulate
@@ -389,6 +391,7 @@ def load_run(
   if not path.is_file():
     raise UserError(f"{workdir} is not a work directory: it has no config.json")
   config = json.loads(path.read_text(encoding="utf-8"))["config"]
+  config["fsdp"] = 1  # whatever there is here; nothing is trained
   if data_dir is not None:
     config["input"]["data_dir"] = data_dir
   job = build(config)
@@ -424,8 +427,8 @@ def fresh_state(
     params = job.fresh_params() if params is None else params
     return train_step.init_state(job.task, params, tx)
 
-  whole = sharding.replicated(job.mesh)
-  return tx, jax.jit(init, out_shardings=whole)(params)
+  shardings = sharding.of_state(jax.eval_shape(init, params), job.mesh)
+  return tx, jax.jit(init, out_shardings=shardings)(params)
 
 
 def warm_params(job: Job) -> tuple[Params, ModelInfo, list[str]]:

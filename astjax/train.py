@@ -73,7 +73,7 @@ def train_and_evaluate(
   """
   job = build(config, mesh=mesh)
   folder = workdir.prepare(workdir_path)
-  plain = run_config.to_plain(config)
+  plain = run_config.global_batches(config, job.mesh.size)
   source = job.train.reader.source
   data = {
     "fingerprint": sources.fingerprint(source),
@@ -174,6 +174,7 @@ class _Loop:
     self.folder: pathlib.Path = folder
     self.step = int(state.step)
     self.schedule = job.schedule()
+    self.shardings = sharding.of_state(state, job.mesh)
     self.train_step = train_step.make_train_step(
       job.task,
       tx,
@@ -181,6 +182,7 @@ class _Loop:
       job.mesh,
       scaled=record.plateau is not None,
       accumulate=job.config.accumulate,
+      shardings=self.shardings,
     )
     self.eval_steps: dict[tuple[str, bool], Callable] = {}
     self.results: dict[str, float] = {}
@@ -248,7 +250,8 @@ class _Loop:
         stop = asked or self.step == stop_at
         if record.average and record.average.is_due(self.step):
           self._check(window)
-          record.average.add(self.step, convert.flatten(self.state.params))
+          params = sharding.to_host(self.state.params)
+          record.average.add(self.step, convert.flatten(params))
         # Whoever is told to stop has seconds, not the time of an evaluation.
         record.owed = tuple(due) if asked and not is_last else ()
         if due and not record.owed:
@@ -383,7 +386,11 @@ class _Loop:
     kind = (split.config.on_device, features)
     if kind not in self.eval_steps:
       self.eval_steps[kind] = train_step.make_eval_step(
-        job.task, split.device_ops, job.mesh, features=features
+        job.task,
+        split.device_ops,
+        job.mesh,
+        features=features,
+        shardings=self.shardings,
       )
     batches = pipeline.eval_batches(
       split.reader,
@@ -415,7 +422,7 @@ class _Loop:
       {k: v.astype(np.float32) for k, v in flat.items()}
     )
     state = self.state.replace(
-      params=jax.device_put(params, sharding.replicated(self.job.mesh))
+      params=jax.device_put(params, self.shardings.params)
     )
     results = {}
     for name, split in splits.items():
