@@ -96,6 +96,8 @@ class EvalConfig:
     rated = self.input(training)
     given = {k: v for k, v in vars(rated).items() if k != "draw"} | self.train
     found = errors.call(InputConfig, f"{where}.train", given, draw=rated.draw)
+    if found.batch_per_device:
+      raise UserError(f"{where}.train.batch_per_device: give batch_size here")
     data = ("source", "source_kw", "data_dir", "split", "folds")
     if all(getattr(found, k) == getattr(rated, k) for k in data):
       raise UserError(
@@ -256,8 +258,8 @@ def global_batches(config: Mapping[str, Any], devices: int) -> dict[str, Any]:
     rest = {k: v for k, v in plain.items() if k != "batch_per_device"}
     if each:
       rest["batch_size"] = each * devices
-    elif section.batch_size == 0 and section is not run.input:
-      del rest["batch_size"]  # as in the training
+    elif not size:  # an evaluation's is as in the training
+      rest.pop("batch_size", None)
     return rest
 
   plain["input"] = whole(run.input, plain["input"], "config.input")

@@ -23,8 +23,10 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from astjax import (
+  chips,
   evaluate,
   metric_log,
+  profiling,
   run_config,
   run_record,
   sharding,
@@ -55,6 +57,7 @@ def train_and_evaluate(
   *,
   mesh: Mesh | None = None,
   stop_at: int | None = None,
+  profile: tuple[int, int] | None = None,
 ) -> list[dict[str, Any]]:
   """Trains, evaluates and saves; the same call resumes.
 
@@ -63,6 +66,8 @@ def train_and_evaluate(
     workdir_path: everything the run writes goes here.
     mesh: the devices; all of them by default.
     stop_at: save and return at this step, as if asked to by a signal.
+    profile: (first step, number of steps) to write a trace of to `profile/` in
+      the work directory.
 
   Returns:
     The history: the objects of `metrics.jsonl`.
@@ -80,6 +85,11 @@ def train_and_evaluate(
     "num_examples": len(source),
   }
   notices = workdir.check_config(folder, plain, data)
+  if profile and profile[0] >= job.total_steps:
+    raise UserError(
+      f"--profile begins with step {profile[0]}, and the run ends before step "
+      f"{job.total_steps}"
+    )
   is_main = jax.process_index() == 0
   console = metric_log.Console(is_main)
   for notice in notices:
@@ -125,7 +135,7 @@ def train_and_evaluate(
 
   loop = _Loop(job, tx, state, record, checkpoints, log, console, folder)
   try:
-    loop.run(stop_at)
+    loop.run(stop_at, profile if is_main else None)
   finally:
     console.stop_bar()
     checkpoints.close()
@@ -187,9 +197,16 @@ class _Loop:
     self.eval_steps: dict[tuple[str, bool], Callable] = {}
     self.results: dict[str, float] = {}
     self.num_unreadable = 0
+    chip = chips.find(job.mesh.devices.flat[0].device_kind)
+    # The share of the peak that one example per second is.
+    self.use = (
+      job.flops_per_example() / (chip.flops * job.mesh.size) if chip else None
+    )
     self.signal: int | None = None
 
-  def run(self, stop_at: int | None) -> None:
+  def run(
+    self, stop_at: int | None, profile: tuple[int, int] | None = None
+  ) -> None:
     """From the current step to the end."""
     job, run, record = self.job, self.job.config, self.record
     total = job.total_steps
@@ -214,10 +231,16 @@ class _Loop:
     )
     key = train_step.train_key(run.seed)
     window = metric_log.Window(self.step)
+    trace = profiling.Trace(self.folder / "profile", profile)
     self.console.start_bar(total, self.step)
-    with contextlib.closing(batches), self._signals():
+    with (
+      contextlib.closing(batches),
+      contextlib.closing(trace),
+      self._signals(),
+    ):
       self._catch_up()
       while self.step < total:
+        trace.before(self.step)
         started = time.perf_counter()
         batch = next(batches)
         window.waited += time.perf_counter() - started
@@ -229,6 +252,8 @@ class _Loop:
           *([np.float32(record.lr_scale)] if record.plateau else []),
         )
         window.pending.append((self.step, batch["id"], metrics))
+        if trace.after(self.step, metrics):
+          self.console.say(f"trace of the steps to {self.step} in profile/")
         self.step += 1
         is_last = self.step == total
         # The check trails by two steps, so that the devices never wait for it.
@@ -338,6 +363,13 @@ class _Loop:
     values["train/lr"] = lr * self.record.lr_scale
     values["train/epoch"] = self.step / self.job.steps_per_epoch
     values |= window.speed(self.step, run.input.batch_size)
+    used = ""
+    if self.use is not None:
+      values["perf/mfu"] = self.use * values["perf/examples_per_s"]
+      used += f"  MFU {100 * values['perf/mfu']:.0f}%"
+    if (memory := profiling.peak_memory()) is not None:
+      values["perf/memory_gib"] = memory
+      used += f"  {memory:.1f} GiB"
     self.log.write(self.step, values)
     total = self.job.total_steps
     left = (total - self.step) * window.seconds / (self.step - window.first)
@@ -345,7 +377,7 @@ class _Loop:
       f"step {self.step}/{total} ({100 * self.step / total:.0f}%)"
       f"  loss {values['train/loss']:.4f}  lr {values['train/lr']:.3g}"
       f"  {values['perf/examples_per_s']:.1f} examples/s"
-      f"  data wait {100 * values['perf/data_wait']:.0f}%"
+      f"  data wait {100 * values['perf/data_wait']:.0f}%{used}"
       f"  ETA {metric_log.duration(left)}"
     )
     self._report_unreadable()
