@@ -48,6 +48,7 @@ CHIPS = {
   "NVIDIA L4": Chip("l4", 24 * GIB, 121e12),
   "NVIDIA A100": Chip("a100", 0, 312e12),
   "NVIDIA H100 PCIe": Chip("h100-pcie", 80 * GIB, 756e12),
+  "NVIDIA H100 NVL": Chip("h100-nvl", 94 * GIB, 835e12),
   "NVIDIA H100": Chip("h100", 0, 989e12),
   "NVIDIA H200": Chip("h200", 141 * GIB, 989e12),
 }

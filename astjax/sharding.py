@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -49,9 +50,7 @@ def make_mesh(devices: list | None = None, *, fsdp: int = 1) -> Mesh:
       f"config.fsdp={fsdp} does not divide the {count} device(s); it can be "
       f"{', '.join(fits)}"
     )
-  devices = sorted(
-    devices, key=lambda device: (device.process_index, device.id)
-  )
+  devices = sorted(devices, key=lambda d: (d.process_index, d.id))
   # Explicit axes, the default of newer JAX, refuse to reshape sharded batches.
   return Mesh(
     np.asarray(devices).reshape(-1, fsdp),
@@ -93,15 +92,49 @@ def of_state(state: Any, mesh: Mesh) -> Any:
   return jax.tree.map(place, state)
 
 
+def split(tree: Any, mesh: Mesh) -> Any:
+  """Arrays as `of_state` has them (traced)."""
+  return jax.lax.with_sharding_constraint(tree, of_state(tree, mesh))
+
+
+def gathered(tree: Any, mesh: Mesh) -> Any:
+  """Split arrays, whole where they are used (traced); gradients in parts.
+
+  Left to itself, XLA may move the rows of a batch instead, if they are smaller.
+  In the backward pass of `jax.checkpoint` with the policy `GATHER_AGAIN` the
+  arrays are fetched once more rather than held since the forward pass.
+  """
+  if mesh.shape["fsdp"] == 1:
+    return tree
+
+  def whole(x):
+    return jax.lax.with_sharding_constraint(x, replicated(mesh))
+
+  def scatter(_, gradient):
+    # Summed up, then cut: one reduce-scatter where the device has it. Without
+    # the first word the cut would spread into the loops of the backward pass,
+    # and there the rows would be gathered.
+    return (split(whole(gradient), mesh),)
+
+  gather = jax.custom_vjp(whole)
+  gather.defvjp(lambda x: (whole(x), None), scatter)
+  return jax.tree.map(lambda x: checkpoint_name(gather(x), "gathered"), tree)
+
+
+GATHER_AGAIN = jax.checkpoint_policies.save_anything_except_these_names(
+  "gathered"
+)
+
+
 def to_host(tree: Any) -> Any:
   """Whole NumPy arrays, on every process, of arrays that may be split."""
 
   def whole(x):
-    if not isinstance(x, jax.Array) or x.is_fully_addressable:
-      return np.asarray(x)
-    if x.is_fully_replicated:
-      return np.asarray(x)
-    return multihost_utils.process_allgather(x, tiled=True)
+    if isinstance(x, jax.Array) and not (
+      x.is_fully_addressable or x.is_fully_replicated
+    ):
+      return multihost_utils.process_allgather(x, tiled=True)
+    return np.asarray(x)
 
   return jax.tree.map(whole, tree)
 

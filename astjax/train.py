@@ -253,7 +253,7 @@ class _Loop:
         )
         window.pending.append((self.step, batch["id"], metrics))
         if trace.after(self.step, metrics):
-          self.console.say(f"trace of the steps to {self.step} in profile/")
+          self.console.say(f"trace of the steps up to {self.step} in profile/")
         self.step += 1
         is_last = self.step == total
         # The check trails by two steps, so that the devices never wait for it.

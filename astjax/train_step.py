@@ -75,7 +75,7 @@ def make_train_step(
   """
   whole, rows = sharding.replicated(mesh), sharding.by_row(mesh)
   home = whole if shardings is None else shardings
-  of_params = whole if shardings is None else shardings.params
+  is_split = mesh.shape["fsdp"] > 1
 
   def train_step(state, batch, step, key, lr_scale=None):
     key = jax.random.fold_in(key, step)
@@ -87,14 +87,15 @@ def make_train_step(
     batch = task.corrupt(batch, jax.random.fold_in(key, _CORRUPT), step)
 
     def loss_fn(params, batch, rng):
-      return task.loss(params, state.task_state, batch, rng, step)
+      params, task_state = sharding.gathered((params, state.task_state), mesh)
+      return task.loss(params, task_state, batch, rng, step)
+
+    if is_split:
+      loss_fn = jax.checkpoint(loss_fn, policy=sharding.GATHER_AGAIN)
 
     def grad_fn(params, batch, rng):
-      found, grads = jax.value_and_grad(loss_fn, has_aux=True)(
-        params, batch, rng
-      )
-      # Each device gets the sum of its part alone, and nobody a whole one.
-      return found, jax.lax.with_sharding_constraint(grads, of_params)
+      found = jax.value_and_grad(loss_fn, has_aux=True)(params, batch, rng)
+      return sharding.split(found, mesh) if is_split else found
 
     rng = jax.random.fold_in(key, _MODEL)
     if accumulate > 1:
@@ -176,6 +177,7 @@ def make_eval_step(
       lambda batch, keys: device_ops.apply(ops, batch, keys), mesh
     )
     ready = run_ops(batch, keys)
+    params, task_state = sharding.gathered((params, task_state), mesh)
     if features:
       outputs = {"features": task.features(params, task_state, ready)}
     else:

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import socket
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from astjax import errors, job, run_config, sharding, train_step
+from astjax import errors, job, metric_log, run_config, sharding, train_step
 from astjax.tools import average_checkpoints
 from astjax.weights import model_info
 from tests.test_train import assert_same_bits, final_state, losses, run
@@ -90,7 +91,7 @@ def of_params(state):
 def compiled(task, fsdp, *, devices=4, depth=1, remat=False, accumulate=1):
   """(the job, the state's shapes, its places, the compiled step)."""
   config = config_of(task, fsdp=fsdp, accumulate=accumulate)
-  config.model |= {"depth": depth, "remat": remat}
+  config.model.depth, config.model.remat = depth, remat
   config.input.batch_size = 16
   mesh = sharding.make_mesh(jax.devices()[:devices])
   built = job.build(config, mesh=mesh)
@@ -414,3 +415,46 @@ def test_batches_that_are_not_clear(section, told):
   with pytest.raises(errors.UserError) as error:
     job.build(tiny_config(**section))
   assert str(error.value).startswith(told)
+
+
+TWO = """
+import sys
+import jax
+jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
+from tests.test_fsdp import remembering
+from astjax import train
+for stop in (4, None):
+  train.train_and_evaluate(remembering(fsdp=4), sys.argv[3], stop_at=stop)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_hold_half_of_it_each(whole, tmp_path):
+  """Saved, digested, averaged and restored where nobody has all of it."""
+  with socket.socket() as s:
+    s.bind(("127.0.0.1", 0))
+    address = f"127.0.0.1:{s.getsockname()[1]}"
+  env = dict(
+    os.environ,
+    XLA_FLAGS="--xla_force_host_platform_device_count=2",
+    PYTHONPATH=str(ROOT),
+  )
+  pair = [
+    subprocess.Popen(
+      [sys.executable, "-c", TWO, address, str(i), str(tmp_path)],
+      env=env,
+      cwd=ROOT,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+    )
+    for i in range(2)
+  ]
+  out = [process.communicate(timeout=300)[0] for process in pair]
+  assert [process.returncode for process in pair] == [0, 0], out
+  folder, history = whole
+  close(history, metric_log.read(tmp_path / "metrics.jsonl"))
+  (_, a), (_, b) = (
+    model_info.load(path / "average") for path in (folder, tmp_path)
+  )
+  assert_close(a, b)

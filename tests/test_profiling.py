@@ -181,7 +181,7 @@ def test_a_trace_of_some_steps(tmp_path, monkeypatch, capsys):
   assert "profile/" not in capsys.readouterr().out  # the window was cut short
   run(tmp_path, config, profile=(1, 2))
   assert len(started) == 4
-  assert "trace of the steps to 3 in profile/" in capsys.readouterr().out
+  assert "trace of the steps up to 2 in profile/" in capsys.readouterr().out
   run(tmp_path / "none", config)
   assert len(started) == 4 and not (tmp_path / "none" / "profile").exists()
 
