@@ -16,7 +16,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -101,8 +100,6 @@ def gathered(tree: Any, mesh: Mesh) -> Any:
   """Split arrays, whole where they are used (traced); gradients in parts.
 
   Left to itself, XLA may move the rows of a batch instead, if they are smaller.
-  In the backward pass of `jax.checkpoint` with the policy `GATHER_AGAIN` the
-  arrays are fetched once more rather than held since the forward pass.
   """
   if mesh.shape["fsdp"] == 1:
     return tree
@@ -118,12 +115,7 @@ def gathered(tree: Any, mesh: Mesh) -> Any:
 
   gather = jax.custom_vjp(whole)
   gather.defvjp(lambda x: (whole(x), None), scatter)
-  return jax.tree.map(lambda x: checkpoint_name(gather(x), "gathered"), tree)
-
-
-GATHER_AGAIN = jax.checkpoint_policies.save_anything_except_these_names(
-  "gathered"
-)
+  return jax.tree.map(gather, tree)
 
 
 def to_host(tree: Any) -> Any:

@@ -90,9 +90,6 @@ def make_train_step(
       params, task_state = sharding.gathered((params, state.task_state), mesh)
       return task.loss(params, task_state, batch, rng, step)
 
-    if is_split:
-      loss_fn = jax.checkpoint(loss_fn, policy=sharding.GATHER_AGAIN)
-
     def grad_fn(params, batch, rng):
       found = jax.value_and_grad(loss_fn, has_aux=True)(params, batch, rng)
       return sharding.split(found, mesh) if is_split else found
