@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from astjax import processes
+from astjax import processes, sharding
 from astjax.errors import UserError
 from astjax.metric_log import warn
 from astjax.train_step import TrainState
@@ -367,7 +367,7 @@ def describe(state: TrainState) -> dict[str, list]:
   out = {}
   for path, leaf in leaves:
     name = jax.tree_util.keystr(path, simple=True, separator="/")
-    out[name] = _describe_leaf(np.asarray(leaf))
+    out[name] = _describe_leaf(sharding.to_host(leaf))
   return out
 
 

@@ -27,6 +27,7 @@ from astjax import (
   pp,
   pretrained,
   probes,
+  profiling,
   run_config,
   run_record,
   saved_model,
@@ -119,6 +120,25 @@ class Job:
       total_steps=self.total_steps,
     )
 
+  def flops_per_example(self) -> float:
+    """FLOPs of the matrix products that training on one example needs.
+
+    In the loss and its gradient, with all passes and the teacher; without what
+    `remat` computes again, and without the front-end.
+    """
+    plain = _task(
+      self.config,
+      len(self.train.class_names),
+      self.steps_per_epoch,
+      self.total_steps,
+      # What hides nothing from the count, and repeats nothing.
+      model=self.config.model | {"remat": False, "attention": "xla"},
+    )
+    loss = partial(_loss, dataclasses.replace(self, task=plain))
+    return profiling.count_flops(
+      jax.value_and_grad(loss), jax.eval_shape(self.fresh_params)
+    )
+
   def model_info(self, start: ModelInfo | None = None) -> ModelInfo:
     """What turns this job's parameters into a model, without its data.
 
@@ -145,14 +165,16 @@ def build(config: Mapping[str, Any], *, mesh: Mesh | None = None) -> Job:
 
   Args:
     config: a ConfigDict or dict; see `run_config.RunConfig`.
-    mesh: the devices; all of them by default.
+    mesh: the devices; all of them by default. Their grid is the config's.
 
   Raises:
     UserError: anything in the config that does not work out.
   """
   pipeline.hide_accelerators()
   run = run_config.parse(config)
-  mesh = sharding.make_mesh() if mesh is None else mesh
+  devices = None if mesh is None else [*mesh.devices.flat]
+  mesh = sharding.make_mesh(devices, fsdp=run.fsdp)
+  run = run_config.parse(run_config.global_batches(config, mesh.size))
   train = _split("train", run.input, "config.input", mesh)
   sharding.check_batch_size(
     run.input.batch_size, mesh, "config.input.batch_size", run.accumulate
@@ -178,14 +200,8 @@ def build(config: Mapping[str, Any], *, mesh: Mesh | None = None) -> Job:
     if given.probe:
       split = _probed(split, given, where, run, mesh)
     evals[name] = split
-  task = tasks.build(
-    run.task,
-    run.task_kw,
-    model=run.model,
-    num_classes=len(train.class_names),
-    steps_per_epoch=steps_per_epoch,
-    total_steps=total_steps,
-  )
+  num_classes = len(train.class_names)
+  task = _task(run, num_classes, steps_per_epoch, total_steps)
   for name, split in evals.items() if task.head else ():
     where = f"config.evals.{name}"
     if not split.probe:
@@ -206,6 +222,17 @@ def build(config: Mapping[str, Any], *, mesh: Mesh | None = None) -> Job:
     with located(f"config.evals.{name}"):
       jax.eval_shape(partial(_outputs, job, split), params)
   return job
+
+
+def _task(run, num_classes, steps_per_epoch, total_steps, *, model=None):
+  return tasks.build(
+    run.task,
+    run.task_kw,
+    model=run.model if model is None else model,
+    num_classes=num_classes,
+    steps_per_epoch=steps_per_epoch,
+    total_steps=total_steps,
+  )
 
 
 def _probed(split, given, where, run, mesh):
@@ -399,6 +426,7 @@ def load_run(
   if not path.is_file():
     raise UserError(f"{workdir} is not a work directory: it has no config.json")
   config = json.loads(path.read_text(encoding="utf-8"))["config"]
+  config["fsdp"] = 1  # whatever there is here; nothing is trained
   if data_dir is not None:
     config["input"]["data_dir"] = data_dir
   job = build(config)
@@ -434,8 +462,8 @@ def fresh_state(
     params = job.fresh_params() if params is None else params
     return train_step.init_state(job.task, params, tx)
 
-  whole = sharding.replicated(job.mesh)
-  return tx, jax.jit(init, out_shardings=whole)(params)
+  shardings = sharding.of_state(jax.eval_shape(init, params), job.mesh)
+  return tx, jax.jit(init, out_shardings=shardings)(params)
 
 
 def warm_params(job: Job) -> tuple[Params, ModelInfo, list[str]]:

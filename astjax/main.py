@@ -49,8 +49,21 @@ _NUM_PROCESSES = flags.DEFINE_integer(
 _PROCESS_ID = flags.DEFINE_integer(
   "process_id", None, "Which of them this one is, from 0."
 )
+_PROFILE = flags.DEFINE_string(
+  "profile",
+  "",
+  "START:COUNT, such as 10:5: write a trace of these steps to profile/ in the "
+  "work directory.",
+)
 
-_FLAGS = ("config", "workdir", "coordinator", "num_processes", "process_id")
+_FLAGS = (
+  "config",
+  "workdir",
+  "coordinator",
+  "num_processes",
+  "process_id",
+  "profile",
+)
 
 
 def run() -> None:
@@ -161,7 +174,7 @@ def _join() -> None:
 
 def _train() -> None:
   try:
-    from astjax import train
+    from astjax import profiling, train
   except ModuleNotFoundError as e:
     if e.name != "tensorflow":
       raise
@@ -170,7 +183,13 @@ def _train() -> None:
       "'astjax[data-cpu]' on a machine without a GPU)"
     ) from None
   try:
-    train.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+    train.train_and_evaluate(
+      _CONFIG.value,
+      _WORKDIR.value,
+      profile=profiling.parse_window(_PROFILE.value)
+      if _PROFILE.value
+      else None,
+    )
   except train.Stopped as e:
     from astjax import processes
 

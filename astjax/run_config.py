@@ -29,7 +29,8 @@ class InputConfig:
     data_dir: folder of the recordings.
     split: which split; empty takes all.
     folds: which folds; empty takes all.
-    batch_size: B, over all devices and processes.
+    batch_size: B, over all devices and processes; or
+    batch_per_device: of each of them, see `global_batches`.
     on_host: recipe of host ops.
     on_device: recipe of device ops.
     draw: a name in `data.order.DRAWS`: "shuffle" shows every example once per
@@ -37,9 +38,10 @@ class InputConfig:
   """
 
   source: str
-  batch_size: int
   on_host: str
   on_device: str
+  batch_size: int = 0
+  batch_per_device: int = 0
   source_kw: Section = dataclasses.field(default_factory=dict)
   data_dir: str = ""
   split: str = ""
@@ -71,6 +73,7 @@ class EvalConfig:
   split: str | None = None
   folds: tuple[str | int, ...] | None = None
   batch_size: int | None = None
+  batch_per_device: int | None = None
   on_host: str | None = None
   every_epochs: float = 0.0
   every_steps: int = 0
@@ -93,6 +96,8 @@ class EvalConfig:
     rated = self.input(training)
     given = {k: v for k, v in vars(rated).items() if k != "draw"} | self.train
     found = errors.call(InputConfig, f"{where}.train", given, draw=rated.draw)
+    if found.batch_per_device:
+      raise UserError(f"{where}.train.batch_per_device: give batch_size here")
     data = ("source", "source_kw", "data_dir", "split", "folds")
     if all(getattr(found, k) == getattr(rated, k) for k in data):
       raise UserError(
@@ -156,6 +161,8 @@ class RunConfig:
     seed: of initialisation, order and every draw.
     accumulate: number of micro-batches in which a batch is computed; one
       update of the weights for all of them.
+    fsdp: number of devices over which parameters, moments and a teacher are
+      split; 1 keeps them whole on each device.
     epochs: length of the run; 0 uses `steps`.
     steps: length of the run in steps; 0 uses `epochs`.
     task: a name in `tasks.TASKS`; `task_kw` its arguments, `model` the model's.
@@ -176,6 +183,7 @@ class RunConfig:
   schedule: Section
   seed: int = 0
   accumulate: int = 1
+  fsdp: int = 1
   epochs: float = 0.0
   steps: int = 0
   task_kw: Section = dataclasses.field(default_factory=dict)
@@ -220,6 +228,52 @@ def parse(config: Mapping[str, Any]) -> RunConfig:
   run = errors.call(RunConfig, "config", plain)
   _check(run)
   return run
+
+
+def global_batches(config: Mapping[str, Any], devices: int) -> dict[str, Any]:
+  """The plain config with the size of each whole batch.
+
+  What is written down of a run is this: that size is part of the training, the
+  number of devices is not.
+
+  Args:
+    config: the user's; `batch_per_device` of the training's or an evaluation's
+      input becomes `batch_size`.
+    devices: how many there are, in all processes together.
+
+  Raises:
+    UserError: both are given, or neither for the training.
+  """
+  run, plain = parse(config), to_plain(config)
+
+  def whole(section, plain, where):
+    size, each = section.batch_size or 0, section.batch_per_device or 0
+    if size and each:
+      raise UserError(
+        f"{where}.batch_size={size} and {where}.batch_per_device={each} are "
+        "both given: set one of them to 0"
+      )
+    if each < 0:
+      raise UserError(f"{where}.batch_per_device={each} must be at least 1")
+    rest = {k: v for k, v in plain.items() if k != "batch_per_device"}
+    if each:
+      rest["batch_size"] = each * devices
+    elif not size:  # an evaluation's is as in the training
+      rest.pop("batch_size", None)
+    return rest
+
+  plain["input"] = whole(run.input, plain["input"], "config.input")
+  if "batch_size" not in plain["input"]:
+    raise UserError(
+      "config.input needs batch_size, of all devices together, or "
+      "batch_per_device"
+    )
+  if run.evals:
+    plain["evals"] = {
+      name: whole(section, plain["evals"][name], f"config.evals.{name}")
+      for name, section in run.evals.items()
+    }
+  return plain
 
 
 def _section(section, value, where):
@@ -321,13 +375,14 @@ def differences(
 ) -> tuple[list[str], list[str]]:
   """What changed between two plain configs: (of the training, of the rest).
 
-  `input.data_dir` may change (the data is compared by its fingerprint), and the
-  length of the run may, unless a schedule depends on it (of the learning rate,
-  the weight decay or ASiT's teacher). An evaluation that a plateau looks at is
-  part of the training.
+  Where and how it is computed may change (`fsdp`, `model.remat`): that is no
+  more than a rounding. `input.data_dir` may change (the data is compared by its
+  fingerprint), and the length of the run may, unless a schedule depends on it
+  (of the learning rate, the weight decay or ASiT's teacher). An evaluation that
+  a plateau looks at is part of the training.
   """
   old, new = _flat(_filled(old)), _flat(_filled(new))
-  free = [*_FREE, "input.data_dir"]
+  free = [*_FREE, "input.data_dir", "fsdp", "model.remat"]
   by_length = (
     new.get("schedule.decay") == "cosine"
     or new.get("optim.final_weight_decay") is not None

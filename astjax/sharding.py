@@ -1,4 +1,11 @@
-"""Where values live on the devices: one place, one data axis."""
+"""Where values live on the devices: one place, two axes.
+
+The devices are a grid, `data` x `fsdp`. Rows of a batch are split over all of
+them. Parameters, and all that is shaped like them (moments, a teacher), are
+whole on each device, or split over the axis `fsdp` if that is longer than 1:
+then a device holds a part of each large array and gets the rest of it when it
+is needed. Gradients come back in parts.
+"""
 
 from __future__ import annotations
 
@@ -15,29 +22,113 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from astjax.errors import UserError
 from astjax.types import Batch
 
-DATA_AXIS = "data"
+AXES = ("data", "fsdp")
+# Smaller arrays (biases, norms, tokens, centers: one part in a thousand of a
+# base model) stay whole: to fetch a part of one takes longer than it saves.
+MIN_SIZE = 2**14
 
 
-def make_mesh(devices: list | None = None) -> Mesh:
-  """All devices along one data axis, grouped by process."""
+def make_mesh(devices: list | None = None, *, fsdp: int = 1) -> Mesh:
+  """The devices as a grid [data, fsdp], in the order of their processes.
+
+  So a process holds rows that follow each other in the global batch, and the
+  parts of an array lie on neighbours.
+
+  Args:
+    devices: all of them by default.
+    fsdp: over how many of them an array is split; 1 keeps it whole.
+
+  Raises:
+    UserError: a number that does not divide that of the devices.
+  """
   devices = jax.devices() if devices is None else devices
+  count = len(devices)
+  if fsdp < 1 or count % fsdp:
+    fits = [str(n) for n in range(1, count + 1) if count % n == 0]
+    raise UserError(
+      f"config.fsdp={fsdp} does not divide the {count} device(s); it can be "
+      f"{', '.join(fits)}"
+    )
+  devices = sorted(devices, key=lambda d: (d.process_index, d.id))
   # Explicit axes, the default of newer JAX, refuse to reshape sharded batches.
-  return jax.make_mesh(
-    (len(devices),),
-    (DATA_AXIS,),
-    axis_types=(jax.sharding.AxisType.Auto,),
-    devices=devices,
+  return Mesh(
+    np.asarray(devices).reshape(-1, fsdp),
+    AXES,
+    axis_types=(jax.sharding.AxisType.Auto,) * 2,
   )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """The whole value on every device: parameters, optimiser state."""
+  """The whole value on every device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def by_row(mesh: Mesh) -> NamedSharding:
-  """The leading axis split over the devices: batches."""
-  return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+  """The leading axis split over all devices: batches."""
+  return NamedSharding(mesh, PartitionSpec(AXES))
+
+
+def of_state(state: Any, mesh: Mesh) -> Any:
+  """Where each array of a training state lives: a tree of NamedSharding.
+
+  An array of at least `MIN_SIZE` values is split over `fsdp` along the longest
+  of its axes that divide evenly, the first of several; any other is whole. The
+  shape decides alone, so that parameters, moments and a teacher lie alike.
+
+  Args:
+    state: any tree of arrays, or of their shapes.
+    mesh: the devices.
+  """
+  parts = mesh.shape["fsdp"]
+
+  def place(x):
+    axes = [i for i, n in enumerate(x.shape) if n and n % parts == 0]
+    if parts == 1 or x.size < MIN_SIZE or not axes:
+      return replicated(mesh)
+    axis = max(axes, key=lambda i: x.shape[i])
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, "fsdp"))
+
+  return jax.tree.map(place, state)
+
+
+def split(tree: Any, mesh: Mesh) -> Any:
+  """Arrays as `of_state` has them (traced)."""
+  return jax.lax.with_sharding_constraint(tree, of_state(tree, mesh))
+
+
+def gathered(tree: Any, mesh: Mesh) -> Any:
+  """Split arrays, whole where they are used (traced); gradients in parts.
+
+  Left to itself, XLA may move the rows of a batch instead, if they are smaller.
+  """
+  if mesh.shape["fsdp"] == 1:
+    return tree
+
+  def whole(x):
+    return jax.lax.with_sharding_constraint(x, replicated(mesh))
+
+  def scatter(_, gradient):
+    # Summed up, then cut: one reduce-scatter where the device has it. Without
+    # the first word the cut would spread into the loops of the backward pass,
+    # and there the rows would be gathered.
+    return (split(whole(gradient), mesh),)
+
+  gather = jax.custom_vjp(whole)
+  gather.defvjp(lambda x: (whole(x), None), scatter)
+  return jax.tree.map(gather, tree)
+
+
+def to_host(tree: Any) -> Any:
+  """Whole NumPy arrays, on every process, of arrays that may be split."""
+
+  def whole(x):
+    if isinstance(x, jax.Array) and not (
+      x.is_fully_addressable or x.is_fully_replicated
+    ):
+      return multihost_utils.process_allgather(x, tiled=True)
+    return np.asarray(x)
+
+  return jax.tree.map(whole, tree)
 
 
 def check_batch_size(
@@ -66,7 +157,7 @@ def micro_batches(batch: Batch, count: int, mesh: Mesh) -> Batch:
   A device holds a contiguous block of rows; every `count`-th of them goes into
   the same micro-batch.
   """
-  rows = NamedSharding(mesh, PartitionSpec(None, DATA_AXIS))
+  rows = NamedSharding(mesh, PartitionSpec(None, AXES))
 
   def split(x):
     x = jnp.swapaxes(x.reshape(-1, count, *x.shape[1:]), 0, 1)
@@ -90,7 +181,7 @@ def per_device(fn: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
   Under plain `jit` the Fourier transform of a sharded batch compiles to three
   all-gathers; inside `shard_map` to none.
   """
-  rows = PartitionSpec(DATA_AXIS)
+  rows = PartitionSpec(AXES)
   return jax.shard_map(fn, mesh=mesh, in_specs=rows, out_specs=rows)
 
 

@@ -23,8 +23,10 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from astjax import (
+  chips,
   evaluate,
   metric_log,
+  profiling,
   run_config,
   run_record,
   sharding,
@@ -55,6 +57,7 @@ def train_and_evaluate(
   *,
   mesh: Mesh | None = None,
   stop_at: int | None = None,
+  profile: tuple[int, int] | None = None,
 ) -> list[dict[str, Any]]:
   """Trains, evaluates and saves; the same call resumes.
 
@@ -63,6 +66,8 @@ def train_and_evaluate(
     workdir_path: everything the run writes goes here.
     mesh: the devices; all of them by default.
     stop_at: save and return at this step, as if asked to by a signal.
+    profile: (first step, number of steps) to write a trace of to `profile/` in
+      the work directory.
 
   Returns:
     The history: the objects of `metrics.jsonl`.
@@ -73,13 +78,18 @@ def train_and_evaluate(
   """
   job = build(config, mesh=mesh)
   folder = workdir.prepare(workdir_path)
-  plain = run_config.to_plain(config)
+  plain = run_config.global_batches(config, job.mesh.size)
   source = job.train.reader.source
   data = {
     "fingerprint": sources.fingerprint(source),
     "num_examples": len(source),
   }
   notices = workdir.check_config(folder, plain, data)
+  if profile and profile[0] >= job.total_steps:
+    raise UserError(
+      f"--profile begins with step {profile[0]}, and the run ends before step "
+      f"{job.total_steps}"
+    )
   is_main = jax.process_index() == 0
   console = metric_log.Console(is_main)
   for notice in notices:
@@ -125,7 +135,7 @@ def train_and_evaluate(
 
   loop = _Loop(job, tx, state, record, checkpoints, log, console, folder)
   try:
-    loop.run(stop_at)
+    loop.run(stop_at, profile if is_main else None)
   finally:
     console.stop_bar()
     checkpoints.close()
@@ -174,6 +184,7 @@ class _Loop:
     self.folder: pathlib.Path = folder
     self.step = int(state.step)
     self.schedule = job.schedule()
+    self.shardings = sharding.of_state(state, job.mesh)
     self.train_step = train_step.make_train_step(
       job.task,
       tx,
@@ -181,13 +192,21 @@ class _Loop:
       job.mesh,
       scaled=record.plateau is not None,
       accumulate=job.config.accumulate,
+      shardings=self.shardings,
     )
     self.eval_steps: dict[tuple[str, bool], Callable] = {}
     self.results: dict[str, float] = {}
     self.num_unreadable = 0
+    chip = chips.find(job.mesh.devices.flat[0].device_kind)
+    # The share of the peak that one example per second is.
+    self.use = (
+      job.flops_per_example() / (chip.flops * job.mesh.size) if chip else None
+    )
     self.signal: int | None = None
 
-  def run(self, stop_at: int | None) -> None:
+  def run(
+    self, stop_at: int | None, profile: tuple[int, int] | None = None
+  ) -> None:
     """From the current step to the end."""
     job, run, record = self.job, self.job.config, self.record
     total = job.total_steps
@@ -212,10 +231,16 @@ class _Loop:
     )
     key = train_step.train_key(run.seed)
     window = metric_log.Window(self.step)
+    trace = profiling.Trace(self.folder / "profile", profile)
     self.console.start_bar(total, self.step)
-    with contextlib.closing(batches), self._signals():
+    with (
+      contextlib.closing(batches),
+      contextlib.closing(trace),
+      self._signals(),
+    ):
       self._catch_up()
       while self.step < total:
+        trace.before(self.step)
         started = time.perf_counter()
         batch = next(batches)
         window.waited += time.perf_counter() - started
@@ -227,6 +252,8 @@ class _Loop:
           *([np.float32(record.lr_scale)] if record.plateau else []),
         )
         window.pending.append((self.step, batch["id"], metrics))
+        if trace.after(self.step, metrics):
+          self.console.say(f"trace of the steps up to {self.step} in profile/")
         self.step += 1
         is_last = self.step == total
         # The check trails by two steps, so that the devices never wait for it.
@@ -248,7 +275,8 @@ class _Loop:
         stop = asked or self.step == stop_at
         if record.average and record.average.is_due(self.step):
           self._check(window)
-          record.average.add(self.step, convert.flatten(self.state.params))
+          params = sharding.to_host(self.state.params)
+          record.average.add(self.step, convert.flatten(params))
         # Whoever is told to stop has seconds, not the time of an evaluation.
         record.owed = tuple(due) if asked and not is_last else ()
         if due and not record.owed:
@@ -335,6 +363,13 @@ class _Loop:
     values["train/lr"] = lr * self.record.lr_scale
     values["train/epoch"] = self.step / self.job.steps_per_epoch
     values |= window.speed(self.step, run.input.batch_size)
+    used = ""
+    if self.use is not None:
+      values["perf/mfu"] = self.use * values["perf/examples_per_s"]
+      used += f"  MFU {100 * values['perf/mfu']:.0f}%"
+    if (memory := profiling.peak_memory()) is not None:
+      values["perf/memory_gib"] = memory
+      used += f"  {memory:.1f} GiB"
     self.log.write(self.step, values)
     total = self.job.total_steps
     left = (total - self.step) * window.seconds / (self.step - window.first)
@@ -342,7 +377,7 @@ class _Loop:
       f"step {self.step}/{total} ({100 * self.step / total:.0f}%)"
       f"  loss {values['train/loss']:.4f}  lr {values['train/lr']:.3g}"
       f"  {values['perf/examples_per_s']:.1f} examples/s"
-      f"  data wait {100 * values['perf/data_wait']:.0f}%"
+      f"  data wait {100 * values['perf/data_wait']:.0f}%{used}"
       f"  ETA {metric_log.duration(left)}"
     )
     self._report_unreadable()
@@ -383,7 +418,11 @@ class _Loop:
     kind = (split.config.on_device, features)
     if kind not in self.eval_steps:
       self.eval_steps[kind] = train_step.make_eval_step(
-        job.task, split.device_ops, job.mesh, features=features
+        job.task,
+        split.device_ops,
+        job.mesh,
+        features=features,
+        shardings=self.shardings,
       )
     batches = pipeline.eval_batches(
       split.reader,
@@ -415,7 +454,7 @@ class _Loop:
       {k: v.astype(np.float32) for k, v in flat.items()}
     )
     state = self.state.replace(
-      params=jax.device_put(params, sharding.replicated(self.job.mesh))
+      params=jax.device_put(params, self.shardings.params)
     )
     results = {}
     for name, split in splits.items():

@@ -54,6 +54,7 @@ def make_train_step(
   *,
   scaled: bool = False,
   accumulate: int = 1,
+  shardings: TrainState | None = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
   """A jitted `(state, batch, step, key) -> (state, metrics)`.
 
@@ -68,7 +69,13 @@ def make_train_step(
   With `accumulate` the loss and its gradient are computed on so many
   micro-batches one after the other and averaged; all else happens once, on the
   whole batch. See `_accumulated` for what that asks of a task.
+
+  `shardings` tells where the state lives, from `sharding.of_state`; without it
+  the whole state is on every device.
   """
+  whole, rows = sharding.replicated(mesh), sharding.by_row(mesh)
+  home = whole if shardings is None else shardings
+  is_split = mesh.shape["fsdp"] > 1
 
   def train_step(state, batch, step, key, lr_scale=None):
     key = jax.random.fold_in(key, step)
@@ -80,9 +87,13 @@ def make_train_step(
     batch = task.corrupt(batch, jax.random.fold_in(key, _CORRUPT), step)
 
     def loss_fn(params, batch, rng):
-      return task.loss(params, state.task_state, batch, rng, step)
+      params, task_state = sharding.gathered((params, state.task_state), mesh)
+      return task.loss(params, task_state, batch, rng, step)
 
-    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+    def grad_fn(params, batch, rng):
+      found = jax.value_and_grad(loss_fn, has_aux=True)(params, batch, rng)
+      return sharding.split(found, mesh) if is_split else found
+
     rng = jax.random.fold_in(key, _MODEL)
     if accumulate > 1:
       parts = sharding.micro_batches(batch, accumulate, mesh)
@@ -105,11 +116,10 @@ def make_train_step(
     state = jax.tree.map(lambda n, o: jnp.where(follows, n, o), new, state)
     return state, out.metrics | {"grad_norm": grad_norm, "finite": finite}
 
-  whole, rows = sharding.replicated(mesh), sharding.by_row(mesh)
   return jax.jit(
     train_step,
-    in_shardings=(whole, rows, whole, whole, *((whole,) if scaled else ())),
-    out_shardings=(whole, whole),
+    in_shardings=(home, rows, whole, whole, *((whole,) if scaled else ())),
+    out_shardings=(home, whole),
     donate_argnums=(0,),
   )
 
@@ -149,12 +159,13 @@ def make_eval_step(
   mesh: Mesh,
   *,
   features: bool = False,
+  shardings: TrainState | None = None,
 ) -> Callable[[Params, TaskState, Batch, Array], dict[str, Array]]:
   """A jitted `(params, task_state, batch, step) -> per-example outputs`.
 
   These are the task's `evaluate`, or `features` [B, D] for a probe. They carry
   `label`, `valid` and `id` along and are replicated, so that every process sees
-  all rows.
+  all rows. `shardings` is as in `make_train_step`.
   """
 
   def eval_step(params, task_state, batch, step):
@@ -163,6 +174,7 @@ def make_eval_step(
       lambda batch, keys: device_ops.apply(ops, batch, keys), mesh
     )
     ready = run_ops(batch, keys)
+    params, task_state = sharding.gathered((params, task_state), mesh)
     if features:
       outputs = {"features": task.features(params, task_state, ready)}
     else:
@@ -171,6 +183,11 @@ def make_eval_step(
     return outputs | kept
 
   whole, rows = sharding.replicated(mesh), sharding.by_row(mesh)
+  home = (
+    (whole, whole)
+    if shardings is None
+    else (shardings.params, shardings.task_state)
+  )
   return jax.jit(
-    eval_step, in_shardings=(whole, whole, rows, whole), out_shardings=whole
+    eval_step, in_shardings=(*home, rows, whole), out_shardings=whole
   )

@@ -96,6 +96,7 @@ def test_tpu(installed):
   hosts = {"TPU_WORKER_HOSTNAMES": "a,b", "TPU_WORKER_ID": "1"}
   assert processes.find(hosts) == Group("gketpu")
   assert processes.find({"TPU_WORKER_HOSTNAMES": "a"}) is None
+  assert processes.find(POD | {"TPU_WORKER_HOSTNAMES": "a"}) is None
   slices = {"TPU_WORKER_HOSTNAMES": "a", "MEGASCALE_NUM_SLICES": "2"}
   assert processes.find(slices) == Group("gketpu")
   assert processes.find({}) == Group("gcetpu")

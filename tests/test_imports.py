@@ -17,6 +17,8 @@ LEVELS = {
     "models",
     "weights",
     "data",
+    "chips",
+    "profiling",
     "device_ops",
     "optim",
     "sharding",

@@ -1,0 +1,112 @@
+"""How well a run uses its devices: FLOPs, memory, and traces to look at."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from astjax.errors import UserError
+
+
+def count_flops(fn: Callable, *args: Any) -> float:
+  """FLOPs of the matrix products in a function, as it is traced.
+
+  Two for each product and sum. A loop of known length counts with it, one of
+  unknown length once; of a choice the mean over its branches. All else (norms,
+  softmax, optimiser) is left out, as is usual.
+
+  Args:
+    fn: traceable.
+    *args: its arguments, or their shapes.
+  """
+  return _of_jaxpr(jax.make_jaxpr(fn)(*args).jaxpr)
+
+
+def _of_jaxpr(jaxpr) -> float:
+  return sum(_of_equation(equation) for equation in jaxpr.eqns)
+
+
+def _of_equation(equation) -> float:
+  name, params = equation.primitive.name, equation.params
+  if name == "dot_general":
+    (contracted, _), _ = params["dimension_numbers"]
+    shape = equation.invars[0].aval.shape
+    depth = math.prod(shape[i] for i in contracted)
+    return 2.0 * equation.outvars[0].aval.size * depth
+  inner = []
+  for value in params.values():
+    for part in value if isinstance(value, (tuple, list)) else (value,):
+      part = getattr(part, "jaxpr", part)
+      if hasattr(part, "eqns"):
+        inner.append(_of_jaxpr(part))
+  times = params["length"] if name == "scan" else 1
+  return times * sum(inner) / (len(inner) if name == "cond" else 1)
+
+
+def peak_memory() -> float | None:
+  """The most that a local device has held, in GiB; None if it does not tell.
+
+  A CPU does not.
+  """
+  stats = [device.memory_stats() or {} for device in jax.local_devices()]
+  peaks = [s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s]
+  return max(peaks) / 2**30 if peaks else None
+
+
+def parse_window(text: str) -> tuple[int, int]:
+  """(10, 5) of "10:5": from step 10 on, 5 steps.
+
+  Raises:
+    UserError: anything else.
+  """
+  match = re.fullmatch(r"(\d+):(\d+)", text)
+  if not match or not int(match[2]):
+    raise UserError(
+      f"--profile={text} is not START:COUNT, such as 10:5 for the 5 steps "
+      "from step 10 on"
+    )
+  return int(match[1]), int(match[2])
+
+
+class Trace:
+  """A trace of some steps, for TensorBoard's profile page or Perfetto.
+
+  Args:
+    folder: to write into.
+    window: (first step, number of steps); None traces nothing.
+  """
+
+  def __init__(self, folder: pathlib.Path, window: tuple[int, int] | None):
+    self._folder = folder
+    self._steps = range(window[0], sum(window)) if window else range(0)
+    self._running = False
+
+  def before(self, step: int) -> None:
+    """Begins with this step, if it is of the window."""
+    if step in self._steps and not self._running:
+      jax.profiler.start_trace(self._folder)
+      self._running = True
+
+  def after(self, step: int, result: Any) -> bool:
+    """Ends with this step, if it is the last one; whether it did.
+
+    Args:
+      step: that has been started.
+      result: of it, to be waited for.
+    """
+    if not self._running or step + 1 in self._steps:
+      return False
+    jax.block_until_ready(result)
+    self.close()
+    return True
+
+  def close(self) -> None:
+    """Writes what there is."""
+    if self._running:
+      self._running = False
+      jax.profiler.stop_trace()
