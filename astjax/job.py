@@ -11,7 +11,7 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -42,7 +42,7 @@ from astjax.probes import Probe
 from astjax.run_config import InputConfig, RunConfig
 from astjax.tasks.base import Task
 from astjax.train_step import TrainState
-from astjax.types import Params
+from astjax.types import Metrics, Params
 from astjax.weights.model_info import ModelInfo
 
 
@@ -119,6 +119,19 @@ class Job:
       total_steps=self.total_steps,
     )
 
+  def train_step(
+    self, tx: optax.GradientTransformation
+  ) -> Callable[..., tuple[TrainState, Metrics]]:
+    """The compiled step that training runs, see `make_train_step`."""
+    return train_step.make_train_step(
+      self.task,
+      tx,
+      self.train.device_ops,
+      self.mesh,
+      scaled=bool(self.config.plateau.metric),
+      accumulate=self.config.accumulate,
+    )
+
   def model_info(self, start: ModelInfo | None = None) -> ModelInfo:
     """What turns this job's parameters into a model, without its data.
 
@@ -140,12 +153,18 @@ class Job:
     )
 
 
-def build(config: Mapping[str, Any], *, mesh: Mesh | None = None) -> Job:
+def build(
+  config: Mapping[str, Any],
+  *,
+  mesh: Mesh | None = None,
+  source: sources.Source | None = None,
+) -> Job:
   """Everything that can go wrong before the first step goes wrong here.
 
   Args:
     config: a ConfigDict or dict; see `run_config.RunConfig`.
     mesh: the devices; all of them by default.
+    source: takes the place of all the config's sources, where there is no data.
 
   Raises:
     UserError: anything in the config that does not work out.
@@ -153,7 +172,8 @@ def build(config: Mapping[str, Any], *, mesh: Mesh | None = None) -> Job:
   pipeline.hide_accelerators()
   run = run_config.parse(config)
   mesh = sharding.make_mesh() if mesh is None else mesh
-  train = _split("train", run.input, "config.input", mesh)
+  make_split = partial(_split, mesh=mesh, source=source)
+  train = make_split("train", run.input, "config.input")
   sharding.check_batch_size(
     run.input.batch_size, mesh, "config.input.batch_size", run.accumulate
   )
@@ -165,7 +185,7 @@ def build(config: Mapping[str, Any], *, mesh: Mesh | None = None) -> Job:
   evals = {}
   for name, given in run.evals.items():
     where = f"config.evals.{name}"
-    split = _split(name, given.input(run.input), where, mesh)
+    split = make_split(name, given.input(run.input), where)
     every = run_config.interval(
       given.every_epochs, given.every_steps, steps_per_epoch
     )
@@ -176,7 +196,7 @@ def build(config: Mapping[str, Any], *, mesh: Mesh | None = None) -> Job:
       )
     split = dataclasses.replace(split, every=every, of_best=given.of_best)
     if given.probe:
-      split = _probed(split, given, where, run, mesh)
+      split = _probed(split, given, where, run, make_split)
     evals[name] = split
   task = tasks.build(
     run.task,
@@ -208,12 +228,12 @@ def build(config: Mapping[str, Any], *, mesh: Mesh | None = None) -> Job:
   return job
 
 
-def _probed(split, given, where, run, mesh):
+def _probed(split, given, where, run, make_split):
   """The split with its probe and what that learns from."""
   probe = probes.build(given.probe, given.probe_kw, where)
   name = f"{split.name}.train"
   config = given.train_input(run.input, where)
-  known = _split(name, config, f"{where}.train", mesh)
+  known = make_split(name, config, f"{where}.train")
   for part, place in ((split, where), (known, f"{where}.train")):
     if "label" not in part.row_shapes:
       raise UserError(
@@ -320,9 +340,16 @@ def _check_record(job):
     )
 
 
-def _split(name: str, config: InputConfig, where: str, mesh: Mesh) -> Split:
+def _split(
+  name: str,
+  config: InputConfig,
+  where: str,
+  *,
+  mesh: Mesh,
+  source: sources.Source | None,
+) -> Split:
   sharding.check_batch_size(config.batch_size, mesh, f"{where}.batch_size")
-  source = sources.build(
+  source = source or sources.build(
     config.source,
     where,
     config.source_kw,

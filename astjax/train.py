@@ -174,14 +174,7 @@ class _Loop:
     self.folder: pathlib.Path = folder
     self.step = int(state.step)
     self.schedule = job.schedule()
-    self.train_step = train_step.make_train_step(
-      job.task,
-      tx,
-      job.train.device_ops,
-      job.mesh,
-      scaled=record.plateau is not None,
-      accumulate=job.config.accumulate,
-    )
+    self.train_step = job.train_step(tx)
     self.eval_steps: dict[tuple[str, bool], Callable] = {}
     self.results: dict[str, float] = {}
     self.num_unreadable = 0

@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from astjax import errors
+from astjax import errors, target
 from astjax.types import Array, Params
 
 # Transformer weights: normal with standard deviation 0.02 (the original cuts it
@@ -126,7 +126,7 @@ def _attend_per_head(q, k, v):
 
 
 def _attend_auto(q, k, v):
-  on_cpu = jax.default_backend() == "cpu"
+  on_cpu = target.platform() == "cpu"
   return (_attend_per_head if on_cpu else _attend_xla)(q, k, v)
 
 
