@@ -349,14 +349,15 @@ def _split(
   source: sources.Source | None,
 ) -> Split:
   sharding.check_batch_size(config.batch_size, mesh, f"{where}.batch_size")
-  source = source or sources.build(
-    config.source,
-    where,
-    config.source_kw,
-    data_dir=config.data_dir,
-    split=config.split,
-    folds=tuple(str(f) for f in config.folds),
-  )
+  if source is None:
+    source = sources.build(
+      config.source,
+      where,
+      config.source_kw,
+      data_dir=config.data_dir,
+      split=config.split,
+      folds=tuple(str(f) for f in config.folds),
+    )
   reader = Reader(source)
   on_host = host_ops.parse(config.on_host, reader, f"{where}.on_host")
   on_device = device_ops.parse(config.on_device, f"{where}.on_device")

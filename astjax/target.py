@@ -19,7 +19,7 @@ _ASKED_FOR: contextvars.ContextVar[str] = contextvars.ContextVar(
 
 
 def platform() -> str:
-  """"cpu", "gpu" or "tpu": that of `compiling_for`, else the default's."""
+  """That of `compiling_for`, else the default: "cpu", "gpu" or "tpu"."""
   return _ASKED_FOR.get() or jax.default_backend()
 
 

@@ -12,7 +12,16 @@ PACKAGE = ROOT / "astjax"
 
 # A module imports only from lower numbers, or from its own folder.
 LEVELS = {
-  0: ("types", "errors", "pp", "run_config", "target", "chips", "ops"),
+  0: (
+    "types",
+    "errors",
+    "pp",
+    "run_config",
+    "target",
+    "chips",
+    "flops",
+    "ops",
+  ),
   1: (
     "models",
     "weights",
