@@ -1,10 +1,10 @@
 """What is known of accelerators by their name, per device of JAX.
 
 From Google's pages on TPU versions (cloud.google.com/tpu/docs/v3 ... v6e,
-tpu7x), which give memory, bfloat16 peak and interconnect per chip; v2 from JAX's
-own table (jax/_src/pallas/mosaic/tpu_info.py). A chip of v2, v3 and v7 shows as
-two devices, each with half of its memory and peak; one of v4 and v5p as a single
-device with both of its cores.
+tpu7x), which give memory, bfloat16 peak and interconnect per chip; v2 from the
+table of JAX itself (jax/_src/pallas/mosaic/tpu_info.py). A chip of v2, v3 and
+v7 shows as two devices, each with half of its memory and peak; one of v4 and
+v5p as a single device with both of its cores.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def _of_equation(eqn) -> int:
     return 2 * eqn.outvars[0].aval.size * kernel.size // outputs
   inner = [_of_jaxpr(jaxpr) for jaxpr in _inside(params)]
   if name == "cond":
-    # All branches as often: a loop over them (`tasks.base.in_turn`) takes turns.
+    # All as often: a loop over them (`tasks.base.in_turn`) takes turns.
     return sum(inner) // max(len(inner), 1)
   if name == "scan":
     return params["length"] * sum(inner)

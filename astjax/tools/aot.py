@@ -5,8 +5,8 @@
 
 takes the flags of `astjax.main`, so the command line of a run can be pasted. No
 data is needed: the shapes of a batch follow from the recipes. TPU topologies
-(v5e:4x4, v4:2x2x2, ...) need libtpu, which comes with `astjax[tpu]`, and no TPU;
-without --topology it is this machine's devices. It tells what the compiler
+(v5e:4x4, v4:2x2x2, ...) need libtpu, which comes with `astjax[tpu]`, and no
+TPU; without --topology it is this machine's devices. It tells what the compiler
 says: does the step fit into the memory, what is sent between the devices.
 --suggest also looks for the largest batch that fits, by compiling.
 """

@@ -80,14 +80,13 @@ def parse(text: str) -> dict[str, Traffic]:
 
 def _computations(text):
   """({name: {op's name: op}}, name of the entry)."""
-  computations, entry, ops = {}, "", None
+  computations, entry, ops = {}, "", {}
   for line in text.splitlines():
     if header := _HEADER.match(line):
       ops = computations.setdefault(header[2], {})
       entry = header[2] if header[1] else entry
-    elif ops is not None and (match := _LINE.match(line)):
-      if op := _op(match[2]):
-        ops[match[1]] = op
+    elif (match := _LINE.match(line)) and (op := _op(match[2])):
+      ops[match[1]] = op
   return computations, entry
 
 
