@@ -220,7 +220,7 @@ def test_the_largest_batch():
 def test_what_a_compiler_without_memory_says():
   message = (
     "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in "
-    "memory space hbm. Used 20.50G of 15.75G hbm. Exceeded hbm capacity by 4.75G."
+    "memory space hbm. Used 20.50G of 15.75G hbm. Exceeded hbm capacity by 4G."
   )
   assert aot._exhausted(message) == {"peak": int(20.5 * 2**30)}
   assert aot._exhausted("nothing") == {}
