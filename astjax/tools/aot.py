@@ -244,8 +244,8 @@ def _step(job, batch_size):
 def _memory_of(mesh) -> int:
   """Bytes of one device; 0 is unknown."""
   device = mesh.devices.flat[0]
-  if device.device_kind in chips.CHIPS:
-    return chips.CHIPS[device.device_kind].memory
+  if chip := chips.of(device):
+    return chip.memory
   if device.platform == "cpu":
     return 0
   return (device.memory_stats() or {}).get("bytes_limit", 0)
