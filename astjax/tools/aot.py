@@ -49,6 +49,14 @@ _SUGGEST = flags.DEFINE_bool(
 )
 _JSON = flags.DEFINE_bool("json", False, "Print JSON instead of text.")
 
+# libtpu looks for a TPU even to describe one, asks a cloud's servers which one
+# this machine is, and lets one process at a time do so.
+_NO_TPU = {
+  "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+  "TPU_SKIP_MDS_QUERY": "1",
+  "TPU_WORKER_HOSTNAMES": "localhost",
+  "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+}
 _EXAMPLES = 100_000  # of the data that is not there: gives an epoch a length
 _MEMORY = r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm"
 
@@ -127,8 +135,8 @@ def find_devices(topology: str) -> list[jax.Device]:
       f"--topology={topology} needs libtpu, not a TPU: pip install "
       "'astjax[tpu]'"
     )
-  # It would ask a cloud's servers which TPU this machine is.
-  os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+  for name, value in _NO_TPU.items():
+    os.environ.setdefault(name, value)
   try:
     found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
   except Exception as e:
@@ -260,27 +268,39 @@ def _exhausted(message: str) -> dict[str, int]:
 
 
 def largest_batch(
-  attempt: Callable[[int], bool], unit: int, first: int, most: int = 2**20
+  peak: Callable[[int], float],
+  memory: int,
+  unit: int,
+  first: int,
+  fixed: int = 0,
+  most: int = 2**20,
 ) -> int:
-  """The largest multiple of `unit` for which `attempt` is true; 0 if none is.
+  """The largest multiple of `unit` that fits; 0 if none does.
 
-  By doubling and halving; above 16 units to a sixteenth.
+  Exact up to 16 units, above to a sixteenth. It takes few attempts, since
+  memory is nearly a line: `fixed` and so much for each row.
 
   Args:
-    attempt: whether a batch size fits; true below some size, false above.
+    peak: of a batch size, in bytes; infinite if all that is known is that it is
+      too much.
+    memory: bytes that there are.
     unit: what a batch must be a multiple of.
     first: where to begin.
+    fixed: bytes that do not depend on the batch.
     most: where to stop.
   """
-  low, high = 0, max(1, first // unit)
-  while high * unit <= most and attempt(high * unit):
-    low, high = high, 2 * high
+  low, high = 0, most // unit + 1  # fits, does not fit
+  size = min(max(first // unit, 1), high - 1)
+  attempts = 0
   while high - low > max(1, low // 16):
-    middle = (low + high) // 2
-    if attempt(middle * unit):
-      low = middle
+    needed = peak(size * unit)
+    attempts += 1
+    low, high = (size, high) if needed <= memory else (low, size)
+    if attempts < 4 and fixed < needed < math.inf:
+      guess = int(size * (memory - fixed) / (needed - fixed))
     else:
-      high = middle
+      guess = min(2 * max(low, 1), (low + high) // 2)
+    size = min(max(guess, low + 1), high - 1)
   return low * unit
 
 
@@ -304,7 +324,7 @@ def report(
       "device_kind": device.device_kind,
       "device_memory": _memory_of(job.mesh),
       "batch_size": compiled.batch_size,
-      "parameters": sum(math.prod(x.shape) for x in _leaves(args[0].params)),
+      "parameters": sum(x.size for x in jax.tree.leaves(args[0].params)),
       "matmul_flops": total,
       **dataclasses.asdict(compiled),
     }
@@ -313,27 +333,28 @@ def report(
   return found
 
 
-def _leaves(tree):
-  return jax.tree.leaves(tree)
-
-
 def _suggest(job, compiled, say):
-  if not _memory_of(job.mesh):
+  memory = _memory_of(job.mesh)
+  if not memory:
     raise UserError(
       "--suggest needs devices of which the memory is known: give --topology"
     )
-  unit = job.mesh.size * job.config.accumulate
-  known = {compiled.batch_size: compiled.fits}
 
-  def attempt(size):
-    if size not in known:
+  def peak(size):
+    tried = compiled
+    if size != compiled.batch_size:
       tried = compile_step(job, size)
-      known[size] = tried.fits
       verdict = "fits" if tried.fits else "does not fit"
-      say(f"batch {size} {verdict} ({tried.seconds:.0f} s)")
-    return known[size]
+      say(f"batch {size:,} {verdict} ({tried.seconds:.0f} s)")
+    return tried.memory["peak"] if tried.fits else math.inf
 
-  return largest_batch(attempt, unit, compiled.batch_size)
+  return largest_batch(
+    peak,
+    memory,
+    unit=job.mesh.size * job.config.accumulate,
+    first=compiled.batch_size,
+    fixed=compiled.memory.get("aliased", 0),
+  )
 
 
 def show(found: Mapping[str, Any], say: Callable[[str], None] = print) -> None:
