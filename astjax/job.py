@@ -11,7 +11,7 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -23,11 +23,11 @@ from jax.sharding import Mesh
 
 from astjax import (
   device_ops,
+  flops,
   optim,
   pp,
   pretrained,
   probes,
-  profiling,
   run_config,
   run_record,
   saved_model,
@@ -43,7 +43,7 @@ from astjax.probes import Probe
 from astjax.run_config import InputConfig, RunConfig
 from astjax.tasks.base import Task
 from astjax.train_step import TrainState
-from astjax.types import Params
+from astjax.types import Metrics, Params
 from astjax.weights.model_info import ModelInfo
 
 
@@ -120,7 +120,7 @@ class Job:
       total_steps=self.total_steps,
     )
 
-  def flops_per_example(self) -> float:
+  def flops_per_example(self) -> int:
     """FLOPs of the matrix products that training on one example needs.
 
     In the loss and its gradient, with all passes and the teacher; without what
@@ -135,8 +135,20 @@ class Job:
       model=self.config.model | {"remat": False, "attention": "xla"},
     )
     loss = partial(_loss, dataclasses.replace(self, task=plain))
-    return profiling.count_flops(
-      jax.value_and_grad(loss), jax.eval_shape(self.fresh_params)
+    return flops.of(jax.value_and_grad(loss), jax.eval_shape(self.fresh_params))
+
+  def train_step(
+    self, tx: optax.GradientTransformation, shardings: TrainState
+  ) -> Callable[..., tuple[TrainState, Metrics]]:
+    """The compiled step that training runs, see `make_train_step`."""
+    return train_step.make_train_step(
+      self.task,
+      tx,
+      self.train.device_ops,
+      self.mesh,
+      scaled=bool(self.config.plateau.metric),
+      accumulate=self.config.accumulate,
+      shardings=shardings,
     )
 
   def model_info(self, start: ModelInfo | None = None) -> ModelInfo:
@@ -160,12 +172,18 @@ class Job:
     )
 
 
-def build(config: Mapping[str, Any], *, mesh: Mesh | None = None) -> Job:
+def build(
+  config: Mapping[str, Any],
+  *,
+  mesh: Mesh | None = None,
+  source: sources.Source | None = None,
+) -> Job:
   """Everything that can go wrong before the first step goes wrong here.
 
   Args:
     config: a ConfigDict or dict; see `run_config.RunConfig`.
     mesh: the devices; all of them by default. Their grid is the config's.
+    source: takes the place of all the config's sources, where there is no data.
 
   Raises:
     UserError: anything in the config that does not work out.
@@ -175,7 +193,8 @@ def build(config: Mapping[str, Any], *, mesh: Mesh | None = None) -> Job:
   devices = None if mesh is None else [*mesh.devices.flat]
   mesh = sharding.make_mesh(devices, fsdp=run.fsdp)
   run = run_config.parse(run_config.global_batches(config, mesh.size))
-  train = _split("train", run.input, "config.input", mesh)
+  make_split = partial(_split, mesh=mesh, source=source)
+  train = make_split("train", run.input, "config.input")
   sharding.check_batch_size(
     run.input.batch_size, mesh, "config.input.batch_size", run.accumulate
   )
@@ -187,7 +206,7 @@ def build(config: Mapping[str, Any], *, mesh: Mesh | None = None) -> Job:
   evals = {}
   for name, given in run.evals.items():
     where = f"config.evals.{name}"
-    split = _split(name, given.input(run.input), where, mesh)
+    split = make_split(name, given.input(run.input), where)
     every = run_config.interval(
       given.every_epochs, given.every_steps, steps_per_epoch
     )
@@ -198,7 +217,7 @@ def build(config: Mapping[str, Any], *, mesh: Mesh | None = None) -> Job:
       )
     split = dataclasses.replace(split, every=every, of_best=given.of_best)
     if given.probe:
-      split = _probed(split, given, where, run, mesh)
+      split = _probed(split, given, where, run, make_split)
     evals[name] = split
   num_classes = len(train.class_names)
   task = _task(run, num_classes, steps_per_epoch, total_steps)
@@ -235,12 +254,12 @@ def _task(run, num_classes, steps_per_epoch, total_steps, *, model=None):
   )
 
 
-def _probed(split, given, where, run, mesh):
+def _probed(split, given, where, run, make_split):
   """The split with its probe and what that learns from."""
   probe = probes.build(given.probe, given.probe_kw, where)
   name = f"{split.name}.train"
   config = given.train_input(run.input, where)
-  known = _split(name, config, f"{where}.train", mesh)
+  known = make_split(name, config, f"{where}.train")
   for part, place in ((split, where), (known, f"{where}.train")):
     if "label" not in part.row_shapes:
       raise UserError(
@@ -357,16 +376,24 @@ def _check_record(job):
     )
 
 
-def _split(name: str, config: InputConfig, where: str, mesh: Mesh) -> Split:
+def _split(
+  name: str,
+  config: InputConfig,
+  where: str,
+  *,
+  mesh: Mesh,
+  source: sources.Source | None,
+) -> Split:
   sharding.check_batch_size(config.batch_size, mesh, f"{where}.batch_size")
-  source = sources.build(
-    config.source,
-    where,
-    config.source_kw,
-    data_dir=config.data_dir,
-    split=config.split,
-    folds=tuple(str(f) for f in config.folds),
-  )
+  if source is None:
+    source = sources.build(
+      config.source,
+      where,
+      config.source_kw,
+      data_dir=config.data_dir,
+      split=config.split,
+      folds=tuple(str(f) for f in config.folds),
+    )
   reader = Reader(source)
   on_host = host_ops.parse(config.on_host, reader, f"{where}.on_host")
   on_device = device_ops.parse(config.on_device, f"{where}.on_device")

@@ -15,7 +15,8 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NoReturn
 
 from absl import app, flags, logging
@@ -66,12 +67,28 @@ _FLAGS = (
 )
 
 
-def run() -> None:
-  """Entry point: the user's mistakes end in one line and a non-zero exit."""
-  app.run(_main, flags_parser=_parse)
+def run(
+  work: Callable[[], None] | None = None, further: Sequence[str] = ()
+) -> None:
+  """Entry point: the user's mistakes end in one line and a non-zero exit.
+
+  Args:
+    work: what is done, by default the training; a tool that takes the same
+      flags has its own.
+    further: names of flags of that tool.
+  """
+  app.run(
+    partial(_main, work or _train),
+    flags_parser=partial(_parse, (*_FLAGS, *further)),
+  )
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
+def config() -> ConfigDict:
+  """What --config and --config.x=... say, inside `run`."""
+  return _CONFIG.value
+
+
+def _parse(known: Sequence[str], argv: Sequence[str]) -> list[str]:
   """Parses flags; where absl would answer with a page, one line comes."""
   try:
     rest = flags.FLAGS(list(argv))
@@ -92,7 +109,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
     if rest[1:]:
       raise UserError(f"unexpected argument {rest[1]!r}; flags begin with --")
   except flags.UnrecognizedFlagError as e:
-    hint = nearest(e.flagname, _FLAGS)
+    hint = nearest(e.flagname, known)
     if e.flagname.startswith("config."):
       hint = " It needs --config=FILE.py before it."
     _fail(f"unknown flag --{e.flagname}.{hint}", code=2)
@@ -136,13 +153,12 @@ def _config_path(argv: Sequence[str]) -> str:
   return ""
 
 
-def _main(argv: Sequence[str]) -> None:
+def _main(work: Callable[[], None], argv: Sequence[str]) -> None:
   del argv
   # What orbax logs as an error, with a traceback, it raises as well.
   logging.set_verbosity(logging.FATAL)
   try:
-    _join()
-    _train()
+    work()
   except UserError as e:
     _fail(e, code=2)
   except OSError as e:
@@ -173,6 +189,7 @@ def _join() -> None:
 
 
 def _train() -> None:
+  _join()
   try:
     from astjax import profiling, train
   except ModuleNotFoundError as e:

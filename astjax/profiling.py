@@ -1,51 +1,14 @@
-"""How well a run uses its devices: FLOPs, memory, and traces to look at."""
+"""How a run uses its devices: memory, and traces to look at."""
 
 from __future__ import annotations
 
-import math
 import pathlib
 import re
-from collections.abc import Callable
 from typing import Any
 
 import jax
 
 from astjax.errors import UserError
-
-
-def count_flops(fn: Callable, *args: Any) -> float:
-  """FLOPs of the matrix products in a function, as it is traced.
-
-  Two for each product and sum. A loop of known length counts with it, one of
-  unknown length once; of a choice the mean over its branches. All else (norms,
-  softmax, optimiser) is left out, as is usual.
-
-  Args:
-    fn: traceable.
-    *args: its arguments, or their shapes.
-  """
-  return _of_jaxpr(jax.make_jaxpr(fn)(*args).jaxpr)
-
-
-def _of_jaxpr(jaxpr) -> float:
-  return sum(_of_equation(equation) for equation in jaxpr.eqns)
-
-
-def _of_equation(equation) -> float:
-  name, params = equation.primitive.name, equation.params
-  if name == "dot_general":
-    (contracted, _), _ = params["dimension_numbers"]
-    shape = equation.invars[0].aval.shape
-    depth = math.prod(shape[i] for i in contracted)
-    return 2.0 * equation.outvars[0].aval.size * depth
-  inner = []
-  for value in params.values():
-    for part in value if isinstance(value, (tuple, list)) else (value,):
-      part = getattr(part, "jaxpr", part)
-      if hasattr(part, "eqns"):
-        inner.append(_of_jaxpr(part))
-  times = params["length"] if name == "scan" else 1
-  return times * sum(inner) / (len(inner) if name == "cond" else 1)
 
 
 def peak_memory() -> float | None:

@@ -185,19 +185,11 @@ class _Loop:
     self.step = int(state.step)
     self.schedule = job.schedule()
     self.shardings = sharding.of_state(state, job.mesh)
-    self.train_step = train_step.make_train_step(
-      job.task,
-      tx,
-      job.train.device_ops,
-      job.mesh,
-      scaled=record.plateau is not None,
-      accumulate=job.config.accumulate,
-      shardings=self.shardings,
-    )
+    self.train_step = job.train_step(tx, self.shardings)
     self.eval_steps: dict[tuple[str, bool], Callable] = {}
     self.results: dict[str, float] = {}
     self.num_unreadable = 0
-    chip = chips.find(job.mesh.devices.flat[0].device_kind)
+    chip = chips.of(job.mesh.devices.flat[0])
     # The share of the peak that one example per second is.
     self.use = (
       job.flops_per_example() / (chip.flops * job.mesh.size) if chip else None

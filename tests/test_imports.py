@@ -12,12 +12,20 @@ PACKAGE = ROOT / "astjax"
 
 # A module imports only from lower numbers, or from its own folder.
 LEVELS = {
-  0: ("types", "errors", "pp", "run_config", "ops"),
+  0: (
+    "types",
+    "errors",
+    "pp",
+    "run_config",
+    "target",
+    "chips",
+    "flops",
+    "ops",
+  ),
   1: (
     "models",
     "weights",
     "data",
-    "chips",
     "profiling",
     "device_ops",
     "optim",

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from astjax import chips, errors, job, metric_log, profiling, tasks
+from astjax import chips, errors, flops, job, metric_log, profiling, tasks
 from tests.test_fsdp import TASKS, config_of
 from tests.test_train import one_device, run
 from tests.tiny import tiny_config
@@ -16,7 +16,7 @@ from tests.tiny import tiny_config
 def test_products_are_counted():
   a, b = jnp.ones((3, 4, 5)), jnp.ones((3, 5, 6))
   once = 2 * 3 * 4 * 5 * 6
-  count = profiling.count_flops
+  count = flops.of
   assert count(jnp.matmul, a, b) == once
   assert count(lambda a, b: jnp.sin(a) + 1, a, b) == 0
   assert count(jax.jit(jnp.matmul), a, b) == once
@@ -111,11 +111,11 @@ def test_a_chip_that_is_known(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(profiling, "peak_memory", lambda: 2.5)
   config = tiny_config(steps=3, accumulate=2)
   history = run(tmp_path, config, devices=4)
-  flops = job.build(config, mesh=one_device()).flops_per_example()
+  work = job.build(config, mesh=one_device()).flops_per_example()
   lines = [line for line in history if "perf/mfu" in line]
   assert len(lines) == 3
   for line in lines:
-    use = line["perf/examples_per_s"] * flops / 4e8
+    use = line["perf/examples_per_s"] * work / 4e8
     assert line["perf/mfu"] == pytest.approx(use)
     assert line["perf/memory_gib"] == 2.5
   out = capsys.readouterr().out

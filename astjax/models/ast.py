@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
-from astjax import errors
+from astjax import errors, target
 from astjax.models import heads, vit
 from astjax.ops import backends
 from astjax.ops import patches as patch_ops
@@ -272,10 +271,10 @@ def make_backbone(
       f"patch_size {tuple(patch_size)} and stride {tuple(stride)} must be "
       f"positive, and mlp_dim {mlp_dim} at least 0"
     )
-  if attention == "cudnn" and jax.default_backend() != "gpu":
+  if attention == "cudnn" and target.platform() != "gpu":
     raise errors.UserError(
       "attention='cudnn' needs an NVIDIA GPU, the devices are "
-      f"{jax.default_backend()}; use 'auto'"
+      f"{target.platform()}; use 'auto'"
     )
   if tuple(prefix) not in (("cls", "dist"), ("cls",), ()):
     raise errors.UserError(

@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from astjax import errors
+from astjax import errors, target
 from astjax.types import Array, Params
 
 # Transformer weights: normal with standard deviation 0.02 (the original cuts it
@@ -32,10 +32,6 @@ def torch_uniform(fan_in: int) -> Callable:
   return init
 
 
-def _on_cpu():
-  return jax.default_backend() == "cpu"
-
-
 class Dense(nn.Dense):
   """A linear layer, [..., D] -> [..., D'], on a CPU of one matrix.
 
@@ -46,7 +42,7 @@ class Dense(nn.Dense):
 
   def __call__(self, x: Array) -> Array:
     """See the class."""
-    if not _on_cpu():
+    if target.platform() != "cpu":
       return super().__call__(x)
     y = super().__call__(x.reshape(-1, x.shape[-1]))
     return y.reshape(*x.shape[:-1], self.features)
@@ -146,7 +142,8 @@ def _attend_per_head(q, k, v):
 
 
 def _attend_auto(q, k, v):
-  return (_attend_per_head if _on_cpu() else _attend_xla)(q, k, v)
+  on_cpu = target.platform() == "cpu"
+  return (_attend_per_head if on_cpu else _attend_xla)(q, k, v)
 
 
 ATTENTION = {

@@ -19,6 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from astjax import target
+
 Array = Any
 
 
@@ -177,7 +179,7 @@ class JaxBackend:
 
   def _is_double(self) -> bool:
     if self.double is None:
-      return jax.default_backend() == "cpu"
+      return target.platform() == "cpu"
     return self.double
 
   def precise(self):

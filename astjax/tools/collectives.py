@@ -1,0 +1,160 @@
+"""What a compiled program sends between devices, read from its text (HLO).
+
+The text has a list of computations, which call each other. An operation in a
+loop runs as often as the loop turns, and is counted so; a loop whose number of
+turns XLA does not state is counted once, and said so.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import re
+
+from astjax.errors import UserError
+
+KINDS = (
+  "all-reduce",
+  "all-gather",
+  "reduce-scatter",
+  "all-to-all",
+  "ragged-all-to-all",
+  "collective-broadcast",
+  "collective-permute",
+)
+_BITS = {"pred": 8, "token": 0, "opaque": 0}
+
+_HEADER = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\) -> .*\{$")
+_LINE = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+) = (.*)$")
+_OPCODE = re.compile(r"(?:^|\s)([a-z][\w-]*)\(")
+_SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
+_NAME = re.compile(r"%([\w.-]+)")
+_CALLED = re.compile(
+  r"\b(calls|to_apply|body|condition|true_computation|false_computation)="
+  r"%?([\w.-]+)"
+)
+_BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
+_TURNS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+
+
+@dataclasses.dataclass
+class Traffic:
+  """Of one kind, in one run of the program.
+
+  Attributes:
+    count: how many operations run.
+    nbytes: what they are about, on one device: of an all-reduce the array that
+      is added up, of an all-gather the result, of others what goes in.
+    in_unknown_loop: whether one stands in a loop of unknown length.
+  """
+
+  count: int = 0
+  nbytes: int = 0
+  in_unknown_loop: bool = False
+
+
+@dataclasses.dataclass
+class _Op:
+  opcode: str
+  shape: str
+  operands: list[str]
+  called: list[tuple[str, str]]
+  turns: int  # of a loop; 0 is unknown
+
+
+def parse(text: str) -> dict[str, Traffic]:
+  """{kind: traffic} of a program, as `Compiled.as_text()` gives it.
+
+  The two halves of an asynchronous operation count as one.
+
+  Raises:
+    UserError: this is no such text.
+  """
+  computations, entry = _computations(text)
+  if entry not in computations:
+    raise UserError("the text of the compiled program has no entry computation")
+  found: dict[str, Traffic] = collections.defaultdict(Traffic)
+  _walk(computations, entry, 1, False, found)
+  return {kind: found[kind] for kind in KINDS if kind in found}
+
+
+def _computations(text):
+  """({name: {op's name: op}}, name of the entry)."""
+  computations, entry, ops = {}, "", {}
+  for line in text.splitlines():
+    if header := _HEADER.match(line):
+      ops = computations.setdefault(header[2], {})
+      entry = header[2] if header[1] else entry
+    elif (match := _LINE.match(line)) and (op := _op(match[2])):
+      ops[match[1]] = op
+  return computations, entry
+
+
+def _op(text):
+  if not (opcode := _OPCODE.search(text)):
+    return None
+  inside, rest = _parentheses(text[opcode.end() :])
+  called = _CALLED.findall(rest)
+  for names in _BRANCHES.findall(rest):
+    called += [("branch", n.strip(" %")) for n in names.split(",")]
+  turns = _TURNS.search(rest)
+  return _Op(
+    opcode=opcode[1],
+    shape=text[: opcode.start()],
+    operands=_NAME.findall(inside),
+    called=called,
+    turns=int(turns[1]) if turns else 0,
+  )
+
+
+def _parentheses(text):
+  """(what stands before the one that closes, what stands after it)."""
+  depth = 1
+  for i, letter in enumerate(text):
+    depth += (letter == "(") - (letter == ")")
+    if not depth:
+      return text[:i], text[i + 1 :]
+  return text, ""
+
+
+def _walk(computations, name, times, unknown, found):
+  for op in computations.get(name, {}).values():
+    kind = op.opcode.removesuffix("-start")
+    if kind in KINDS:
+      traffic = found[kind]
+      traffic.count += times
+      traffic.nbytes += times * _nbytes(op, kind, computations[name])
+      traffic.in_unknown_loop |= unknown
+      continue
+    if op.opcode in ("async-update", "async-done"):
+      continue  # they name what async-start has called
+    turns = op.turns or 1
+    for _, called in op.called:
+      lost = unknown or (op.opcode == "while" and not op.turns)
+      inner = times * (turns if op.opcode == "while" else 1)
+      _walk(computations, called, inner, lost, found)
+
+
+def _nbytes(op, kind, ops):
+  given = sum(_size(ops[n].shape) for n in op.operands if n in ops)
+  if kind != "all-gather":
+    return given
+  # What starts one has (operands, results) as its result.
+  return _size(op.shape) - (given if op.opcode.endswith("-start") else 0)
+
+
+def _size(shape: str) -> int:
+  """Bytes of "f32[2,3]{1,0}", or of a tuple of such."""
+  total = 0
+  for kind, dims in _SHAPE.findall(shape):
+    count = 1
+    for dim in filter(None, dims.split(",")):
+      count *= int(dim)
+    total += count * _bits(kind) // 8
+  return total
+
+
+def _bits(kind: str) -> int:
+  """Of an element: the first number in f32, bf16, s8, u4, f8e4m3fn, c64."""
+  number = re.search(r"\d+", kind)
+  return _BITS.get(kind, int(number[0]) if number else 0)

@@ -1,0 +1,312 @@
+"""The step compiled without its data; what is read from its text."""
+
+import importlib.util
+import json
+import math
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from astjax import flops, sharding, target
+from astjax import job as jobs
+from astjax.errors import UserError
+from astjax.models import vit
+from astjax.tools import aot, collectives
+from tests.tiny import tiny_config
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+
+HLO = """\
+HloModule jit_train_step, is_scheduled=true, num_partitions=4
+
+%add (x: f32[], y: f32[]) -> f32[] {
+  %x = f32[] parameter(0)
+  %y = f32[] parameter(1)
+  ROOT %add.1 = f32[] add(%x, %y)
+}
+
+%body (p: (s32[], f32[8,4])) -> (s32[], f32[8,4]) {
+  %p = (s32[], f32[8,4]{1,0}) parameter(0)
+  %v = f32[8,4]{1,0:T(8,128)S(1)} get-tuple-element(%p), index=1
+  %r = f32[8,4]{1,0} all-reduce(%v), channel_id=1, \
+replica_groups=[1,4]<=[4], to_apply=%add
+  ROOT %t = (s32[], f32[8,4]{1,0}) tuple(%i, %r)
+}
+
+%condition (p.1: (s32[], f32[8,4])) -> pred[] {
+  %p.1 = (s32[], f32[8,4]{1,0}) parameter(0)
+  ROOT %less = pred[] compare(%a, %b), direction=LT
+}
+
+%wrapped (q: bf16[16]) -> bf16[4] {
+  %q = bf16[16]{0} parameter(0)
+  ROOT %rs = bf16[4]{0} reduce-scatter(%q), dimensions={0}, to_apply=%add
+}
+
+ENTRY %main (a: f32[8,4], b: bf16[16], c: f32[2,4]) -> f32[] {
+  %a = f32[8,4]{1,0} parameter(0)
+  %b = bf16[16]{0} parameter(1), metadata={op_name="all-reduce(no)"}
+  %c = f32[2,4]{1,0} parameter(2)
+  %start = (f32[8,4]{1,0}, /*index=1*/bf16[16]{0}) all-reduce-start(%a, %b), \
+channel_id=2, to_apply=%add
+  %done = (f32[8,4]{1,0}, bf16[16]{0}) all-reduce-done(%start)
+  %g = (f32[2,4]{1,0}, f32[8,4]{1,0}) all-gather-start(%c), dimensions={0}
+  %gd = f32[8,4]{1,0} all-gather-done(%g)
+  %g2 = f32[8,4]{1,0} all-gather(%c), dimensions={0}
+  %as = ((bf16[16]), bf16[4], s32[]) async-start(%b), calls=%wrapped
+  %au = ((bf16[16]), bf16[4], s32[]) async-update(%as), calls=%wrapped
+  %ad = bf16[4]{0} async-done(%au), calls=%wrapped
+  %w = (s32[], f32[8,4]{1,0}) while(%init), condition=%condition, body=%body, \
+backend_config={"known_trip_count":{"n":"12"}}
+  %p = f32[8,4]{1,0} collective-permute(%a), source_target_pairs={{0,1}}
+  ROOT %out = f32[] constant(0)
+}
+"""
+
+
+def test_collectives_of_a_text():
+  found = collectives.parse(HLO)
+  assert {k: (v.count, v.nbytes) for k, v in found.items()} == {
+    "all-reduce": (13, 12 * 128 + 128 + 32),
+    "all-gather": (2, 2 * 128),
+    "reduce-scatter": (1, 32),
+    "collective-permute": (1, 128),
+  }
+  assert not any(v.in_unknown_loop for v in found.values())
+
+
+def test_a_loop_of_unknown_length_is_counted_once_and_said_so():
+  text = HLO.replace("known_trip_count", "other")
+  found = collectives.parse(text)["all-reduce"]
+  assert (found.count, found.nbytes) == (2, 128 + 128 + 32)
+  assert found.in_unknown_loop
+
+
+def test_no_program():
+  with pytest.raises(UserError, match="no entry computation"):
+    collectives.parse("")
+
+
+def test_collectives_of_a_real_program():
+  mesh = sharding.make_mesh(jax.devices()[:4])
+  rows = NamedSharding(mesh, PartitionSpec("data"))
+
+  def fn(x, w):  # [8, 16], [16, 3]
+    def turn(w, _):
+      return w - jax.grad(lambda w: jnp.sum((x @ w) ** 2))(w), None
+
+    return jax.lax.scan(turn, w, length=5)[0]
+
+  whole = sharding.replicated(mesh)
+  program = (
+    jax.jit(fn, in_shardings=(rows, whole), out_shardings=whole)
+    .lower(jnp.ones((8, 16)), jnp.ones((16, 3)))
+    .compile()
+  )
+  found = collectives.parse(program.as_text())["all-reduce"]
+  assert (found.count, found.nbytes) == (5, 5 * 16 * 3 * 4)
+
+
+def test_flops_multiply_loops_and_devices():
+  x, w = jnp.ones((8, 16)), jnp.ones((16, 16))
+  once = 2 * 8 * 16 * 16
+  assert flops.of(lambda x, w: x @ w, x, w) == once
+
+  def loop(x, w):
+    return jax.lax.scan(lambda x, _: (x @ w, None), x, length=7)[0]
+
+  assert flops.of(loop, x, w) == 7 * once
+  assert flops.of(jax.jit(jax.grad(lambda w: jnp.sum((x @ w) ** 2))), w) == (
+    2 * once
+  )
+  mesh = sharding.make_mesh(jax.devices()[:4])
+  each = sharding.per_device(lambda x: x @ w, mesh)
+  assert flops.of(each, x) == once
+  image, kernel = jnp.ones((1, 4, 10, 10)), jnp.ones((6, 4, 3, 3))
+  assert flops.of(
+    lambda x, k: jax.lax.conv(x, k, (1, 1), "VALID"), image, kernel
+  ) == 2 * 6 * 8 * 8 * (4 * 3 * 3)
+
+
+def test_the_platform_decides_while_tracing():
+  x = jax.ShapeDtypeStruct((1, 4, 2, 8), jnp.float32)
+
+  def loops():
+    text = str(jax.make_jaxpr(lambda q: vit.ATTENTION["auto"](q, q, q))(x))
+    return "scan" in text
+
+  assert target.platform() == "cpu"
+  assert loops()
+  with target.compiling_for("tpu"):
+    assert not loops()
+  assert loops()
+
+
+def without_data(**overrides):
+  """The tiny config, with a source that needs a folder."""
+  source = {"source": "folder", "source_kw": {"holdout": 0.1}}
+  evals = {"val": {"source_kw": {"holdout": 0.1}}}
+  config = tiny_config(input=source, evals=evals, **overrides)
+  config.input.source_kw = {"holdout": 0.1}
+  config.evals.val.source_kw = {"holdout": 0.1}
+  return config
+
+
+def test_the_same_step_as_with_the_data():
+  devices = jax.devices()[:4]
+  real = aot.report(aot.build(tiny_config(), devices))
+  bare = aot.report(aot.build(without_data(), devices, num_classes=10))
+  for found in (real, bare):
+    assert found.pop("seconds") > 0
+  assert real == bare
+  job = jobs.build(tiny_config(), mesh=sharding.make_mesh(devices))
+  params = jax.eval_shape(job.fresh_params)
+  nbytes = 4 * sum(x.size for x in jax.tree.leaves(params))
+  assert real["parameters"] == nbytes // 4
+  # The gradients and the loss. Of prefix tokens and their positions they are
+  # the same, and sent once.
+  tokens = 4 * params["backbone"]["pos_embed"]["prefix"].size
+  sent = real["traffic"]
+  assert list(sent) == ["all-reduce"]
+  assert sent["all-reduce"]["nbytes"] == nbytes - tokens + 4
+  memory = real["memory"]
+  # Weights and Adam's two moments stay where they are.
+  assert 3 * nbytes <= memory["aliased"] < 3 * nbytes + 100
+  assert memory["peak"] == (
+    memory["arguments"]
+    + memory["outputs"]
+    - memory["aliased"]
+    + memory["temporaries"]
+    + memory["program"]
+  )
+  assert real["fits"] is None and real["device_memory"] == 0
+
+
+def test_a_larger_batch_needs_more_memory_and_as_much_traffic():
+  job = aot.build(tiny_config(), jax.devices()[:4])
+  small, large = (aot.compile_step(job, size) for size in (8, 64))
+  assert large.memory["temporaries"] > 2 * small.memory["temporaries"]
+  assert large.traffic == small.traffic
+
+
+def test_the_number_of_classes_has_to_be_known():
+  with pytest.raises(UserError, match="--num_classes=N"):
+    aot.build(without_data(), jax.devices()[:1])
+  config = without_data()
+  config.input.on_host = config.input.on_host.replace("hot", "hot(7)")
+  job = aot.build(config, jax.devices()[:1])
+  assert len(job.train.class_names) == 7
+
+
+@pytest.mark.parametrize("fixed", [0, 1_000])
+@pytest.mark.parametrize("first", [4, 52, 400])
+def test_the_largest_batch(first, fixed):
+  asked = []
+
+  def peak(size):
+    asked.append(size)
+    return 1_000 + 100 * size if size <= 100 else math.inf
+
+  def search(memory, unit=4, **kw):
+    asked.clear()
+    return aot.largest_batch(peak, memory, unit, first, fixed, **kw)
+
+  assert search(1_000 + 5_350) == 13 * 4
+  assert len(asked) <= 9 and len({*asked}) == len(asked)
+  assert search(1_399) == 0
+  assert search(10**9) == 100
+  assert search(10**9, most=60) == 60
+  assert 89 * 15 / 16 < search(9_999, unit=1) <= 89
+
+
+def test_what_a_compiler_without_memory_says():
+  message = (
+    "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in "
+    "memory space hbm. Used 20.50G of 15.75G hbm. Exceeded hbm capacity by 4G."
+  )
+  assert aot._exhausted(message) == {"peak": int(20.5 * 2**30)}
+  assert aot._exhausted("nothing") == {}
+
+
+@pytest.mark.parametrize("topology", ["v5e", "4x4", "v5e:4y4", "v5e:"])
+def test_no_topology(topology):
+  with pytest.raises(UserError, match=r"expected local.*v5e:4x4.*v6e"):
+    aot.find_devices(topology)
+
+
+def test_libtpu_is_missing(monkeypatch):
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+  with pytest.raises(UserError, match=r"pip install 'astjax\[tpu\]'"):
+    aot.find_devices("v5e:4x4")
+
+
+def run(*arguments):
+  environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+  flag = "--xla_force_host_platform_device_count=2"
+  return subprocess.run(
+    [sys.executable, "-m", "astjax.tools.aot", *arguments],
+    capture_output=True,
+    text=True,
+    cwd=ROOT,
+    env=environment | {"XLA_FLAGS": flag},
+  )
+
+
+@pytest.fixture
+def config_file(tmp_path):
+  path = tmp_path / "tiny.py"
+  path.write_text(
+    "from tests.tiny import tiny_config\n\n"
+    "def get_config():\n  return tiny_config()\n"
+  )
+  return path
+
+
+@pytest.mark.slow
+def test_command_line(config_file):
+  command = (f"--config={config_file}", "--config.input.batch_size=4")
+  done = run(*command, "--json")
+  assert done.returncode == 0, done.stderr
+  found = json.loads(done.stdout)
+  assert (found["devices"], found["batch_size"]) == (2, 4)
+  assert found["traffic"]["all-reduce"]["count"] >= 1
+  text = run(*command).stdout
+  assert f"parameters    {found['parameters']:,}" in text
+  assert "all-reduce" in text and "temporaries" in text
+
+
+@pytest.mark.slow
+def test_mistakes_end_in_one_line(config_file):
+  for arguments, line in (
+    ([f"--config={config_file}", "--topology=v5e"], "expected local"),
+    ([f"--config={config_file}", "--topologi=v5e:4x4"], "'topology'"),
+    ([f"--config={config_file}", "--suggest"], "give --topology"),
+  ):
+    done = run(*arguments)
+    assert done.returncode != 0
+    assert done.stderr.startswith("astjax: error: ") and line in done.stderr
+    assert done.stderr.count("\n") == 1 and not done.stdout
+
+
+@pytest.mark.slow
+def test_a_tpu_that_is_not_there(config_file):
+  pytest.importorskip("libtpu")
+  done = run(
+    f"--config={config_file}",
+    "--topology=v5e:2x2",
+    "--config.evals.val.batch_size=8",
+    "--json",
+  )
+  assert done.returncode == 0, done.stderr
+  found = json.loads(done.stdout)
+  assert (found["devices"], found["device_kind"]) == (4, "TPU v5 lite")
+  assert found["fits"] and found["device_memory"] == 16 * 2**30
+  # As on a CPU: see above.
+  sent = found["traffic"]["all-reduce"]["nbytes"]
+  assert sent == 4 * (found["parameters"] - 2 * 16 + 1)
