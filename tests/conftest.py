@@ -8,6 +8,9 @@ os.environ["XLA_FLAGS"] = (
   os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Fake devices share XLA's threads, one for each core: one device that waits in
+# two collectives would leave none for another to arrive with.
+os.environ.setdefault("NPROC", "16")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Many tests compile the same tiny step, some of them in processes of their own.
 _CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "jax"

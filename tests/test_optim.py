@@ -386,7 +386,7 @@ def test_tensors_are_clipped_one_by_one():
     [grads], params=params, b1=0.9, weight_decay=0.0, clip_each=3.0
   )
   (adam,) = adams(state)
-  moments = {k: v / 0.1 for k, v in flat(adam.mu).items()}
+  moments = {k: np.asarray(v) / 0.1 for k, v in flat(adam.mu).items()}
   before = flat(grads)
   np.testing.assert_allclose(moments["head/kernel"], before["head/kernel"])
   norm = lambda *names: np.sqrt(sum(np.sum(before[n] ** 2) for n in names))

@@ -67,7 +67,7 @@ def expected():
 
 def official(source, tree):
   """As a file is read: recognised first, then converted."""
-  what, table, names, _ = maps.recognise(source)
+  what, table, names, *_ = maps.recognise(source)
   assert what == "official AST" and table is maps.AST_PTH
   return convert.convert(names, table, tree)
 
