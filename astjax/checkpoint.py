@@ -23,7 +23,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from astjax import processes, sharding
-from astjax.errors import UserError
+from astjax.errors import Outage, UserError
 from astjax.metric_log import warn
 from astjax.train_step import TrainState
 from astjax.weights import convert
@@ -128,6 +128,7 @@ class Checkpoints:
 
     Raises:
       UserError: a checkpoint of another model, or none is intact.
+      Outage: one cannot be read now.
     """
     steps = self.steps() if step is None else [step]
     for candidate in reversed(steps):
@@ -140,10 +141,11 @@ class Checkpoints:
           raise
         reason = str(e).strip().split("\n")[0][:200] or type(e).__name__
         if not _is_damage(e):
-          raise UserError(
+          raise Outage(
             f"cannot read checkpoint {candidate} of {self.folder}: {reason}"
           ) from None
-        warn(f"checkpoint {candidate} is damaged and passed over: {reason}")
+        if jax.process_index() == 0:
+          warn(f"checkpoint {candidate} is damaged and passed over: {reason}")
         if not self._read_only:
           self._set_aside(candidate)
     if step is not None:
@@ -173,14 +175,7 @@ class Checkpoints:
     tree = _on_all(lambda: self._manager.restore(step, args=args))
     state = TrainState(**tree["state"])
     arrays = dict(tree["arrays"]) if digests else {}
-    now = describe(state) | {k: _describe_leaf(v) for k, v in arrays.items()}
-    before = meta["leaves"] | digests
-    changed = [k for k, v in before.items() if now.get(k) != v]
-    if changed:
-      raise ValueError(
-        f"the digest of {changed[0]} does not match ({len(changed)} of "
-        f"{len(now)} leaves differ)"
-      )
+    _on_all(lambda: _check_digests(state, arrays, meta["leaves"] | digests))
     return state, meta["record"] | {"arrays": arrays}
 
   def read_params(self, part: str) -> tuple[int, dict[str, np.ndarray]]:
@@ -289,7 +284,7 @@ class Checkpoints:
       if "No space left" in str(e):
         reason = "no space left on the disk"
       free = shutil.disk_usage(self.folder).free / 2**20
-      raise UserError(
+      raise Outage(
         f"cannot save a checkpoint in {self.folder}: {reason} ({free:.0f} MiB "
         f"free); the complete ones are of steps {self.steps() or 'none'}"
       ) from None
@@ -324,7 +319,19 @@ def read_params(
 
 
 def _is_damage(error: Exception) -> bool:
+  if isinstance(error, MemoryError):
+    return False
   return not any(sign in str(error) for sign in _NOT_DAMAGE)
+
+
+def _check_digests(state, arrays, before):
+  now = describe(state) | {k: _describe_leaf(v) for k, v in arrays.items()}
+  changed = [k for k, v in before.items() if now.get(k) != v]
+  if changed:
+    raise ValueError(
+      f"the digest of {changed[0]} does not match ({len(changed)} of "
+      f"{len(now)} leaves differ)"
+    )
 
 
 def _on_all(fn: Callable[[], Any]) -> Any:
@@ -346,7 +353,7 @@ def _on_all(fn: Callable[[], Any]) -> Any:
     if error is None and worst == 1:
       raise ValueError("another process could not read it")
     if error is None and worst == 2:
-      raise UserError("another process could not read a checkpoint")
+      raise Outage("another process could not read a checkpoint")
   if error is not None:
     raise error
   return result

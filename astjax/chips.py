@@ -36,14 +36,20 @@ class Chip(NamedTuple):
   cores: int = 1
 
 
-# By the beginning of `jax.Device.device_kind`.
+_V5E = Chip("v5e", 16 * GIB, 197e12, 400e9)
+_V5P = Chip("v5p", 95 * GIB, 459e12, 1200e9, cores=2)
+_V6E = Chip("v6e", 32 * GIB, 918e12, 800e9)
+# By the beginning of `jax.Device.device_kind`, of which some have two forms.
 CHIPS = {
   "TPU v2": Chip("v2", 16 * GIB, 46e12, cores=2),
   "TPU v3": Chip("v3", 32 * GIB, 123e12, cores=2),
   "TPU v4": Chip("v4", 32 * GIB, 275e12, cores=2),
-  "TPU v5 lite": Chip("v5e", 16 * GIB, 197e12, 400e9),
-  "TPU v5": Chip("v5p", 95 * GIB, 459e12, 1200e9, cores=2),
-  "TPU v6 lite": Chip("v6e", 32 * GIB, 918e12, 800e9),
+  "TPU v5 lite": _V5E,
+  "TPU v5e": _V5E,
+  "TPU v5": _V5P,
+  "TPU v5p": _V5P,
+  "TPU v6 lite": _V6E,
+  "TPU v6e": _V6E,
   "TPU7x": Chip("tpu7x", 192 * GIB, 2307e12, cores=2),
   "Tesla T4": Chip("t4", 16 * GIB, 65e12),
   "Tesla V100-PCIE": Chip("v100-pcie", 0, 112e12),

@@ -14,6 +14,10 @@ class UserError(Exception):
   """A mistake in what the user gave; `main` prints it in one line."""
 
 
+class Outage(UserError):
+  """Not the user's doing: a disk, memory, another process. It may pass."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
   """' Did you mean 'x'? Known: ...' for an unknown name."""
   known = sorted(str(k) for k in known)

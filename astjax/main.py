@@ -6,7 +6,7 @@ on every machine of a TPU pod or of a scheduler's job.
 
 Exit codes: 0 done; 2 a mistake, which comes again if the command is repeated; 1
 anything else that failed; 128 + n stopped by signal n, saved. Where several
-processes train together, all of them exit with the code of the one that failed.
+processes train together, all of them exit with the code of one that failed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from astjax.errors import UserError, nearest
+from astjax.errors import Outage, UserError, nearest
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config",
@@ -160,7 +160,7 @@ def _main(work: Callable[[], None], argv: Sequence[str]) -> None:
   try:
     work()
   except UserError as e:
-    _fail(e, code=2)
+    _fail(e, code=1 if isinstance(e, Outage) else 2)
   except OSError as e:
     where = f" ({e.filename})" if e.filename else ""
     _fail(f"{e.strerror or e}{where}")
@@ -221,7 +221,7 @@ def _fail_together(error: Exception) -> NoReturn:
   if not processes.is_one_of_several():
     raise error
   processes.wait_for_word()
-  text = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+  text = f"{type(error).__name__}: {error}".strip().split("\n")[0]
   if processes.is_lost(error):
     _fail(f"lost another process of this run ({text[:200]})")
   traceback.print_exception(error)

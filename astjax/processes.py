@@ -21,12 +21,11 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NoReturn
 
 import jax
 from jax._src import distributed
-from jax._src.lib import _jax
 
 from astjax.errors import UserError
 
@@ -44,6 +43,7 @@ _BROKEN = re.compile(
 _lock, _leaving = threading.Lock(), threading.Event()
 _HANDLER = ctypes.CFUNCTYPE(None)
 _KEPT = []  # C++ calls them, which Python does not see
+_LISTENER: list[threading.Thread] = []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +88,8 @@ def find(
   """
   if num_processes is not None or coordinator or process_id is not None:
     return _of_flags(env, coordinator, num_processes, process_id)
-  for look in (_slurm, _open_mpi, _tpu, _kubernetes):
+  # Open MPI before SLURM, by which it starts its own daemons.
+  for look in (_open_mpi, _slurm, _tpu, _kubernetes):
     if group := look(env):
       return group
   return None
@@ -109,7 +110,7 @@ def _of_flags(env, coordinator, num_processes, process_id):
   if not re.fullmatch(r".+:\d+", coordinator):
     raise UserError(f"--coordinator={coordinator} is not HOST:PORT")
   if process_id is None:
-    names = ("JOB_COMPLETION_INDEX", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK")
+    names = ("OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "JOB_COMPLETION_INDEX")
     known = [int(env[name]) for name in names if name in env]
     if not known:
       raise UserError("--num_processes needs --process_id=I, from 0")
@@ -198,23 +199,18 @@ def join(group: Group) -> None:
   Raises:
     ConnectionError: the others, or the scheduler's answer, did not come.
   """
-  make_client = _jax.get_distributed_runtime_client
-  # JAX has no argument for it, and without it a lost process is a stack dump.
-  _jax.get_distributed_runtime_client = functools.partial(
-    make_client, missed_heartbeat_callback=_lost
-  )
-  _speak_at_termination()
   told = "JAX_LOCAL_DEVICE_IDS" in os.environ
   method = "deactivate" if group.source == "flags" else group.source
   try:
-    jax.distributed.initialize(
-      group.coordinator,
-      num_processes=group.num_processes,
-      process_id=group.process_id,
-      local_device_ids=None if told else group.local_device_ids,
-      cluster_detection_method=method,
-      heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-    )
+    with _told_of_losses():
+      jax.distributed.initialize(
+        group.coordinator,
+        num_processes=group.num_processes,
+        process_id=group.process_id,
+        local_device_ids=None if told else group.local_device_ids,
+        cluster_detection_method=method,
+        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+      )
   except Exception as e:
     reason = str(e).strip().split("\n")[0] or type(e).__name__
     hint = "" if group.source == "flags" else "; alone it is --num_processes=1"
@@ -222,13 +218,11 @@ def join(group: Group) -> None:
       f"cannot join the {group.num_processes or 'other'} processes at "
       f"{group.coordinator or group.source}: {reason}{hint}"
     ) from None
-  finally:
-    _jax.get_distributed_runtime_client = make_client
   if distributed.global_state.num_processes > 1:
-    thread = threading.Thread(target=_listen, daemon=True)
-    thread.start()
+    _LISTENER.append(threading.Thread(target=_listen, daemon=True))
+    _LISTENER[0].start()
     # Before JAX's own, which takes away what the thread uses.
-    atexit.register(leave, thread)
+    atexit.register(leave)
 
 
 def is_one_of_several() -> bool:
@@ -245,10 +239,10 @@ def label() -> str:
   return f"process {state.process_id} of {state.num_processes}: "
 
 
-def leave(thread: threading.Thread | None = None) -> None:
+def leave() -> None:
   """Waits for the others, so that none of them misses this one."""
   _leaving.set()
-  if thread:
+  for thread in _LISTENER:
     thread.join()
   with contextlib.suppress(Exception):
     jax.distributed.shutdown()
@@ -277,7 +271,7 @@ def is_lost(error: Exception) -> bool:
   return (
     is_one_of_several()
     and isinstance(error, (RuntimeError, ValueError, TimeoutError))
-    and bool(_BROKEN.search(str(error)))
+    and bool(_BROKEN.search(str(error).strip().split("\n")[0]))
   )
 
 
@@ -332,6 +326,30 @@ def _lost(*status: object) -> None:
       # All are told at the same time, by this one if it is the first.
       time.sleep(1.0 if state.process_id == 0 else 0.0)
     os._exit(1)
+
+
+@contextlib.contextmanager
+def _told_of_losses() -> Iterator[None]:
+  """The client that is made inside calls `_lost`.
+
+  JAX has no argument for it, and without it a lost process is a stack dump.
+  """
+  with contextlib.ExitStack() as stack:
+    try:
+      from jax._src.lib import _jax
+
+      make_client = _jax.get_distributed_runtime_client
+    except (ImportError, AttributeError):  # another JAX: a stack dump, then
+      pass
+    else:
+      _jax.get_distributed_runtime_client = functools.partial(
+        make_client, missed_heartbeat_callback=_lost
+      )
+      stack.callback(
+        setattr, _jax, "get_distributed_runtime_client", make_client
+      )
+      _speak_at_termination()
+    yield
 
 
 def _speak_at_termination() -> None:

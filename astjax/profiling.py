@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import re
+import time
 from typing import Any
 
 import jax
@@ -49,24 +50,34 @@ class Trace:
     self._steps = range(window[0], sum(window)) if window else range(0)
     self._running = False
 
-  def before(self, step: int) -> None:
-    """Begins with this step, if it is of the window."""
-    if step in self._steps and not self._running:
-      jax.profiler.start_trace(self._folder)
-      self._running = True
+  def before(self, step: int, state: Any) -> float:
+    """Begins with this step, if it is of the window; the seconds that took.
 
-  def after(self, step: int, result: Any) -> bool:
-    """Ends with this step, if it is the last one; whether it did.
+    Args:
+      step: that comes next.
+      state: of the steps before, to be waited for.
+    """
+    if step not in self._steps or self._running:
+      return 0.0
+    jax.block_until_ready(state)
+    started = time.perf_counter()
+    jax.profiler.start_trace(self._folder)
+    self._running = True
+    return time.perf_counter() - started
+
+  def after(self, step: int, result: Any) -> float:
+    """Ends with this step, if it is the last one; the seconds that took.
 
     Args:
       step: that has been started.
       result: of it, to be waited for.
     """
     if not self._running or step + 1 in self._steps:
-      return False
+      return 0.0
     jax.block_until_ready(result)
+    started = time.perf_counter()
     self.close()
-    return True
+    return time.perf_counter() - started
 
   def close(self) -> None:
     """Writes what there is."""

@@ -232,7 +232,7 @@ class _Loop:
     ):
       self._catch_up()
       while self.step < total:
-        trace.before(self.step)
+        window.paused += trace.before(self.step, self.state)
         started = time.perf_counter()
         batch = next(batches)
         window.waited += time.perf_counter() - started
@@ -244,7 +244,8 @@ class _Loop:
           *([np.float32(record.lr_scale)] if record.plateau else []),
         )
         window.pending.append((self.step, batch["id"], metrics))
-        if trace.after(self.step, metrics):
+        if spent := trace.after(self.step, metrics):
+          window.paused += spent
           self.console.say(f"trace of the steps up to {self.step} in profile/")
         self.step += 1
         is_last = self.step == total

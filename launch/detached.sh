@@ -8,7 +8,7 @@
 # that output, and ends with the command's exit code. Where a command of this
 # folder is still running, none is started: its output is shown instead. So it
 # can be called again after a connection was lost. --stop sends SIGTERM and
-# waits.
+# waits; FOLDER/asked tells of it until the next start.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -47,6 +47,7 @@ running() { ! flock --nonblock "$lock"; }
 
 if [[ $stop ]]; then
   running || exit 0
+  : >"$folder/asked"
   kill -s TERM "$(<"$folder/pid")"
   flock "$lock"
   exit
@@ -54,7 +55,7 @@ fi
 if running; then
   say "it is running already; here is its output"
 else
-  rm -f "$folder/code" "$folder/pid"
+  rm -f "$folder/code" "$folder/pid" "$folder/asked"
   : >"$folder/log"
   # shellcheck disable=SC2016
   setsid bash -c '

@@ -61,7 +61,8 @@ need srun "run this with sbatch on a SLURM cluster"
 find_python "$root"
 job=${SLURM_JOB_ID:-JOB}
 
-step=(srun --kill-on-bad-exit=1)
+# They end each other, with the exit code of the one that failed.
+step=(srun --kill-on-bad-exit=0)
 [[ ! ${SLURM_CPUS_PER_TASK:-} ]] || # srun does not take it over by itself
   step+=("--cpus-per-task=$SLURM_CPUS_PER_TASK")
 words=("$root/launch/supervise.sh" "--max-restarts=$max_restarts" --

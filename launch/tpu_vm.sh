@@ -94,16 +94,26 @@ archive=${TMPDIR:-/tmp}/astjax-$$.tar.gz
 create() {
   run "${tpus[@]}" queued-resources create "$name" "--node-id=$name" \
     "${where[@]}" "--accelerator-type=$type" "--runtime-version=$version" \
-    ${spot:+--spot} --quiet
+    ${spot:+--spot} --quiet || return
   await_active
 }
 
-# Empty where there is no such resource; gcloud says why.
+# NONE where there is no such resource, empty where gcloud cannot tell.
 state() {
-  "${tpus[@]}" queued-resources describe "$name" "${where[@]}" \
-    "--format=value(state.state)" || true
+  local errors
+  errors=$(mktemp)
+  if ! "${tpus[@]}" queued-resources describe "$name" "${where[@]}" \
+    "--format=value(state.state)" 2>"$errors"; then
+    if grep -q NOT_FOUND "$errors"; then
+      echo NONE
+    else
+      cat "$errors" >&2
+    fi
+  fi
+  rm -f "$errors"
 }
 
+# Fails with 3 if it is taken away before it is there.
 await_active() {
   local now='' last='' misses=0
   if [[ $dry_run ]]; then
@@ -116,9 +126,10 @@ await_active() {
     last=$now
     case $now in
       ACTIVE) return ;;
-      '') misses=$((misses + 1)) ;;
+      SUSPEND*) return 3 ;;
+      '' | NONE) misses=$((misses + 1)) ;;
     esac
-    if [[ $now =~ ^(FAILED|SUSPEND.*|DELETING)$ ]] || ((misses > 5)); then
+    if [[ $now =~ ^(FAILED|DELETING)$ ]] || ((misses > 5)); then
       say "$name cannot be had: ${now:-unknown}"
       exit 1
     fi
@@ -158,7 +169,7 @@ delete() {
 }
 
 up() {
-  local failures=0 code now
+  local failures=0 misses=0 code now
   if [[ $dry_run ]]; then
     create
     install
@@ -178,11 +189,23 @@ up() {
       SUSPENDED | FAILED)
         say "$name is $now: making it anew"
         delete
-        create
+        continue
         ;;
-      '') create ;;
-      *) await_active ;;
+      NONE)
+        create || {
+          (($? == 3)) || exit 1
+          continue
+        }
+        ;;
+      '') # no connection, maybe
+        misses=$((misses + 1))
+        ((misses <= 20)) || exit 1
+        sleep "$poll"
+        continue
+        ;;
+      *) await_active || continue ;;
     esac
+    misses=0
     code=1
     if on_all_hosts "test -e astjax/.venv/ready" &>/dev/null || install; then
       code=0
@@ -192,7 +215,11 @@ up() {
     # A preempted slice may seem to be there for a moment.
     sleep $((2 * poll))
     [[ $(state) == ACTIVE ]] || continue
-    case $code in 130 | 143) exit "$code" ;; esac
+    case $code in
+      130 | 143) # a preemption may be slow to show
+        ! on_all_hosts "test -e astjax-run/asked" &>/dev/null || exit "$code"
+        ;;
+    esac
     failures=$((failures + 1))
     ((failures <= max_restarts)) || exit "$code"
     say "exit code $code; attempt $failures of $max_restarts"

@@ -40,6 +40,8 @@ def get_config():
   if os.environ.get("BROKEN"):  # a mistake in the program, met by one process
     from astjax import train
     def broken(loop, window):
+      if os.environ["BROKEN"] == "memory":
+        raise MemoryError  # without a word
       raise KeyError("a mistake")
     train._Loop._log = broken
   if os.environ.get("SLOW"):
@@ -126,6 +128,7 @@ def test_twenty_kills(straight, config_file, tmp_path, measured):
   """SIGKILL at random moments, every second one while a save is written."""
   workdir, chance = tmp_path / "run", random.Random(0)
   during_save = before_first_step = 0
+  halves = set()
   for attempt in range(20):
     process = start(config_file, workdir)
     if attempt % 5 == 4:  # at any moment: imports, restoring, compiling
@@ -142,8 +145,10 @@ def test_twenty_kills(straight, config_file, tmp_path, measured):
     assert process.returncode == -signal.SIGKILL, out
     before_first_step += "\nstep " not in out
     folder = workdir / "checkpoints"
+    before, halves = halves, set()
     if folder.exists():
-      during_save += any("tmp" in p.name for p in folder.iterdir())
+      halves = {p.name for p in folder.iterdir() if "tmp" in p.name}
+    during_save += bool(halves - before)
   complete(config_file, workdir)
   assert_same_bits(final_state(workdir), final_state(straight))
   assert log(workdir) == log(straight)
@@ -213,23 +218,28 @@ def test_one_of_two_has_a_mistake(culprit, config_file, tmp_path, measured):
   measured(f"both exit {seconds:.1f} s after the start")
 
 
-@pytest.mark.parametrize("culprit", [0, 1])
-def test_one_of_two_has_a_bug(culprit, config_file, tmp_path, measured):
+@pytest.mark.parametrize(
+  ("culprit", "bug", "said"),
+  [(0, "key", "a mistake"), (1, "key", "a mistake"), (1, "memory", "Memory")],
+)
+def test_one_of_two_has_a_bug(
+  culprit, bug, said, config_file, tmp_path, measured
+):
   """The traceback where it is, one line where it is not."""
   pair = start_group(
     config_file,
     tmp_path / "run",
     SHORT,
     devices=2,
-    env={culprit: {"BROKEN": "1"}},
+    env={culprit: {"BROKEN": bug}},
     stderr=PIPE,
   )
   started = time.monotonic()
   err, codes = zip(*map(fail, pair), strict=True)
   seconds = time.monotonic() - started
   assert codes == (1, 1), err
-  assert "Traceback" in err[culprit] and "a mistake" in err[culprit]
-  assert_one_line(err[1 - culprit], f"process {culprit} failed", "a mistake")
+  assert "Traceback" in err[culprit] and said in err[culprit]
+  assert_one_line(err[1 - culprit], f"process {culprit} failed", said)
   measured(f"both exit {seconds:.1f} s after the start")
 
 
@@ -343,7 +353,7 @@ def test_disk_is_full(count, straight, two, config_file, tmp_path, measured):
     filled = time.monotonic()
     err, codes = zip(*map(fail, group), strict=True)
     seconds = time.monotonic() - filled
-    assert set(codes) == {2}, err
+    assert set(codes) == {1}, err
     for text in err:
       assert_one_line(text, "o space left on")
     (disk / "other").unlink()
@@ -377,7 +387,7 @@ PLANS = {
 
 @pytest.mark.parametrize("plan", PLANS)
 def test_resumed_on_other_devices(plan, config_file, tmp_path, measured):
-  """4, then 2, then 8 devices: the same examples, losses to 1e-5."""
+  """4, then 2, then 8 devices: losses and parameters to 1e-5."""
   one = straight_run(
     tmp_path / "one", config_file, "--config.steps=24", devices=1
   )

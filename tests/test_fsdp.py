@@ -98,14 +98,7 @@ def compiled(task, fsdp, *, devices=4, depth=1, remat=False, accumulate=1):
   built = job.build(config, mesh=mesh)
   tx, state = job.fresh_state(built)
   shardings = sharding.of_state(state, built.mesh)
-  step = train_step.make_train_step(
-    built.task,
-    tx,
-    built.train.device_ops,
-    built.mesh,
-    accumulate=accumulate,
-    shardings=shardings,
-  )
+  step = built.train_step(tx, shardings)
   batch = {
     name: jax.ShapeDtypeStruct((16, *shape), dtype)
     for name, (shape, dtype) in built.train.row_shapes.items()

@@ -91,6 +91,14 @@ def test_open_mpi(installed):
   assert other.coordinator != a.coordinator
 
 
+def test_open_mpi_that_slurm_started(installed):
+  """Its daemons are a step of SLURM, one on each machine."""
+  both = SLURM | OPEN_MPI | {"SLURM_PROCID": "0"}
+  assert processes.find(both) == Group("ompi", None, 4, 3, (1,))
+  flags = {"coordinator": "node1:8476", "num_processes": 4}
+  assert processes.find(both, **flags).process_id == 3
+
+
 def test_tpu(installed):
   installed.add("libtpu")
   hosts = {"TPU_WORKER_HOSTNAMES": "a,b", "TPU_WORKER_ID": "1"}

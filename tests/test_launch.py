@@ -234,7 +234,7 @@ def test_slurm():
   run, requeue = dry(
     "slurm.sh", "--", *FLAGS, SLURM_JOB_ID=17, SLURM_CPUS_PER_TASK=6
   )
-  step = ["srun", "--kill-on-bad-exit=1", "--cpus-per-task=6", *MAIN]
+  step = ["srun", "--kill-on-bad-exit=0", "--cpus-per-task=6", *MAIN]
   supervise = str(LAUNCH / "supervise.sh")
   assert run == [supervise, "--max-restarts=3", "--", *step]
   assert requeue == ["scontrol", "requeue", "17"]
@@ -719,19 +719,30 @@ def test_a_detached_command_is_stopped(tmp_path):
 # of $CLOUD/plan says: a code, and what becomes of the slice.
 CLOUD = """
 case "$*" in
-  *"queued-resources describe"*) cat "$CLOUD/state"
-    sed -i s/SUSPENDING/SUSPENDED/ "$CLOUD/state"; exit ;;
+  *"queued-resources describe"*)
+    [[ -e $CLOUD/state ]] || { echo "NOT_FOUND: it" >&2; exit 1; }
+    now=$(<"$CLOUD/state")
+    sed -i "s/SUSPENDING/SUSPENDED/; s/CREATING/SUSPENDED/; s/LOST/ACTIVE/
+      s/GONE/LOST/" "$CLOUD/state"
+    case $now in GONE | LOST) echo "no connection" >&2; exit 1 ;; esac
+    echo "$now" ;;
   *"queued-resources create"*) echo create >>"$CLOUD/said"
-    echo ACTIVE >"$CLOUD/state" ;;
+    if [[ -e $CLOUD/slow ]]; then
+      echo CREATING >"$CLOUD/state"; rm "$CLOUD/slow"
+    else
+      echo ACTIVE >"$CLOUD/state"
+    fi ;;
   *"queued-resources delete"*) echo delete >>"$CLOUD/said"
-    rm "$CLOUD/state" "$CLOUD/ready" ;;
+    rm -f "$CLOUD/state" "$CLOUD/ready" ;;
   *"tpu-vm scp"*) echo copy >>"$CLOUD/said" ;;
+  *"test -e astjax-run/asked"*) [[ -e $CLOUD/asked ]] ;;
   *"test -e"*) [[ -e $CLOUD/ready ]] ;;
   *"pip install"*) echo install >>"$CLOUD/said"; touch "$CLOUD/ready" ;;
   *astjax.main*) echo train >>"$CLOUD/said"
     k=$(grep -c train "$CLOUD/said")
-    read -r code state < <(sed -n "${k}p" "$CLOUD/plan")
+    read -r code state more < <(sed -n "${k}p" "$CLOUD/plan")
     echo "$state" >"$CLOUD/state"
+    [[ ! $more ]] || : >"$CLOUD/$more"
     exit "$code" ;;
 esac
 """
@@ -745,7 +756,15 @@ NEW = ["create", "copy", "install", "train"]
     (["255 SUSPENDED", "0 ACTIVE"], [*NEW, "delete", *NEW], 0),
     # The trainer saves when the machine is taken away.
     (["143 SUSPENDING", "0 ACTIVE"], [*NEW, "delete", *NEW], 0),
-    (["143 ACTIVE"], NEW, 143),
+    (["143 ACTIVE asked"], NEW, 143),
+    (["143 ACTIVE", "0 ACTIVE"], [*NEW, "train"], 0),  # nobody asked
+    # Taken away again before it was there.
+    (
+      ["255 SUSPENDED slow", "0 ACTIVE"],
+      [*NEW, "delete", "create", "delete", *NEW],
+      0,
+    ),
+    (["255 GONE", "0 ACTIVE"], [*NEW, "train"], 0),  # no connection, twice
     (["2 ACTIVE"], NEW, 2),
     (["255 ACTIVE", "0 ACTIVE"], [*NEW, "train"], 0),
     (["1 ACTIVE", "1 ACTIVE", "1 ACTIVE"], [*NEW, "train"], 1),

@@ -355,7 +355,7 @@ def all_tasks(tmp_path_factory):
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_several_processes_train_all_tasks(count, all_tasks, tmp_path):
-  """Losses, parameters, moments, teacher, centers as of one; and the rows."""
+  """Losses, parameters, teacher, centers as of one; and the rows."""
   expected, ids = all_tasks
   many = train_all_tasks(tmp_path, count)
   for task in together.TASKS:

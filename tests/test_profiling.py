@@ -81,7 +81,7 @@ def test_two_passes_are_twice_one():
   [
     ("TPU v5 lite", "v5e"),
     ("TPU v5", "v5p"),
-    ("TPU v5p", None),
+    ("TPU v5p", "v5p"),
     ("TPU v4", "v4"),
     ("NVIDIA H100 80GB HBM3", "h100"),
     ("NVIDIA H100 PCIe", "h100-pcie"),

@@ -124,9 +124,8 @@ def find_devices(topology: str) -> list[jax.Device]:
   """
   if topology == "local":
     return jax.devices()
-  known = ", ".join(
-    chip.name for kind, chip in chips.CHIPS.items() if kind.startswith("TPU")
-  )
+  tpus = (c.name for kind, c in chips.CHIPS.items() if kind.startswith("TPU"))
+  known = ", ".join(dict.fromkeys(tpus))
   if not re.fullmatch(r"\w+:\d+(x\d+)*", topology):
     raise UserError(
       f"--topology={topology} is none: expected local or a TPU's version and "
@@ -251,12 +250,10 @@ def _step(job, batch_size):
 def _memory_of(mesh) -> int:
   """Bytes of one device; 0 is unknown."""
   device = mesh.devices.flat[0]
+  if device in jax.devices():  # it is there, and knows what is left for us
+    return (device.memory_stats() or {}).get("bytes_limit", 0)
   chip = chips.of(device)
-  if chip and chip.memory:
-    return chip.memory
-  if device.platform == "cpu":
-    return 0
-  return (device.memory_stats() or {}).get("bytes_limit", 0)
+  return chip.memory if chip else 0
 
 
 def _exhausted(message: str) -> dict[str, int]:
@@ -325,6 +322,7 @@ def report(
       "device_memory": _memory_of(job.mesh),
       "batch_size": compiled.batch_size,
       "parameters": sum(x.size for x in jax.tree.leaves(args[0].params)),
+      "model_flops": job.flops_per_example() * compiled.batch_size,
       "matmul_flops": total,
       **dataclasses.asdict(compiled),
     }
@@ -364,11 +362,13 @@ def show(found: Mapping[str, Any], say: Callable[[str], None] = print) -> None:
     "devices": f"{count} x {found['device_kind']}",
     "batch": f"{size:,}: {size // count} on each device",
     "parameters": f"{found['parameters']:,}",
-    "FLOPs a step": f"{found['matmul_flops']:.4g} in matrix products, over all "
-    "devices",
+    "FLOPs": f"{found['model_flops']:.4g} a step in the model's matrix "
+    "products, over all devices",
+    "as written": f"{found['matmul_flops']:.4g}, with the front-end and what "
+    "remat repeats",
   }
   if found["flops"]:
-    lines["FLOPs by XLA"] = (
+    lines["by XLA"] = (
       f"{found['flops'] * count:.4g}: all operations, a loop's body once"
     )
   lines["compiled in"] = f"{found['seconds']:.1f} s"

@@ -2,13 +2,15 @@
 
 The text has a list of computations, which call each other. An operation in a
 loop runs as often as the loop turns, and is counted so; a loop whose number of
-turns XLA does not state is counted once, and said so.
+turns is not known is counted once, and said so. Of a choice the mean over its
+branches counts: a loop over them (`tasks.base.in_turn`) takes turns.
 """
 
 from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 import re
 
 from astjax.errors import UserError
@@ -60,6 +62,8 @@ class _Op:
   operands: list[str]
   called: list[tuple[str, str]]
   turns: int  # of a loop; 0 is unknown
+  inside: str  # the parentheses
+  is_less: bool  # a comparison by <
 
 
 def parse(text: str) -> dict[str, Traffic]:
@@ -75,7 +79,15 @@ def parse(text: str) -> dict[str, Traffic]:
     raise UserError("the text of the compiled program has no entry computation")
   found: dict[str, Traffic] = collections.defaultdict(Traffic)
   _walk(computations, entry, 1, False, found)
-  return {kind: found[kind] for kind in KINDS if kind in found}
+  return {
+    kind: dataclasses.replace(
+      found[kind],
+      count=math.ceil(found[kind].count),
+      nbytes=math.ceil(found[kind].nbytes),
+    )
+    for kind in KINDS
+    if kind in found
+  }
 
 
 def _computations(text):
@@ -104,6 +116,8 @@ def _op(text):
     operands=_NAME.findall(inside),
     called=called,
     turns=int(turns[1]) if turns else 0,
+    inside=inside,
+    is_less="direction=LT" in rest,
   )
 
 
@@ -128,11 +142,29 @@ def _walk(computations, name, times, unknown, found):
       continue
     if op.opcode in ("async-update", "async-done"):
       continue  # they name what async-start has called
-    turns = op.turns or 1
+    inner, lost = times, unknown
+    if op.opcode == "while":
+      turns = op.turns or _turns(op, computations)
+      inner, lost = times * (turns or 1), unknown or not turns
+    elif op.opcode == "conditional":
+      inner = times / max(len(op.called), 1)
     for _, called in op.called:
-      lost = unknown or (op.opcode == "while" and not op.turns)
-      inner = times * (turns if op.opcode == "while" else 1)
       _walk(computations, called, inner, lost, found)
+
+
+def _turns(loop, computations) -> int:
+  """How often a loop turns that ends at a number; 0 if it is no such one.
+
+  JAX's loops of known length count from 0 by 1.
+  """
+  condition = computations.get(dict(loop.called).get("condition"), {})
+  compared = [op for op in condition.values() if op.is_less]
+  fused = any(op.opcode == "fusion" for op in condition.values())
+  if len(compared) != 1 or fused:
+    return 0
+  limits = [condition.get(name) for name in compared[0].operands]
+  limits = [op for op in limits if op and op.opcode == "constant"]
+  return int(limits[0].inside) if len(limits) == 1 else 0
 
 
 def _nbytes(op, kind, ops):
