@@ -3,8 +3,9 @@
 The devices are a grid, `data` x `fsdp`. Rows of a batch are split over all of
 them. Parameters, and all that is shaped like them (moments, a teacher), are
 whole on each device, or split over the axis `fsdp` if that is longer than 1:
-then a device holds a part of each large array and gets the rest of it when it
-is needed. Gradients come back in parts.
+then a device holds a part of each large array between the steps, has all of it
+for the length of a step's forward and backward pass, and gets its part of the
+gradient.
 """
 
 from __future__ import annotations
