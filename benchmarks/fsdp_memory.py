@@ -16,7 +16,6 @@ import argparse
 import json
 import os
 import pathlib
-import re
 import sys
 import time
 
@@ -95,12 +94,11 @@ def main() -> None:
   ):
     program, seconds = compiled(args, fsdp, remat)
     memory = program.memory_analysis()
-    kinds = "all-gather|all-reduce|reduce-scatter|all-to-all"
-    moves = re.findall(rf" ({kinds})(?:-start)?\(", program.as_text())
+    moves = collectives.parse(program.as_text())
     found[name] = {
       "arguments": memory.argument_size_in_bytes,
       "temporaries": memory.temp_size_in_bytes,
-      "collectives": {kind: moves.count(kind) for kind in sorted({*moves})},
+      "sent": {kind: traffic.nbytes for kind, traffic in moves.items()},
       "compile_s": round(seconds, 1),
     }
   sizes = {k: v["arguments"] for k, v in found.items()}

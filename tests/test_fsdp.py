@@ -6,7 +6,6 @@ import math
 import os
 import pathlib
 import re
-import socket
 import subprocess
 import sys
 
@@ -17,6 +16,12 @@ import pytest
 from astjax import errors, job, metric_log, run_config, sharding, train_step
 from astjax.tools import average_checkpoints
 from astjax.weights import model_info
+from tests.test_processes import (
+  finish,
+  free_port,
+  nobody_is_left,  # noqa: F401
+  start_python,
+)
 from tests.test_train import assert_same_bits, final_state, losses, run
 from tests.tiny import FRAMES, MELS, RATE, tiny_config
 
@@ -427,38 +432,26 @@ def test_batches_that_are_not_clear(section, told):
 
 TWO = """
 import sys
-import jax
-jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
+from astjax import processes
+address, index, folder = sys.argv[1:]
+processes.join(processes.find(
+  {}, coordinator=address, num_processes=2, process_id=int(index)))
 from tests.test_fsdp import remembering
 from astjax import train
 for stop in (4, None):
-  train.train_and_evaluate(remembering(fsdp=4), sys.argv[3], stop_at=stop)
+  train.train_and_evaluate(remembering(fsdp=4), folder, stop_at=stop)
 """
 
 
 @pytest.mark.slow
 def test_two_processes_hold_half_of_it_each(whole, tmp_path):
   """Saved, digested, averaged and restored where nobody has all of it."""
-  with socket.socket() as s:
-    s.bind(("127.0.0.1", 0))
-    address = f"127.0.0.1:{s.getsockname()[1]}"
-  env = dict(
-    os.environ,
-    XLA_FLAGS="--xla_force_host_platform_device_count=2",
-    PYTHONPATH=str(ROOT),
-  )
+  address = f"127.0.0.1:{free_port()}"
   pair = [
-    subprocess.Popen(
-      [sys.executable, "-c", TWO, address, str(i), str(tmp_path)],
-      env=env,
-      cwd=ROOT,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-      text=True,
-    )
+    start_python("-c", TWO, address, str(i), str(tmp_path), devices=2)
     for i in range(2)
   ]
-  out = [process.communicate(timeout=300)[0] for process in pair]
+  out = [finish(process) for process in pair]
   assert [process.returncode for process in pair] == [0, 0], out
   folder, history = whole
   close(history, metric_log.read(tmp_path / "metrics.jsonl"))
