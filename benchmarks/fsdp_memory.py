@@ -86,6 +86,8 @@ def main() -> None:
     os.environ.get("XLA_FLAGS", "")
     + f" --xla_force_host_platform_device_count={args.devices}"
   )
+  from astjax.tools import collectives
+
   found = {}
   for name, fsdp, remat in (
     ("whole", 1, False),
