@@ -12,6 +12,8 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # two collectives would leave none for another to arrive with.
 os.environ.setdefault("NPROC", "16")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Most of a test's time is compiling. (`tests/parity` compiles as a run does.)
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # Many tests compile the same tiny step, some of them in processes of their own.
 _CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))

@@ -80,6 +80,15 @@ def full_precision():
     yield
 
 
+@pytest.fixture(autouse=True)
+def compiled_as_in_a_run():
+  """All of XLA's optimisations, which `tests/conftest.py` leaves out."""
+  before = jax.config.jax_disable_most_optimizations
+  jax.config.update("jax_disable_most_optimizations", False)
+  yield
+  jax.config.update("jax_disable_most_optimizations", before)
+
+
 def assert_close(actual, expected, tolerance):
   """|a - b| <= tolerance * max(1, |b|), everywhere."""
   actual, expected = np.asarray(actual), np.asarray(expected)

@@ -65,7 +65,7 @@ def test_the_command(run, clips, tmp_path, capsys):
   assert reconstruct.main(args) == 0
   assert out.stat().st_size > 10_000
   printed = capsys.readouterr().out
-  assert "25% hidden" in printed and "mse" in printed
+  assert "25 % hidden" in printed and "mse" in printed
 
 
 def test_masks_are_those_of_the_training(clips, tmp_path):

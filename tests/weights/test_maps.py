@@ -46,7 +46,7 @@ def test_out_and_in_again(name, wrapper):
   params, expected = random_params()
   out = convert.revert(params, TABLES[name])
   out = {wrapper + k: v for k, v in out.items()}
-  kind, table, names, _ = maps.recognise(out)
+  kind, table, names, *_ = maps.recognise(out)
   assert name.startswith(kind)
   back = convert.convert(names, table, expected)
   same = jax.tree.map(np.array_equal, back, params)
@@ -58,7 +58,7 @@ def test_a_backbone_alone_has_a_table_too():
   params, _ = random_params()
   names = convert.revert({"backbone": params["backbone"]}, maps.TIMM_VIT)
   names |= {"head.weight": np.zeros((5, D))}
-  kind, table, names, _ = maps.recognise(names)
+  kind, table, names, *_ = maps.recognise(names)
   assert kind == "timm vision transformer" and table is maps.TIMM_VIT
   assert convert.rename(names, table)[1] == ["head.weight"]
 
@@ -78,7 +78,7 @@ def test_hugging_face_s_image_models(source):
     "classifier.bias": np.zeros(5),
   }
   names |= {f"{source}pooler.dense.bias": np.zeros(D)}
-  kind, table, names, _ = maps.recognise(names)
+  kind, table, names, *_ = maps.recognise(names)
   assert kind == "Hugging Face vision transformer"
   assert len(convert.rename(names, table)[1]) == 3
 
@@ -93,7 +93,7 @@ def test_google(numbering, stacked, wrapper):
   names = {wrapper + k: v for k, v in names.items()}
   if wrapper:  # the optimiser's state lies beside the weights
     names["opt/state/step"] = np.zeros(())
-  kind, table, names, outside = maps.recognise(names)
+  kind, table, names, outside, *_ = maps.recognise(names)
   assert kind == "Google vision transformer"
   assert outside == (("opt/state/step",) if wrapper else ())
   flat, dropped = convert.rename(names, table)
