@@ -376,7 +376,8 @@ def differences(
   """What changed between two plain configs: (of the training, of the rest).
 
   Where and how it is computed may change (`fsdp`, `model.remat`): that is no
-  more than a rounding. `input.data_dir` may change (the data is compared by its
+  more than a rounding (`model.scan` may not: it draws other paths to drop).
+  `input.data_dir` may change (the data is compared by its
   fingerprint), and the length of the run may, unless a schedule depends on it
   (of the learning rate, the weight decay or ASiT's teacher). An evaluation that
   a plateau looks at is part of the training.

@@ -37,6 +37,7 @@ class Backbone(nn.Module):
     layer_norm_eps: 1e-6 in AST and ASiT, 1e-12 in Hugging Face's AST.
     attention: a name in `vit.ATTENTION`.
     remat: recompute block activations in the backward pass.
+    scan: the blocks as a loop, see `vit.Encoder`.
     dtype: of the computation; parameters are float32.
   """
 
@@ -51,6 +52,7 @@ class Backbone(nn.Module):
   layer_norm_eps: float = 1e-6
   attention: str = "auto"
   remat: bool = False
+  scan: bool = False
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -118,6 +120,7 @@ class Backbone(nn.Module):
       layer_norm_eps=self.layer_norm_eps,
       attention=self.attention,
       remat=self.remat,
+      scan=self.scan,
       dtype=self.dtype,
       name="encoder",
     )(x, train=train)
@@ -234,6 +237,7 @@ def make_backbone(
   layer_norm_eps: float = 1e-6,
   attention: str = "auto",
   remat: bool = False,
+  scan: bool = False,
   dtype: str = "float32",
 ) -> Backbone:
   """A backbone from plain config values.
@@ -251,6 +255,7 @@ def make_backbone(
     layer_norm_eps: epsilon of the backbone's layer norms.
     attention: a name in `vit.ATTENTION`.
     remat: recompute activations to save memory.
+    scan: the blocks as a loop, which compiles faster, see `vit.Encoder`.
     dtype: "float32" or "bfloat16" computation.
 
   Raises:
@@ -294,5 +299,6 @@ def make_backbone(
     layer_norm_eps=layer_norm_eps,
     attention=attention,
     remat=remat,
+    scan=scan,
     dtype=errors.lookup(dtypes, dtype, "dtype"),
   )

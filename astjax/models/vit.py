@@ -199,12 +199,12 @@ def attention_weights(params: Params, x: Array, num_heads: int) -> Array:
 class DropPath(nn.Module):
   """Drops a residual branch per example (stochastic depth)."""
 
-  rate: float
+  rate: float | Array
 
   @nn.compact
   def __call__(self, x: Array, *, train: bool) -> Array:
     """Scales what is kept, so that the mean stays."""
-    if not train or self.rate == 0.0:
+    if not train or (isinstance(self.rate, float) and self.rate == 0.0):
       return x
     keep = 1.0 - self.rate
     shape = (x.shape[0],) + (1,) * (x.ndim - 1)
@@ -217,7 +217,7 @@ class Block(nn.Module):
 
   num_heads: int
   mlp_dim: int
-  drop_path: float = 0.0
+  drop_path: float | Array = 0.0
   layer_norm_eps: float = 1e-6
   attention: str = "auto"
   dtype: Any = jnp.float32
@@ -234,7 +234,11 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-  """`depth` blocks and the final norm; drop path grows linearly with depth."""
+  """`depth` blocks and the final norm; drop path grows linearly with depth.
+
+  With `scan` the blocks are turns of one loop: a program of one block, which
+  compiles in a fraction of the time. It draws other paths to drop.
+  """
 
   depth: int
   num_heads: int
@@ -243,22 +247,52 @@ class Encoder(nn.Module):
   layer_norm_eps: float = 1e-6
   attention: str = "auto"
   remat: bool = False
+  scan: bool = False
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: Array, *, train: bool) -> tuple[Array, list[Array]]:
     """(normalised output, outputs of all blocks), each [B, P + N, D]."""
-    block_type = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
-    hidden = []
-    for i in range(self.depth):
-      x = block_type(
-        num_heads=self.num_heads,
-        mlp_dim=self.mlp_dim,
-        drop_path=self.drop_path * i / max(self.depth - 1, 1),
-        layer_norm_eps=self.layer_norm_eps,
-        attention=self.attention,
-        dtype=self.dtype,
-        name=f"block_{i}",
-      )(x, train)
-      hidden.append(x)
-    return layer_norm(self.layer_norm_eps, self.dtype, "norm")(x), hidden
+    if self.scan and not self.is_initializing():
+      hidden = self._in_a_loop(x, train)
+    else:
+      block_type = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
+      hidden = []
+      for i in range(self.depth):
+        rate = self.drop_path * i / max(self.depth - 1, 1)
+        block = self._block(rate, block_type, name=f"block_{i}")
+        hidden.append(block(hidden[-1] if hidden else x, train))
+    x = layer_norm(self.layer_norm_eps, self.dtype, "norm")(hidden[-1])
+    return x, hidden
+
+  def _block(self, drop_path, block_type=Block, **kwargs):
+    return block_type(
+      num_heads=self.num_heads,
+      mlp_dim=self.mlp_dim,
+      drop_path=drop_path,
+      layer_norm_eps=self.layer_norm_eps,
+      attention=self.attention,
+      dtype=self.dtype,
+      **kwargs,
+    )
+
+  def _in_a_loop(self, x, train):
+    """The same parameters, put on top of each other for as long as it lasts."""
+    drops = train and self.drop_path > 0.0
+    each = [
+      self.get_variable("params", f"block_{i}") for i in range(self.depth)
+    ]
+    turns = {"params": jax.tree.map(lambda *p: jnp.stack(p), *each)}
+    if drops:
+      turns["rate"] = jnp.linspace(0.0, self.drop_path, self.depth)
+      turns["key"] = jax.random.split(self.make_rng("drop_path"), self.depth)
+
+    def turn(x, one):
+      block = self._block(one["rate"] if drops else 0.0, parent=None)
+      rngs = {"drop_path": one["key"]} if drops else {}
+      x = block.apply({"params": one["params"]}, x, train, rngs=rngs)
+      return x, x
+
+    turn = jax.checkpoint(turn, prevent_cse=False) if self.remat else turn
+    _, hidden = jax.lax.scan(turn, x, turns)
+    return list(hidden)

@@ -219,6 +219,43 @@ def test_remat_changes_nothing():
     np.testing.assert_allclose(b, a, atol=1e-4 * max(1, np.abs(a).max()))
 
 
+@pytest.mark.parametrize("remat", [False, True])
+def test_blocks_in_a_loop_change_nothing(remat):
+  x, tree = spectrogram(), params()
+
+  def loss(**config):
+    model = make(attention="xla", **config)
+    fn = lambda tree: jnp.sum(model.apply({"params": tree}, x, train=True) ** 2)
+    return jax.jit(jax.value_and_grad(fn))(tree)
+
+  (value, grads), (again, others) = loss(), loss(scan=True, remat=remat)
+  np.testing.assert_allclose(again, value, rtol=1e-5)
+  assert jax.tree.structure(grads) == jax.tree.structure(others)
+  for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(others), strict=True):
+    np.testing.assert_allclose(b, a, atol=1e-4 * max(1, np.abs(a).max()))
+  init = lambda **kw: jax.eval_shape(make(**kw).init, jax.random.key(0), x)
+  assert init() == init(scan=True)
+
+
+def test_a_loop_drops_paths_and_shows_all_blocks():
+  """The first block none, later ones more: half of the last one's branches."""
+  x = np.random.default_rng(0).standard_normal((512, 3, 8)).astype(np.float32)
+  kw = {"depth": 3, "num_heads": 2, "mlp_dim": 8, "attention": "xla"}
+  encoder = vit.Encoder(drop_path=0.5, scan=True, **kw)
+  tree = vit.Encoder(**kw).init(jax.random.key(0), x, train=False)
+  keys = {"drop_path": jax.random.key(1)}
+  out, hidden = encoder.apply(tree, x, train=True, rngs=keys)
+  again, _ = encoder.apply(tree, x, train=True, rngs=keys)
+  np.testing.assert_array_equal(out, again)
+  whole = vit.Encoder(**kw).apply(tree, x, train=False)[1]
+  assert len(hidden) == 3
+  np.testing.assert_allclose(hidden[0], whole[0], atol=1e-5)
+  # Both branches of a clip are dropped with the square of a block's rate.
+  for i, rate in ((1, 0.25), (2, 0.5)):
+    same = np.all(np.asarray(hidden[i] == hidden[i - 1]), axis=(1, 2)).mean()
+    assert abs(same - rate**2) < 4 * (rate**2 * (1 - rate**2) / 512) ** 0.5
+
+
 def test_bfloat16():
   config = {"dtype": "bfloat16"}
   assert {v.dtype for v in jax.tree.leaves(shapes(**config))} == {
