@@ -8,7 +8,7 @@ PY := $(VENV)/bin/python
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 STAMP := $(VENV)/installed-$(VERSION)
 
-.PHONY: setup demo test quick fault-test test-torch lint clean
+.PHONY: setup demo test quick fault-test test-torch test-tpu lint clean
 
 setup: $(STAMP)
 
@@ -47,9 +47,15 @@ test-torch:
 	.venv-torch/bin/python -m pip install --quiet --no-deps timm==1.0.31
 	.venv-torch/bin/python -m pytest -m torch
 
+# Compiles for TPUs that are not there, by libtpu, in an environment of its own.
+test-tpu:
+	$(MAKE) setup VENV=.venv-tpu
+	.venv-tpu/bin/python -m pip install --quiet -r requirements-tpu.txt
+	.venv-tpu/bin/python -m pytest tests/tools/test_aot.py
+
 lint: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
 clean:
-	rm -rf $(VENV) .venv-torch runs build *.egg-info
+	rm -rf $(VENV) .venv-torch .venv-tpu runs build *.egg-info

@@ -312,6 +312,10 @@ def report(
     say: for progress.
   """
   device = job.mesh.devices.flat[0]
+  if suggest and not _memory_of(job.mesh):
+    raise UserError(
+      "--suggest needs devices of which the memory is known: give --topology"
+    )
   with target.compiling_for(device.platform):
     step, args = _step(job, job.config.input.batch_size)
     total = flops.of(step, *args)
@@ -325,18 +329,36 @@ def report(
       "model_flops": job.flops_per_example() * compiled.batch_size,
       "matmul_flops": total,
       **dataclasses.asdict(compiled),
+      "at_best": at_best(chips.of(device), job.mesh.size, total, compiled),
     }
     if suggest:
       found["largest_batch"] = _suggest(job, compiled, say)
   return found
 
 
+def at_best(
+  chip: chips.Chip | None, count: int, matmul_flops: float, compiled: Compiled
+) -> dict[str, float]:
+  """Seconds of a step with pencil and paper, as far as the chip is known.
+
+  `compute` is all matrix products at the peak; `send` is what a ring of all
+  devices puts on the links of each of them: what an all-gather or a
+  reduce-scatter is about once, of an all-reduce twice.
+  """
+  found = {}
+  if chip:
+    found["compute"] = matmul_flops / count / chip.flops
+  if chip and chip.link:
+    rounds = {"all-reduce": 2}
+    nbytes = sum(
+      rounds.get(k, 1) * t.nbytes for k, t in compiled.traffic.items()
+    )
+    found["send"] = nbytes * (count - 1) / count / (chip.link / 2)
+  return found
+
+
 def _suggest(job, compiled, say):
   memory = _memory_of(job.mesh)
-  if not memory:
-    raise UserError(
-      "--suggest needs devices of which the memory is known: give --topology"
-    )
 
   def peak(size):
     tried = compiled
@@ -371,8 +393,12 @@ def show(found: Mapping[str, Any], say: Callable[[str], None] = print) -> None:
     lines["by XLA"] = (
       f"{found['flops'] * count:.4g}: all operations, a loop's body once"
     )
+  for name, seconds in found["at_best"].items():
+    lines[f"{name} at best"] = (
+      f"{1000 * seconds:.3g} ms, by the chip's data sheet"
+    )
   lines["compiled in"] = f"{found['seconds']:.1f} s"
-  say("\n".join(f"{k:<14}{v}" for k, v in lines.items()))
+  say("\n".join(f"{k:<17}{v}" for k, v in lines.items()))
   say("bytes on each device")
   for name, number in found["memory"].items():
     say(f"  {name:<12}{_readable(number):>10}")

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from astjax import flops, sharding, target
+from astjax import chips, flops, sharding, target
 from astjax import job as jobs
 from astjax.errors import UserError
 from astjax.models import vit
@@ -225,6 +225,23 @@ def test_the_largest_batch(first, fixed):
   assert 89 * 15 / 16 < search(9_999, unit=1) <= 89
 
 
+def test_pencil_and_paper():
+  """197 TFLOP/s; 200 GB/s out of each chip; all-reduces count twice."""
+  chip = chips.find("TPU v5 lite")
+  traffic = {
+    "all-reduce": collectives.Traffic(3, 100_000_000),
+    "all-gather": collectives.Traffic(1, 50_000_000),
+  }
+  compiled = aot.Compiled(16, 1.0, {}, True, traffic=traffic)
+  found = aot.at_best(chip, 16, 16 * 197e9, compiled)
+  assert found["compute"] == pytest.approx(1e-3)
+  assert found["send"] == pytest.approx(250e6 * 15 / 16 / 200e9)
+  assert aot.at_best(chip._replace(link=0.0), 16, 1e9, compiled).keys() == {
+    "compute"
+  }
+  assert aot.at_best(None, 16, 1e9, compiled) == {}
+
+
 def test_what_a_compiler_without_memory_says():
   message = (
     "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in "
@@ -277,7 +294,7 @@ def test_command_line(config_file):
   assert (found["devices"], found["batch_size"]) == (2, 4)
   assert found["traffic"]["all-reduce"]["count"] >= 1
   text = run(*command).stdout
-  assert f"parameters    {found['parameters']:,}" in text
+  assert f"parameters       {found['parameters']:,}" in text
   assert "all-reduce" in text and "temporaries" in text
 
 
