@@ -36,6 +36,7 @@ _CALLED = re.compile(
   r"%?([\w.-]+)"
 )
 _BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
+_CHANNEL = re.compile(r"\bchannel_id=(\d+)")
 _TURNS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 
@@ -64,12 +65,14 @@ class _Op:
   turns: int  # of a loop; 0 is unknown
   inside: str  # the parentheses
   is_less: bool  # a comparison by <
+  channel: str  # which collective it is, or a part of
 
 
 def parse(text: str) -> dict[str, Traffic]:
   """{kind: traffic} of a program, as `Compiled.as_text()` gives it.
 
-  The two halves of an asynchronous operation count as one.
+  The two halves of an asynchronous operation count as one, and so do the parts
+  of one that a TPU does piece by piece beside other work: they share a channel.
 
   Raises:
     UserError: this is no such text.
@@ -77,8 +80,13 @@ def parse(text: str) -> dict[str, Traffic]:
   computations, entry = _computations(text)
   if entry not in computations:
     raise UserError("the text of the compiled program has no entry computation")
+  met: dict[object, tuple] = {}
+  _walk(computations, entry, 1, False, met)
   found: dict[str, Traffic] = collections.defaultdict(Traffic)
-  _walk(computations, entry, 1, False, found)
+  for kind, times, nbytes, unknown in met.values():
+    found[kind].count += times
+    found[kind].nbytes += times * nbytes
+    found[kind].in_unknown_loop |= unknown
   return {
     kind: dataclasses.replace(
       found[kind],
@@ -109,7 +117,7 @@ def _op(text):
   called = _CALLED.findall(rest)
   for names in _BRANCHES.findall(rest):
     called += [("branch", n.strip(" %")) for n in names.split(",")]
-  turns = _TURNS.search(rest)
+  turns, channel = _TURNS.search(rest), _CHANNEL.search(rest)
   return _Op(
     opcode=opcode[1],
     shape=text[: opcode.start()],
@@ -118,6 +126,7 @@ def _op(text):
     turns=int(turns[1]) if turns else 0,
     inside=inside,
     is_less="direction=LT" in rest,
+    channel=channel[1] if channel else "",
   )
 
 
@@ -131,14 +140,14 @@ def _parentheses(text):
   return text, ""
 
 
-def _walk(computations, name, times, unknown, found):
+def _walk(computations, name, times, unknown, met):
   for op in computations.get(name, {}).values():
     kind = op.opcode.removesuffix("-start")
     if kind in KINDS:
-      traffic = found[kind]
-      traffic.count += times
-      traffic.nbytes += times * _nbytes(op, kind, computations[name])
-      traffic.in_unknown_loop |= unknown
+      channel = op.channel or len(met)
+      if channel not in met or times < met[channel][1]:
+        nbytes = _nbytes(op, kind, computations[name])
+        met[channel] = (kind, times, nbytes, unknown)
       continue
     if op.opcode in ("async-update", "async-done"):
       continue  # they name what async-start has called
@@ -149,7 +158,7 @@ def _walk(computations, name, times, unknown, found):
     elif op.opcode == "conditional":
       inner = times / max(len(op.called), 1)
     for _, called in op.called:
-      _walk(computations, called, inner, lost, found)
+      _walk(computations, called, inner, lost, met)
 
 
 def _turns(loop, computations) -> int:

@@ -88,6 +88,31 @@ def test_a_loop_of_unknown_length_is_counted_once_and_said_so():
   assert found.in_unknown_loop
 
 
+def test_a_loop_up_to_a_number_turns_so_often():
+  """As JAX's loops of known length look where XLA does not state it."""
+  text = HLO.replace("known_trip_count", "other").replace(
+    "  ROOT %less", "  %b = s32[] constant(7)\n  ROOT %less"
+  )
+  found = collectives.parse(text)["all-reduce"]
+  assert (found.count, found.in_unknown_loop) == (8, False)
+
+
+def test_pieces_of_one_are_one():
+  """A TPU does one piece by piece, in the turns of a loop that is busy."""
+  text = HLO.replace("channel_id=1", "channel_id=2")
+  found = collectives.parse(text)["all-reduce"]
+  assert (found.count, found.nbytes) == (1, 128 + 32)
+
+
+def test_of_a_choice_the_mean_counts():
+  text = HLO.replace(
+    "while(%init), condition=%condition, body=%body",
+    "conditional(%i), branch_computations={%body, %condition}",
+  )
+  found = collectives.parse(text)["all-reduce"]
+  assert (found.count, found.nbytes) == (2, 64 + 128 + 32)
+
+
 def test_no_program():
   with pytest.raises(UserError, match="no entry computation"):
     collectives.parse("")
