@@ -30,6 +30,7 @@ def whole(tmp_path_factory):
   return folder, run(folder, tiny_config(steps=10))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("parts", "devices"), [(2, 1), (8, 1), (2, 4)])
 def test_as_the_whole_batch(parts, devices, whole, tmp_path):
   folder, history = whole
@@ -47,6 +48,7 @@ def test_as_the_whole_batch(parts, devices, whole, tmp_path):
   assert_close(final_state(folder), final_state(tmp_path, devices))
 
 
+@pytest.mark.slow
 def test_masks_are_those_of_the_whole_batch(tmp_path):
   """Self-supervised: the same patches are hidden, however it is divided."""
   host = "decode|fit(num_frames=20, sample_rate=8_000)|quantise"
@@ -68,6 +70,7 @@ def test_masks_are_those_of_the_whole_batch(tmp_path):
   assert len(compared) == 4
 
 
+@pytest.mark.slow
 def test_resumed(tmp_path):
   config = tiny_config(steps=6, accumulate=4, model={"drop_path": 0.5})
   run(tmp_path / "whole", config)
@@ -80,6 +83,7 @@ def test_resumed(tmp_path):
     run(tmp_path / "cut", tiny_config(**{**config, "accumulate": 2}))
 
 
+@pytest.mark.slow
 def test_older_runs_go_on(tmp_path):
   """Their config.json does not have the key."""
   run(tmp_path, tiny_config(steps=4), stop_at=2)
@@ -88,6 +92,7 @@ def test_older_runs_go_on(tmp_path):
   assert len(losses(run(tmp_path, tiny_config(steps=4, accumulate=1)))) == 4
 
 
+@pytest.mark.slow
 def test_a_step_that_is_not_finite_changes_nothing(tmp_path):
   config = tiny_config(steps=9, accumulate=2, schedule={"lr": 1e38})
   with pytest.raises(errors.UserError, match="not finite"):

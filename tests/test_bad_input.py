@@ -201,6 +201,7 @@ def test_wrong_flags_of_several_processes(args, parts, tmp_path):
     assert part in line
 
 
+@pytest.mark.slow
 def test_the_command_names_the_nearest_key(tmp_path):
   line = _command(
     DEMO, f"--workdir={tmp_path}", "--config.input.batch_siz=8", code=2
@@ -209,6 +210,7 @@ def test_the_command_names_the_nearest_key(tmp_path):
   assert "Did you mean 'batch_size'?" in line
 
 
+@pytest.mark.slow
 def test_the_command_refuses_recordings_of_which_none_can_be_read(tmp_path):
   data = tmp_path / "data"
   data.mkdir()

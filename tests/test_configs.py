@@ -154,6 +154,7 @@ def make_emotions(folder):
 SUPERB = {"ks": make_keywords, "sid": make_speakers, "er": make_emotions}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("name", "arg"),
   [(name, arg) for name, args in ARGUMENTS.items() for arg in args],

@@ -3,12 +3,15 @@
 import pathlib
 import re
 
+import pytest
+
 from astjax import device_ops
 from astjax.data import host_ops, sources
 
 ROOT = pathlib.Path(__file__).parent.parent
 
 
+@pytest.mark.slow
 def test_the_readme_s_library_example_runs():
   text = (ROOT / "README.md").read_text()
   blocks = re.findall(r"```python\n(.*?)```", text, re.S)

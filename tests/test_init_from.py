@@ -74,6 +74,7 @@ def test_another_length(first):
   assert any("time 2 -> 3 (interpolated)" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_from_a_pre_training(tmp_path):
   """A classifier on the patches of a pre-trained SSAST."""
   model = saved_model.describe(ast.make_backbone(**tiny_config().model))
@@ -107,6 +108,7 @@ def test_the_log_and_the_folder_say_so(first, tmp_path, capsys):
   assert "mask" not in model["recipe"] and "multi_hot" not in model["recipe"]
 
 
+@pytest.mark.slow
 def test_resumed_without_the_weights(first, tmp_path):
   """Once it has a checkpoint, a run does not look at the file again."""
   source = tmp_path / "source"
@@ -184,6 +186,7 @@ def test_a_damaged_best_checkpoint_is_passed_over(tmp_path, capsys):
   assert "is damaged and passed over" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_where_the_weights_come_from_is_kept(first, tmp_path):
   model = json.loads((first / "model.json").read_text())
   model["licence"] = "BSD-3-Clause"

@@ -269,6 +269,7 @@ def features(loaded, state, split):
   return np.stack(found), np.stack(labels)
 
 
+@pytest.mark.slow
 def test_they_rate_the_features_of_the_task(both):
   """The padding of the last batches takes no part."""
   folder, _ = both
@@ -292,6 +293,7 @@ def test_a_probe_decides_on_the_best(both):
   assert history[record["best_step"]] == record["best"]
 
 
+@pytest.mark.slow
 def test_several_devices_find_the_same(both, tmp_path):
   folder, config = both
   run(tmp_path, config, devices=4)
@@ -302,6 +304,7 @@ def test_several_devices_find_the_same(both, tmp_path):
       assert one[step] == pytest.approx(four[step], abs=2e-3)
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_probed_and_ensembles_left_alone(tmp_path):
   config = tiny_config(
     steps=6,

@@ -238,6 +238,7 @@ def assert_same_run(a, b):
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+@pytest.mark.slow
 def test_average_is_that_of_the_saved_checkpoints(whole):
   taken = [
     convert.flatten(jax.tree.map(np.asarray, load(whole, s)[1].params))
@@ -270,6 +271,7 @@ def test_averaged_model_is_rated(whole):
   assert logged(whole, "val/loss")[13] != expected["loss"]
 
 
+@pytest.mark.slow
 def test_ensemble_is_that_of_the_saved_checkpoints(whole):
   scores = []
   for step in EVALUATED:
@@ -317,6 +319,7 @@ def test_logged_rate_is_the_plateau_s(whole):
   assert load(whole)[2]["plateau"]["scale"] == after[13]
 
 
+@pytest.mark.slow
 @SLOW
 def test_scale_multiplies_the_rate_and_compiles_once():
   """Half of it is the step at half the rate, through the whole chain."""
@@ -361,6 +364,7 @@ def test_scale_multiplies_the_rate_and_compiles_once():
   assert np.abs(kernel(states[0.02, 1.0]) - kernel(a)).max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "stops", [(4, 9), *(pytest.param(s, marks=SLOW) for s in [(1, 5), (12,)])]
 )
@@ -371,6 +375,7 @@ def test_resumed_is_uninterrupted(stops, whole, tmp_path):
   assert_same_run(tmp_path, whole)
 
 
+@pytest.mark.slow
 @SLOW
 def test_resumed_from_the_checkpoint_before(whole, tmp_path):
   """A kill after evaluations and ends of epochs that are not saved."""
@@ -388,6 +393,7 @@ def test_resumed_from_the_checkpoint_before(whole, tmp_path):
   assert_same_run(tmp_path / "b", tmp_path / "a")
 
 
+@pytest.mark.slow
 def test_a_signal_owes_an_evaluation(whole, tmp_path, monkeypatch):
   """It comes before the next step; also if that start is killed at once."""
   honest = train._Loop._asked_to_stop
@@ -416,6 +422,7 @@ def test_a_signal_owes_an_evaluation(whole, tmp_path, monkeypatch):
   assert_same_run(tmp_path, whole)
 
 
+@pytest.mark.slow
 def test_the_best_survives_a_resume(tmp_path):
   config = tiny_config(
     steps=6,
@@ -431,6 +438,7 @@ def test_the_best_survives_a_resume(tmp_path):
   assert int(job.load_run(tmp_path)[1].step) == 2
 
 
+@pytest.mark.slow
 @SLOW
 def test_an_owed_evaluation_can_be_the_best(tmp_path, monkeypatch):
   config = tiny_config(
@@ -459,6 +467,7 @@ def test_an_owed_evaluation_can_be_the_best(tmp_path, monkeypatch):
   assert kept[0] == kept[1] == {best, 5, 6}
 
 
+@pytest.mark.slow
 def test_four_devices_remember_the_same(whole, tmp_path):
   run(tmp_path, remembering(), devices=4)
   for a, b in zip(log(whole), log(tmp_path), strict=True):
@@ -473,6 +482,7 @@ def test_four_devices_remember_the_same(whole, tmp_path):
       np.testing.assert_allclose(x[name], y[name], rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_finished_run_repairs_its_average(whole, tmp_path):
   shutil.copytree(whole, tmp_path / "run")
   shutil.rmtree(tmp_path / "run" / "average")
@@ -480,6 +490,7 @@ def test_finished_run_repairs_its_average(whole, tmp_path):
   assert_same_run(tmp_path / "run", whole)
 
 
+@pytest.mark.slow
 @SLOW
 def test_longer_run_averages_more(whole, tmp_path):
   config = remembering(steps=10)
@@ -495,6 +506,7 @@ def test_longer_run_averages_more(whole, tmp_path):
     np.testing.assert_array_equal(arrays[f"average/{name}"], expected)
 
 
+@pytest.mark.slow
 def test_average_is_never_of_fewer_epochs(whole, tmp_path):
   """A range that began before it was asked for is refused."""
   run(tmp_path, remembering(average={}), stop_at=9)
@@ -505,6 +517,7 @@ def test_average_is_never_of_fewer_epochs(whole, tmp_path):
   assert load(tmp_path)[2]["average"]["count"] == 2
 
 
+@pytest.mark.slow
 @SLOW
 def test_damaged_arrays_are_passed_over(whole, tmp_path, capsys):
   run(tmp_path, remembering(), stop_at=9)
@@ -520,6 +533,7 @@ def test_damaged_arrays_are_passed_over(whole, tmp_path, capsys):
   assert_same_run(tmp_path, whole)
 
 
+@pytest.mark.slow
 def test_older_checkpoints_restore(tmp_path):
   """Without the arrays, and without what the record now has."""
   config = tiny_config(steps=6, evals={"val": {"every_steps": 2}})
@@ -558,6 +572,7 @@ def test_without_these_sections_nothing_is_added(tmp_path):
   assert load(tmp_path)[2]["arrays"] == {}
 
 
+@pytest.mark.slow
 def test_the_plateau_s_evaluation_is_training(tmp_path):
   """Seeing it more often would be another run; moving its data is not."""
   run(tmp_path, remembering(), stop_at=2)

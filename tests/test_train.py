@@ -96,6 +96,7 @@ def test_work_directory(twenty):
   assert total.split() == ["total", f"{size:,}"]
 
 
+@pytest.mark.slow
 def test_ten_and_ten_are_twenty(twenty, tmp_path):
   folder, history = twenty
   config = tiny_config(steps=20)
@@ -105,6 +106,7 @@ def test_ten_and_ten_are_twenty(twenty, tmp_path):
   assert losses(resumed) == losses(history)
 
 
+@pytest.mark.slow
 def test_it_learns(tmp_path):
   """Twelve epochs on eight clips: the loss falls well below chance."""
   config = tiny_config(
@@ -116,6 +118,7 @@ def test_it_learns(tmp_path):
   assert np.mean(history[-5:]) < 0.7 * history[0]
 
 
+@pytest.mark.slow
 def test_a_longer_run_goes_on(twenty, tmp_path):
   folder, _ = twenty
   run(tmp_path, tiny_config(steps=10))
@@ -145,6 +148,7 @@ def flip_a_bit(folder):
   path.write_bytes(bytes(raw))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["flip", "truncate", "no_meta"])
 def test_damaged_checkpoint_is_passed_over(damage, twenty, tmp_path, capsys):
   config = tiny_config(steps=20, checkpoint={"every_steps": 5, "keep": 5})
@@ -188,6 +192,7 @@ def test_digest_catches_a_silent_flip(tmp_path, monkeypatch):
   store.close()
 
 
+@pytest.mark.slow
 def test_best_and_newest_are_kept(tmp_path):
   config = tiny_config(
     steps=8,
@@ -202,6 +207,7 @@ def test_best_and_newest_are_kept(tmp_path):
   assert len(scores) == 8
 
 
+@pytest.mark.slow
 def test_non_finite_loss_stops_with_the_last_good_state(tmp_path):
   config = tiny_config(steps=9, schedule={"lr": 1e38})
   with pytest.raises(errors.UserError) as error:
@@ -329,6 +335,7 @@ def test_evaluation_is_exact(devices, batch_size, tmp_path):
   np.testing.assert_allclose(out["logits"], again["logits"], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_patches_train_like_spectrograms(tmp_path):
   """`patchify` at the end of the recipe: the same losses."""
   base = tiny_config()
@@ -343,6 +350,7 @@ def test_patches_train_like_spectrograms(tmp_path):
     assert abs(a[step] - b[step]) <= 1e-5
 
 
+@pytest.mark.slow
 def test_front_end_on_the_host_trains_the_same(tmp_path):
   base = tiny_config()
   host = base.input.on_host.split("|keep")[0]
@@ -364,6 +372,7 @@ def test_front_end_on_the_host_trains_the_same(tmp_path):
     assert abs(a[step] - b[step]) <= 1e-5
 
 
+@pytest.mark.slow
 def test_load_run_takes_the_best(tmp_path):
   config = tiny_config(
     steps=6,
@@ -406,6 +415,7 @@ def test_reading_a_run_changes_nothing(tmp_path):
   assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_killed_before_the_first_save(tmp_path):
   """Nothing but the config and an empty folder: the same command starts."""
   config = tiny_config(steps=1)
@@ -450,6 +460,7 @@ def test_softmax_wants_one_label():
     job.build(config)
 
 
+@pytest.mark.slow
 def test_broken_recordings_are_listed(tmp_path):
   """Replaced in training, left out of the evaluation, counted, and kept in
   the list over a resume."""
@@ -482,6 +493,7 @@ def test_broken_recordings_are_listed(tmp_path):
   }
 
 
+@pytest.mark.slow
 def test_a_test_set_is_looked_at_once(tmp_path, capsys):
   """`of_best`: at the end, on the checkpoint that is best by another set."""
   val = {"split": "val", "every_steps": 1}
@@ -515,6 +527,7 @@ def test_what_cannot_be_of_the_best(change, tmp_path):
     run(tmp_path, tiny_config(evals={"test": test}, **change))
 
 
+@pytest.mark.slow
 def test_a_lone_checkpoint_that_is_rated_later_is_kept(tmp_path):
   """Stopped before the evaluation of a step that stays the best."""
   test = {**tiny_config().evals.val, "of_best": True}
@@ -560,6 +573,7 @@ def test_the_test_is_made_up_for_after_a_kill(tmp_path):
   assert again[-1]["test/mAP"] == history[-1]["test/mAP"]
 
 
+@pytest.mark.slow
 def test_a_best_checkpoint_that_is_gone_does_not_stop_the_run(tmp_path, capsys):
   test = {**tiny_config().evals.val, "of_best": True}
   config = tiny_config(

@@ -90,6 +90,7 @@ def config(tmp_path, monkeypatch):
   return config
 
 
+@pytest.mark.slow
 def test_a_whole_run(config, tmp_path, capsys):
   history = run(tmp_path / "run", config)
   assert {"train/loss", "val/loss"} <= {k for line in history for k in line}
@@ -261,6 +262,7 @@ ON_VIEWS = (
 )
 
 
+@pytest.mark.slow
 def test_a_model_of_views_hears_one_clip(config, tmp_path, monkeypatch):
   """Trained and evaluated on views, probed and used on clips."""
   monkeypatch.setitem(tasks.TASKS, "mean", make_of_views)

@@ -153,6 +153,7 @@ def test_resampling_agrees_with_scipy(rate):
   np.testing.assert_allclose(got[middle], want[middle], atol=1e-3 * scale)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # librosa's own imports
 def test_resampling_is_librosa_s_default():
   """Recordings prepared with librosa and those read here are the same."""

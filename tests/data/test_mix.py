@@ -82,6 +82,7 @@ class Constant(Memory):
     return (index,)
 
 
+@pytest.mark.slow
 def test_partner_and_share_have_the_right_statistics():
   source = Constant(20)
   out = rows(source, "0.5", steps=1_500)

@@ -48,6 +48,7 @@ def test_sizes_of_the_original(preset, projection, reconstruction, total):
   assert count(params) == total
 
 
+@pytest.mark.slow
 def test_names():
   names = set(convert.flatten(init(small("r1"))))
   layers = [
@@ -89,6 +90,7 @@ def test_how_they_begin():
         assert value.std() == pytest.approx(1 / 16 / 3**0.5, rel=0.05), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["r1", "r2"])
 def test_outputs_are_cosines(preset):
   model = small(preset)
@@ -140,6 +142,7 @@ def test_the_reconstruction_is_a_transposed_convolution():
   np.testing.assert_allclose(out, expected.reshape(4, 6), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_heads_in_bfloat16():
   """Only the linear layers; unit vectors, kernels and cells are float32."""
   backbone = ast.make_backbone(**SMALL, dtype="bfloat16")

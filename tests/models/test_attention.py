@@ -35,6 +35,7 @@ def test_the_weights_give_what_attention_gives():
   np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", [("cls",), ("cls", "dist")])
 def test_maps_are_of_the_last_block(backbone, prefix):
   backbone = backbone.clone(prefix=prefix)

@@ -56,6 +56,7 @@ def test_by_hand_in_the_original_s_order(pooling):
   assert out["logits"].dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_the_start_is_the_plain_mean():
   model, x = make(), spectrogram()
   tree = model.init(jax.random.key(0), x)["params"]

@@ -111,6 +111,7 @@ def assert_same_mean(a, b, sigmas=4.5):
   assert (difference <= sigmas * error + 1e-9).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("perc", "align", "shape"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
 )
@@ -155,6 +156,7 @@ def test_published_statistics(row):
   np.testing.assert_allclose(patch_kinds(masks).mean(0), kinds, atol=0.025)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("drop", "expected"), [(0.7, 0.465), (0.5, 0.412)])
 def test_what_is_corrupted_of_all(drop, expected):
   """Half of the views filled, half from another clip, 592 x 128."""
@@ -258,6 +260,7 @@ def test_fills(fill):
     assert not out[expected].any()
 
 
+@pytest.mark.slow
 def test_each_view_is_a_function_of_its_key():
   """Whatever stands beside it in the batch, but for its donor."""
   x, how = batch_of(4), gmml.Gmml(drop=0.5, replace=0.0)

@@ -238,6 +238,7 @@ def test_distill_tokens(preset, chunk):
       np.testing.assert_allclose(center, golden, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_tokens_in_parts_are_as_all_at_once():
   """Losses, the teacher's mean, and the gradients of tokens and kernel."""
   student, teacher = noise((2, 7, 4)), noise((2, 7, 4), 1)

@@ -71,6 +71,7 @@ def standard_error(hidden, axes):
   return rates.std(0) / np.sqrt(len(hidden))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", ORIGINAL)
 def test_rates_by_row(count):
   hidden = clusters(count)
@@ -85,6 +86,7 @@ def neighbours(hidden):
   return (hidden[:, :, 1:] & hidden[:, :, :-1]).mean((1, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quirks", RULES)
 @pytest.mark.parametrize("count", [400, 250, 100])
 def test_as_the_rule_clip_by_clip(count, quirks):
@@ -105,11 +107,13 @@ def test_as_the_rule_clip_by_clip(count, quirks):
   assert differ(neighbours) < 4
 
 
+@pytest.mark.slow
 def test_the_first_and_the_last_patch_are_never_hidden():
   hidden = clusters(400)
   assert not hidden[:, 0, 0].any() and not hidden[:, -1, -1].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [400, 100])
 def test_without_quirks_it_is_symmetric(count):
   hidden = clusters(count, quirks=False)
@@ -125,12 +129,14 @@ def test_without_quirks_it_is_symmetric(count):
   assert abs(difference.mean()) < 4 * difference.std() / np.sqrt(DRAWS)
 
 
+@pytest.mark.slow
 def test_without_quirks_every_patch_can_be_hidden():
   hidden = clusters(400, quirks=False)
   assert hidden.any(0).all()
   assert hidden[:, 0, 0].mean() > 0.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grid", [(8, 4), (2, 5), (1, 40), (3, 3), (5, 2)])
 @pytest.mark.parametrize("quirks", [True, False])
 def test_as_many_as_possible(grid, quirks):

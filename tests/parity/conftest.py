@@ -83,7 +83,7 @@ def full_precision():
 @pytest.fixture(autouse=True)
 def compiled_as_in_a_run():
   """All of XLA's optimisations, which `tests/conftest.py` leaves out."""
-  before = jax.config.jax_disable_most_optimizations
+  before = jax.config.read("jax_disable_most_optimizations")
   jax.config.update("jax_disable_most_optimizations", False)
   yield
   jax.config.update("jax_disable_most_optimizations", before)

@@ -45,6 +45,7 @@ def run(tmp_path_factory):
 # The same as in training.
 
 
+@pytest.mark.slow
 def test_a_run_s_own_evaluation(run):
   names, out, _ = sounds.evaluation(run)
   assert set(names) == set(sounds.RECORDINGS)
@@ -99,6 +100,7 @@ def test_scores_are_as_the_classifier_says():
     assert high == found.scores.max() == found.scores[int(first)] > low
 
 
+@pytest.mark.slow
 def test_batches_do_not_matter(model):
   rng = np.random.default_rng(1)
   clips = [noise(n, seed=n)[:, 0] for n in rng.integers(1, 30_000, 13)]
@@ -156,6 +158,7 @@ def test_longer_clips_have_adapted_positions(model, frames, length):
   assert found.window_times.tolist() == [[0, len(audio) / 16_000]]
 
 
+@pytest.mark.slow
 def test_new_lengths_compile_nothing():
   model = Bundle(INFO, random_params(), batch_size=2)
   for count in range(1, 30_000, 373):
@@ -208,6 +211,7 @@ def test_a_file_in_blocks_is_the_whole_file(model, tmp_path, monkeypatch):
   np.testing.assert_array_equal(found.window_scores, want.window_scores)
 
 
+@pytest.mark.slow
 def test_long_files_are_not_held(model, tmp_path):
   """Ten minutes in stereo at 48 kHz are 230 MB; the reading holds a tenth."""
   import tracemalloc

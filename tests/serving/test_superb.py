@@ -74,6 +74,7 @@ def test_it_is_another_front_end_than_ast_s():
   assert on_device().index("pad_frames") < on_device().index("standardize")
 
 
+@pytest.mark.slow
 def test_predictions_are_those_of_the_evaluation(run):
   names, out, _ = sounds.evaluation(run)
   model = astjax.load(run)
@@ -99,6 +100,7 @@ def test_embeddings_are_what_the_classifier_reads(run):
   assert made.frames.shape[1] == built.task.backbone.width
 
 
+@pytest.mark.slow
 def test_saved_and_loaded(run, tmp_path, capsys):
   assert convert_weights.main([str(run), str(tmp_path / "model")]) == 0
   old, new = astjax.load(run), astjax.load(tmp_path / "model")

@@ -90,6 +90,7 @@ def test_epochs_of_a_fraction_of_a_step():
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["r1", "r2"])
 def test_the_losses_by_hand(preset):
   """Who sees what: nothing of the task but its parts."""
@@ -177,6 +178,7 @@ def test_the_losses_by_hand(preset):
   )
 
 
+@pytest.mark.slow
 def test_a_collapsed_teacher_shows():
   task = make()
   params, state, batch = prepare(task)
@@ -217,6 +219,7 @@ def test_nothing_corrupted_nothing_to_draw():
   assert out.metrics["recon"] == 0 and np.isfinite(out.metrics["loss"])
 
 
+@pytest.mark.slow
 def test_only_the_student_drops_paths():
   task = make(model={"drop_path": 0.5})
   params, state, batch = prepare(task)
@@ -242,6 +245,7 @@ def test_only_the_student_drops_paths():
     np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_local_views_teach_the_positions():
   """Resized ones: the gradient goes through the resizing."""
   task = make()
@@ -312,6 +316,7 @@ def test_evaluation_is_filled_alone():
   assert 0 < summary["spread"] < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frames", [24, 8, 40, 41])
 def test_features_of_any_length(frames):
   """The teacher's class token, its positions resized."""
@@ -348,6 +353,7 @@ def step_of(task, tx, size, rows, **kw):
   return state, {k: float(v) for k, v in metrics.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["r1", "r2"])
 def test_four_devices_are_as_one(preset):
   """The same blocks and donors, one center, one mean over masked cells."""
@@ -364,6 +370,7 @@ def test_four_devices_are_as_one(preset):
   )
 
 
+@pytest.mark.slow
 def test_micro_batches():
   """Centers are those of the whole batch; the teacher moves once."""
   task, tx = make(drop_only=False), SGD
@@ -379,6 +386,7 @@ def test_micro_batches():
     )
 
 
+@pytest.mark.slow
 def test_a_student_learns():
   """A few steps on one batch: all three losses fall."""
   task = make(momentum=1.0, total_steps=100)
@@ -422,6 +430,7 @@ def test_what_is_decayed(preset):
     assert (value == expected).all(), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", TABLES)
 def test_what_is_clipped_together(preset):
   """Each of the original's tensors by its own norm."""
@@ -444,6 +453,7 @@ def kept(line):
   return {k: v for k, v in line.items() if not k.startswith(("perf/", "time"))}
 
 
+@pytest.mark.slow
 def test_a_run_stops_and_goes_on(tmp_path):
   """Student, teacher, centers and moments bit for bit."""
   config = tiny_asit(steps=8, evals={"val": {"every_steps": 4}})
@@ -469,6 +479,7 @@ def test_a_run_stops_and_goes_on(tmp_path):
   assert rates[:4] == pytest.approx([0, peak / 2, peak, peak], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_length_of_the_run_is_part_of_it(tmp_path):
   """The teacher's momentum depends on it, whatever the other schedules."""
   config = tiny_asit(steps=4)
@@ -520,6 +531,7 @@ def test_nonsense_in_one_line(kw, words):
     assert word in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_batch_without_views():
   task = make()
   with pytest.raises(UserError, match=r"two or more views.*\(4, 24, 16\)"):
@@ -547,6 +559,7 @@ def test_it_is_a_value():
   assert make() != make(momentum=0.99)
 
 
+@pytest.mark.slow
 def test_what_has_a_teacher_is_not_averaged(tmp_path):
   average = {"average": {"first_epoch": 1, "last_epoch": 2}}
   with pytest.raises(UserError, match=r"config\.average.*its teacher"):
@@ -557,6 +570,7 @@ def test_what_has_a_teacher_is_not_averaged(tmp_path):
   assert not (tmp_path / "mean").exists()
 
 
+@pytest.mark.slow
 def test_the_network_is_a_choice_where_there_are_two(tmp_path):
   run(tmp_path / "run", tiny_asit(steps=2))
   state = final_state(tmp_path / "run")

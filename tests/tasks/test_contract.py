@@ -111,6 +111,7 @@ def loss_of(task, params, batch, seed=1):
   return task.loss(params, state, batch, jax.random.key(2), 0)
 
 
+@pytest.mark.slow
 def test_the_loss_is_pure(name, task, params, batch):
   first, out = loss_of(task, params, batch)
   again, _ = loss_of(task, params, batch)
@@ -123,6 +124,7 @@ def test_the_loss_is_pure(name, task, params, batch):
   assert also <= set(out.metrics)
 
 
+@pytest.mark.slow
 def test_every_parameter_learns(task, params, batch):
   """Unused parameters would move under Adam with coupled decay."""
 
@@ -135,6 +137,7 @@ def test_every_parameter_learns(task, params, batch):
     assert np.abs(grad).max() > 0, path
 
 
+@pytest.mark.slow
 def test_a_row_depends_on_itself_alone(task, params, batch):
   """Evaluation: per example, and nothing drawn but from the id."""
   state = task.init_state(params)

@@ -118,6 +118,7 @@ def test_masks_of_an_evaluation_are_of_the_ids():
   np.testing.assert_allclose(again["mse"], out["mse"][::-1], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_evaluation_has_its_own_number_of_masks():
   """A constant prediction is right for one hidden patch of them all."""
   task = make(num_mask=5, eval_num_mask=8, softmax_over="patches")
@@ -132,6 +133,7 @@ def test_evaluation_has_its_own_number_of_masks():
   np.testing.assert_allclose(trained.metrics["accuracy"], 1 / 5)
 
 
+@pytest.mark.slow
 def test_frames_are_hidden_one_by_one():
   """A patch with all mel bins: no clusters, and patch 0 can be hidden."""
   model = MODEL | {"patch_size": (16, 2), "stride": (16, 2)}
@@ -146,6 +148,7 @@ def test_frames_are_hidden_one_by_one():
   assert not (index == 0).any()
 
 
+@pytest.mark.slow
 def test_one_and_four_devices():
   """The same masks and losses; patches and tokens stay where they are."""
   task = make()
@@ -188,6 +191,7 @@ def tiny(**kw):
   )
 
 
+@pytest.mark.slow
 def test_a_run_stops_and_goes_on(tmp_path):
   config = tiny(
     steps=8,

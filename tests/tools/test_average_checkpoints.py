@@ -30,6 +30,7 @@ def saved(workdir, step):
   return params
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("flags", "steps"),
   [

@@ -151,6 +151,7 @@ def test_a_front_end_by_hand(tmp_path):
   assert pretrained.load(tmp_path / "hf").info.class_names[2] == "LABEL_2"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("args", "told"),
   [

@@ -61,6 +61,7 @@ def test_real_cells_alone(project, capsys):
   assert std == pytest.approx(cells.std(), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_original_counts_padding_and_masks(project, capsys):
   assert run(project) == 0
   _, clean, _ = numbers(capsys.readouterr().out)

@@ -42,6 +42,7 @@ def logits(folder):
   return evaluate.outputs(step, state, batches, built.mesh)
 
 
+@pytest.mark.slow
 def test_mean_of_scores(runs, tmp_path, capsys):
   path = tmp_path / "ensemble.json"
   folders = [str(runs / name) for name in "abc"]
@@ -70,6 +71,7 @@ def test_a_run_s_own_log_agrees(runs):
     assert found[key] == pytest.approx(logged[f"val/{key}"], abs=1e-12)
 
 
+@pytest.mark.slow
 def test_dumps_stand_in_for_runs(runs, tmp_path):
   """Also without the run, its data and its checkpoints."""
   folders = [str(runs / name) for name in "ab"]
@@ -117,6 +119,7 @@ def test_mistakes_end_in_one_line(args, said, strangers, capsys):
   assert said in lines[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["labels", "class_names", "names", "split"])
 def test_dumps_have_to_agree(what, runs, tmp_path, capsys):
   ensemble.rate([str(runs / "a")], dump=True)

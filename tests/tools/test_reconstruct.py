@@ -68,6 +68,7 @@ def test_the_command(run, clips, tmp_path, capsys):
   assert "25 % hidden" in printed and "mse" in printed
 
 
+@pytest.mark.slow
 def test_masks_are_those_of_the_training(clips, tmp_path):
   run = trained(
     tmp_path / "run", num_mask=3, masking="random", softmax_over="patches"
@@ -81,6 +82,7 @@ def test_masks_are_those_of_the_training(clips, tmp_path):
   assert any(hidden[0, 0] for hidden in seen)
 
 
+@pytest.mark.slow
 def test_one_objective(clips, tmp_path):
   run = trained(tmp_path / "run", objective="generative")
   out = tmp_path / "picture.png"
@@ -169,6 +171,7 @@ def asit_run(tmp_path_factory):
   return folder
 
 
+@pytest.mark.slow
 def test_an_asit(asit_run, clips):
   found = look(asit_run, clips)
   for one in found:
@@ -197,6 +200,7 @@ def test_one_clip_is_filled(asit_run, clips):
   assert (one.seen[one.hidden] == 0).all() and one.hidden.any()
 
 
+@pytest.mark.slow
 def test_the_command_of_an_asit(asit_run, clips, tmp_path, capsys):
   out = tmp_path / "picture.png"
   args = [*clips, f"--model={asit_run}", f"--out={out}"]

@@ -504,6 +504,7 @@ def test_an_archive_of_something_else(read):
   assert "has 0 data.pkl, expected one" in refusal(read, file.getvalue())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("container", CONTAINERS)
 def test_every_cut(container, read):
   data = (FOLDER / f"f32_{container}.pth").read_bytes()
