@@ -155,7 +155,7 @@ class AST(nn.Module):
 
   def __call__(self, fbank: Array | None = None, **kwargs) -> Array:
     """Logits [B, C]; arguments as of `Backbone`."""
-    return self.head(self.features(fbank, **kwargs))
+    return self.outputs(fbank, **kwargs)["logits"]
 
   def features(self, fbank: Array | None = None, **kwargs) -> Array:
     """Pooled tokens [B, D], before the head."""

@@ -74,19 +74,10 @@ def fixture(request):
 
 
 @pytest.fixture(autouse=True)
-def full_precision():
+def full_precision(compiled_as_in_a_run):
   """Products at full float32 precision."""
   with jax.default_matmul_precision("highest"):
     yield
-
-
-@pytest.fixture(autouse=True)
-def compiled_as_in_a_run():
-  """All of XLA's optimisations, which `tests/conftest.py` leaves out."""
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", False)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
 
 
 def assert_close(actual, expected, tolerance):
