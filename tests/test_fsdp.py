@@ -235,14 +235,12 @@ def test_what_moves_between_devices(task, accumulate):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("compiled_as_in_a_run")
 @pytest.mark.parametrize("task", TASKS)
 def test_remat(task):
-  """The same step, with less held between its forward and backward pass."""
-  temporaries, metrics = {}, {}
+  """The same step; what it saves is tested with the model."""
+  metrics = {}
   for remat in (False, True):
     built, _, _, program = compiled(task, 1, devices=1, depth=6, remat=remat)
-    temporaries[remat] = program.memory_analysis().temp_size_in_bytes
     _, state = job.fresh_state(built)
     rng = np.random.default_rng(0)
     batch = {
@@ -252,7 +250,6 @@ def test_remat(task):
     batch = sharding.to_global(batch, built.mesh)
     _, found = program(state, batch, 0, train_step.train_key(0))
     metrics[remat] = {k: float(v) for k, v in found.items()}
-  assert temporaries[True] < 0.8 * temporaries[False]
   assert metrics[True] == pytest.approx(metrics[False], rel=1e-5)
 
 

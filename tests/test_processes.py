@@ -381,8 +381,8 @@ def test_several_processes_train_all_tasks(count, all_tasks, tmp_path):
 def with_a_gradient(name, x):
   """Less what only rounding gives one, from which Adam makes whole steps.
 
-  A bias of keys adds the same to all scores of a query; one of SSAST's head that
-  tells patches apart, to all patches.
+  A bias of keys adds the same to all scores of a query; one of SSAST's head
+  that tells patches apart, to all patches.
   """
   if "qkv" in name and "bias" in name:
     third = x.size // 3
