@@ -77,7 +77,7 @@ def get_config(arg: str = "r2") -> ConfigDict:
       "prefix": ("cls",),
       "drop_path": 0.1,  # of the student
       "dtype": "float32",  # as r2; "bfloat16" is faster
-      "scan": True,  # compiles for a TPU in minutes, not in an hour
+      "scan": True,  # compiles sooner, see docs/scaling.md
     }
   )
 
