@@ -73,9 +73,14 @@ def config_file(tmp_path_factory):
 @pytest.fixture
 def measured(request):
   """Tells a figure, whether the test passes or not."""
-  reporter = request.config.pluginmanager.get_plugin("terminalreporter")
+  capture = request.config.pluginmanager.getplugin("capturemanager")
   name = request.node.name.removeprefix("test_")
-  return lambda text: reporter.write_line(f"\n  measured: {name}: {text}")
+
+  def tell(text):
+    with capture.global_and_fixture_disabled():
+      print(f"\n  measured: {name}: {text}", flush=True)
+
+  return tell
 
 
 def straight_run(folder, config_file, *flags, count=1, devices=1):
