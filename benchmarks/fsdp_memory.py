@@ -43,6 +43,7 @@ def compiled(args: argparse.Namespace, fsdp: int, remat: bool):
   from astjax import optim, sharding, tasks, train_step
 
   model = {"variant": args.variant, "dtype": args.dtype, "remat": remat}
+  model["scan"] = remat  # or a CPU's compiler undoes it
   task = tasks.build(
     args.task,
     {},
