@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from astjax.errors import UserError
-from astjax.weights import pth
+from astjax.weights import pickle_machine, pth
 from tests.weights.common import (
   assert_same_bits,
   flat,
@@ -620,7 +620,7 @@ def small():
   yield
   peak = tracemalloc.get_traced_memory()[1]
   tracemalloc.stop()
-  assert peak < 100e6
+  assert peak < 32 * pickle_machine.MOST_VALUES
 
 
 @pytest.mark.parametrize("shape", SHAPES)
