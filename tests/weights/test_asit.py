@@ -348,6 +348,8 @@ def test_a_folder(preset, tmp_path):
   assert loaded.info.objective["preset"] == preset
   assert loaded.info.objective["task_kw"] == how
   same(loaded.params, PARAMS[preset])
+  with pytest.raises(UserError, match="network='student' is for runs"):
+    pretrained.load(tmp_path / "model", pretrained.Options(network="student"))
 
 
 def save_run(run, preset="r2"):
