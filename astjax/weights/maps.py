@@ -514,13 +514,15 @@ def _asit_of(names, source, is_inside):
     "head_cls.": ("official ASiT (first release)", ASIT_R1_PTH),
     "head.": ("official ASiT (second release)", ASIT_R2_PTH),
   }
+  has = lambda start: any(k.startswith(start) for k in names)  # noqa: E731
+  kernel = names.get(f"{source}patch_embed.proj.weight")
+  is_sound = kernel is not None and kernel.shape[1:2] == (1,)
   for start, (kind, table) in kinds.items():
-    heads = (start, "head_recons.")  # DINO and iBOT have the first one too
-    if source == "backbone." and all(
-      any(k.startswith(head) for k in names) for head in heads
+    # DINO and iBOT, of images, have the first one too.
+    if (
+      source == "backbone." and has(start) and (is_sound or has("head_recons."))
     ):
       return Recognised(kind, table, names, pretrained_by="ASiT")
-  kernel = names.get(f"{source}patch_embed.proj.weight")
-  if is_inside and kernel is not None and kernel.shape[1:2] == (1,):
+  if is_inside and is_sound:
     return Recognised("ASiT", ASIT_BACKBONE, names, pretrained_by="ASiT")
   return None

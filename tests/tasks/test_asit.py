@@ -6,12 +6,12 @@ import numpy as np
 import optax
 import pytest
 
-from astjax import job, optim, pretrained, sharding, train_step
+from astjax import job, optim, sharding, train_step
 from astjax.errors import UserError
 from astjax.ops import gmml, losses, posemb
 from astjax.tasks import asit
 from astjax.tools import average_checkpoints
-from astjax.weights import convert, maps, model_info
+from astjax.weights import convert, maps
 from tests.tasks.test_contract import KWARGS, MODEL, make_batch, make_views
 from tests.test_train import assert_same_bits, final_state, run
 from tests.tiny import tiny_asit
@@ -568,22 +568,3 @@ def test_what_has_a_teacher_is_not_averaged(tmp_path):
   with pytest.raises(UserError, match="keeps a teacher"):
     average_checkpoints.average(tmp_path / "run", tmp_path / "mean")
   assert not (tmp_path / "mean").exists()
-
-
-@pytest.mark.slow
-def test_the_network_is_a_choice_where_there_are_two(tmp_path):
-  run(tmp_path / "run", tiny_asit(steps=2))
-  state = final_state(tmp_path / "run")
-  name = "['backbone']['patch_embed']['kernel']"
-  for network, where in (
-    ("teacher", ".task_state['teacher']"),
-    ("student", ".params"),
-  ):
-    options = pretrained.Options(network=network)
-    loaded = pretrained.load(str(tmp_path / "run"), options)
-    kernel = convert.flatten(loaded.params)["backbone/patch_embed/kernel"]
-    np.testing.assert_array_equal(kernel, state[where + name])
-  model_info.save(tmp_path / "saved", loaded.info, loaded.params)
-  pretrained.load(str(tmp_path / "saved"))
-  with pytest.raises(UserError, match="network='student' is for runs"):
-    pretrained.load(str(tmp_path / "saved"), options)

@@ -732,15 +732,12 @@ def test_without_huggingface_hub(monkeypatch, is_old):
 
 
 OFFLINE = """
-import time
 from astjax.errors import UserError
 from astjax.weights import fetch
-start = time.monotonic()
 try:
   fetch.fetch("owner/name")
 except UserError as e:
   print(e)
-print(time.monotonic() - start)
 """
 
 
@@ -754,15 +751,13 @@ def test_hub_offline(tmp_path):
     text=True,
     cwd=ROOT,
     env=env,
-    timeout=100,
+    timeout=100,  # not the retries of a network that is there
   )
   assert done.returncode == 0, done.stderr
-  said, seconds = done.stdout.splitlines()
-  assert said == (
+  assert done.stdout.splitlines() == [
     "cannot get 'owner/name' (no existing path) from Hugging Face: it is not "
     "in the cache and Hugging Face cannot be reached"
-  )
-  assert float(seconds) < 30  # most of it is the import, on a busy machine
+  ]
   assert done.stderr == ""
 
 
