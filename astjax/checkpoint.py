@@ -13,6 +13,8 @@ import contextlib
 import hashlib
 import pathlib
 import shutil
+import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -66,6 +68,7 @@ class Checkpoints:
     self.folder = pathlib.Path(workdir).absolute() / "checkpoints"
     self._damaged = self.folder.parent / "damaged_checkpoints"
     self._best = _Best()
+    self._has_failed = False
     policy = preservation_policy.AnyPreservationPolicy(
       [preservation_policy.LatestN(keep), self._best]
     )
@@ -76,6 +79,7 @@ class Checkpoints:
         cleanup_tmp_directories=not read_only,
         read_only=read_only,
         create=not read_only,
+        async_options=ocp.AsyncOptions(barrier_sync_fn=self._meet),
       ),
       item_names=("state", "meta", "arrays"),
     )
@@ -268,9 +272,30 @@ class Checkpoints:
     self._manager.reload()
 
   def wait(self) -> None:
-    """Until the last save is complete on disk."""
+    """Until the last save is complete on disk.
+
+    Raises:
+      Outage: it failed.
+    """
     with self._saving():
       self._manager.wait_until_finished()
+
+  def check(self) -> None:
+    """Does not wait, but raises what `wait` would, if it is known by now."""
+    if self._has_failed:
+      self.wait()
+
+  def _meet(self, *, key: str, timeout_ms: int) -> None:
+    """Meets the other processes within a save.
+
+    Orbax does so in a `finally`, too: a process whose save has failed would
+    wait there for those that wait, elsewhere, for its part.
+    """
+    error = sys.exception()
+    if error and threading.current_thread() is not threading.main_thread():
+      self._has_failed = True
+      raise error
+    ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
 
   @contextlib.contextmanager
   def _saving(self):

@@ -157,6 +157,7 @@ def _main(work: Callable[[], None], argv: Sequence[str]) -> None:
   del argv
   # What orbax logs as an error, with a traceback, it raises as well.
   logging.set_verbosity(logging.FATAL)
+  sys.unraisablehook = partial(_unraisable, sys.unraisablehook)
   try:
     work()
   except UserError as e:
@@ -168,6 +169,12 @@ def _main(work: Callable[[], None], argv: Sequence[str]) -> None:
     _fail("interrupted outside of a step; the last checkpoint stands", code=130)
   except Exception as e:
     _fail_together(e)
+
+
+def _unraisable(show: Callable, what: sys.UnraisableHookArgs) -> None:
+  """Passes on but the echoes of a failed save: its parts end one by one."""
+  if str(what.exc_value) != "Event loop is closed":
+    show(what)
 
 
 def _join() -> None:

@@ -350,6 +350,7 @@ class _Loop:
     )
 
   def _log(self, window: metric_log.Window) -> None:
+    self.checkpoints.check()
     run = self.job.config
     values = {f"train/{k}": v for k, v in window.means().items()}
     lr = float(self.schedule(self.step - 1))

@@ -1,10 +1,14 @@
 """The loop: resuming, damage, non-finite losses, several devices."""
 
+import errno
 import json
 import pathlib
+import re
+import time
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 import soundfile
 
@@ -190,6 +194,43 @@ def test_digest_catches_a_silent_flip(tmp_path, monkeypatch):
   with pytest.raises(errors.UserError, match="none of the checkpoints"):
     store.restore(template)
   store.close()
+
+
+def test_a_failed_save_is_known_before_the_next(tmp_path, monkeypatch):
+  def full(*args, **kwargs):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+  def state(step):
+    params = {"w": jax.numpy.full(3, step)}
+    return train_step_lib.TrainState(
+      step=jax.numpy.int32(step), params=params, opt_state={}, task_state={}
+    )
+
+  store = checkpoint.Checkpoints(tmp_path)
+  store.save(state(1), {})
+  store.wait()
+  store.check()
+  monkeypatch.setattr(ocp.StandardCheckpointHandler, "finalize", full)
+  store.save(state(2), {})
+  with pytest.raises(errors.Outage) as error:
+    for _ in range(600):
+      store.check()
+      time.sleep(0.1)
+  assert re.fullmatch(
+    r"cannot save a checkpoint in .*checkpoints: no space left on the disk "
+    r"\(\d+ MiB free\); the complete ones are of steps \[1\]",
+    str(error.value),
+  )
+  store.close()
+
+
+def test_each_log_line_asks_for_failed_saves(tmp_path, monkeypatch):
+  def check(store):
+    raise errors.Outage("no space left")
+
+  monkeypatch.setattr(checkpoint.Checkpoints, "check", check)
+  with pytest.raises(errors.Outage, match="no space left"):
+    run(tmp_path, tiny_config(steps=2))
 
 
 @pytest.mark.slow
