@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 
@@ -31,6 +32,15 @@ def lookup(table: Mapping[str, Any], name: str, what: str) -> Any:
   if name not in table:
     raise UserError(f"unknown {what} {name!r}.{nearest(name, table)}")
   return table[name]
+
+
+@contextlib.contextmanager
+def located(where: str) -> Iterator[None]:
+  """Puts `where` before the UserErrors raised inside."""
+  try:
+    yield
+  except UserError as e:
+    raise UserError(f"{where}: {e}") from None
 
 
 def check_ranges(where: str, *rows: tuple[str, Any, str, bool]) -> None:

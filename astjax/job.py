@@ -16,61 +16,30 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import Mesh
 
 from astjax import (
-  device_ops,
   flops,
   optim,
-  pp,
   pretrained,
-  probes,
   run_config,
   run_record,
   saved_model,
   sharding,
+  splits,
   tasks,
   train_step,
 )
 from astjax.checkpoint import Checkpoints
-from astjax.data import host_ops, order, pipeline, sources
-from astjax.data.reader import Reader
-from astjax.errors import UserError, call, nearest
-from astjax.probes import Probe
-from astjax.run_config import InputConfig, RunConfig
+from astjax.data import pipeline, sources
+from astjax.errors import UserError, call, located, nearest
+from astjax.run_config import RunConfig
+from astjax.splits import Split
 from astjax.tasks.base import Task
 from astjax.train_step import TrainState
 from astjax.types import Metrics, Params
 from astjax.weights.model_info import ModelInfo
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-  """One stream of data, ready to run.
-
-  With a probe, what is rated are the task's features: the probe learns from
-  those of another stream, `known`.
-  """
-
-  name: str
-  config: InputConfig
-  reader: Reader
-  host_ops: tuple[pp.NamedOp, ...]
-  device_ops: tuple[pp.NamedOp, ...]
-  row_shapes: Mapping[str, tuple[tuple[int, ...], Any]]
-  weights: np.ndarray | None = None
-  every: int = 0
-  of_best: bool = False
-  probe: Probe | None = None
-  known: Split | None = None
-
-  @property
-  def class_names(self) -> tuple[str, ...]:
-    """Of the source."""
-    return self.reader.source.class_names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +62,7 @@ class Job:
   def fresh_params(self) -> Any:
     """Fresh parameters, a function of the seed (traceable)."""
     return self.task.init_params(
-      train_step.train_key(self.config.seed), _one_row(self.train)
+      train_step.train_key(self.config.seed), self.train.one_row()
     )
 
   def schedule(self) -> optim.Schedule:
@@ -193,7 +162,7 @@ def build(
   devices = None if mesh is None else [*mesh.devices.flat]
   mesh = sharding.make_mesh(devices, fsdp=run.fsdp)
   run = run_config.parse(run_config.global_batches(config, mesh.size))
-  make_split = partial(_split, mesh=mesh, source=source)
+  make_split = partial(splits.build, mesh=mesh, source=source)
   train = make_split("train", run.input, "config.input")
   sharding.check_batch_size(
     run.input.batch_size, mesh, "config.input.batch_size", run.accumulate
@@ -217,22 +186,22 @@ def build(
       )
     split = dataclasses.replace(split, every=every, of_best=given.of_best)
     if given.probe:
-      split = _probed(split, given, where, run, make_split)
+      split = splits.probed(split, given, where, run.input, make_split)
     evals[name] = split
   num_classes = len(train.class_names)
   task = _task(run, num_classes, steps_per_epoch, total_steps)
   for name, split in evals.items() if task.head else ():
     where = f"config.evals.{name}"
     if not split.probe:
-      _check_same_classes(
+      splits.check_same_classes(
         where, split.class_names, "the training data", train.class_names
       )
   call(pretrained.Options, "config.init_kw", run.init_kw)
   job = Job(run, mesh, task, train, evals, steps_per_epoch, total_steps)
   _check_metric("config.best", run.best, evals, task)
   _check_record(job)
-  for name, split in {"train": train, **job.own_evals}.items():
-    _check_labels(name, split.reader.source, task)
+  for split in (train, *job.own_evals.values()):
+    splits.check_labels(split, task)
   with located("config.input"):
     params = jax.eval_shape(job.fresh_params)
     jax.eval_shape(partial(_loss, job), params)
@@ -254,25 +223,6 @@ def _task(run, num_classes, steps_per_epoch, total_steps, *, model=None):
   )
 
 
-def _probed(split, given, where, run, make_split):
-  """The split with its probe and what that learns from."""
-  probe = probes.build(given.probe, given.probe_kw, where)
-  name = f"{split.name}.train"
-  config = given.train_input(run.input, where)
-  known = make_split(name, config, f"{where}.train")
-  for part, place in ((split, where), (known, f"{where}.train")):
-    if "label" not in part.row_shapes:
-      raise UserError(
-        f"{place}: a probe needs labels: put multi_hot into its on_host, and "
-        f"'label' into keep; it is {part.config.on_host!r}"
-      )
-    sources.check_labelled(part.reader.source, place)
-  _check_same_classes(
-    where, split.class_names, f"{where}.train", known.class_names
-  )
-  return dataclasses.replace(split, probe=probe, known=known)
-
-
 def _remembered(job):
   """Shapes of what the task remembers beside the parameters."""
   return jax.eval_shape(lambda: job.task.init_state(job.fresh_params()))
@@ -281,21 +231,21 @@ def _remembered(job):
 def _loss(job, params):
   rng = train_step.train_key(0)
   state = job.task.init_state(params)
-  batch = job.task.corrupt(_one_row(job.train), rng, 0)
+  batch = job.task.corrupt(job.train.one_row(), rng, 0)
   return job.task.loss(params, state, batch, rng, 0)[0]
 
 
 def _outputs(job, split, params):
   state = job.task.init_state(params)
   if not split.probe:
-    return job.task.evaluate(params, state, _one_row(split), 0)
+    return job.task.evaluate(params, state, split.one_row(), 0)
   if not hasattr(job.task, "features"):
     raise UserError(
       f"a probe needs features, and the task {job.config.task!r} has none"
     )
   found = {}
   for part in (split, split.known):
-    x = job.task.features(params, state, _one_row(part))
+    x = job.task.features(params, state, part.one_row())
     if x.ndim != 2:
       raise UserError(
         f"{part.name}: the task {job.config.task!r} gives features of shape "
@@ -303,35 +253,6 @@ def _outputs(job, split, params):
       )
     found[part.name] = x
   return found
-
-
-def _check_same_classes(where, names, other, expected):
-  if names == expected:
-    return
-  for i, name in enumerate(names):
-    if i >= len(expected) or name != expected[i]:
-      break
-  else:
-    i, name = len(names), "(none)"
-  wanted = expected[i] if i < len(expected) else "(none)"
-  raise UserError(
-    f"{where} has {len(names)} classes, {other} {len(expected)}; number {i} is "
-    f"{name!r} there and {wanted!r} in {other}; give both the same label_list"
-  )
-
-
-def _check_labels(name, source, task):
-  if task.head is not None:
-    sources.check_labelled(source, name)
-  if not task.one_label:
-    return
-  for i in range(len(source)):
-    if len(source.labels(i)) != 1:
-      labels = [source.class_names[j] for j in source.labels(i)]
-      raise UserError(
-        f"{name}: {source.name(i)} has the labels {labels}; with the loss "
-        "softmax_xent every recording needs exactly one: use loss='bce'"
-      )
 
 
 def _check_metric(where, metric, evals, task):
@@ -374,67 +295,6 @@ def _check_record(job):
       "config.ensemble_predictions needs a classifier, which the task "
       f"{run.task!r} does not have"
     )
-
-
-def _split(
-  name: str,
-  config: InputConfig,
-  where: str,
-  *,
-  mesh: Mesh,
-  source: sources.Source | None,
-) -> Split:
-  sharding.check_batch_size(config.batch_size, mesh, f"{where}.batch_size")
-  if source is None:
-    source = sources.build(
-      config.source,
-      where,
-      config.source_kw,
-      data_dir=config.data_dir,
-      split=config.split,
-      folds=tuple(str(f) for f in config.folds),
-    )
-  reader = Reader(source)
-  on_host = host_ops.parse(config.on_host, reader, f"{where}.on_host")
-  on_device = device_ops.parse(config.on_device, f"{where}.on_device")
-  drawn = [op.name for op in (*on_host, *on_device) if pp.draws(op)]
-  if drawn and name != "train":
-    raise UserError(
-      f"{where} draws at random ({drawn[0]}); an evaluation must not. What it "
-      "does not set, such as on_host, is as in config.input"
-    )
-  with located(f"{where}.on_host"):
-    shapes = pipeline.row_shapes(reader, on_host)
-  weights = order.draw_weights(source, config.draw, where)
-  split = Split(name, config, reader, on_host, on_device, shapes, weights)
-  with located(f"{where}.on_device"):
-    _one_row(split)
-  return split
-
-
-@contextlib.contextmanager
-def located(where: str):
-  """Puts `where` before the UserErrors raised inside."""
-  try:
-    yield
-  except UserError as e:
-    raise UserError(f"{where}: {e}") from None
-
-
-def _one_row(split: Split) -> dict[str, Any]:
-  """Zeros, shaped like a batch of one row after the device ops."""
-
-  def run(batch):
-    keys = device_ops.row_keys(train_step.train_key(0), 1)
-    return device_ops.apply(split.device_ops, batch, keys)
-
-  batch = {
-    name: jax.ShapeDtypeStruct((1, *shape), dtype)
-    for name, (shape, dtype) in split.row_shapes.items()
-  }
-  return jax.tree.map(
-    lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(run, batch)
-  )
 
 
 def load_run(

@@ -9,12 +9,10 @@ task's state.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import pathlib
-import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -24,7 +22,6 @@ from jax.sharding import Mesh
 
 from astjax import (
   chips,
-  evaluate,
   metric_log,
   profiling,
   run_config,
@@ -36,19 +33,13 @@ from astjax import (
 from astjax.checkpoint import Checkpoints
 from astjax.data import pipeline, sources
 from astjax.errors import UserError
-from astjax.job import Split, build, fresh_state, located, warm_params
+from astjax.evaluations import Evaluations
+from astjax.job import build, fresh_state, warm_params
 from astjax.run_record import RunRecord
+from astjax.splits import Split
+from astjax.stopping import Signals, Stopped
 from astjax.train_step import TrainState
-from astjax.weights import convert, model_info, readers
-
-
-class Stopped(Exception):
-  """A signal asked the run to end; it was saved and can be resumed."""
-
-  def __init__(self, signum: int, step: int):
-    self.signum = signum
-    name = signal.Signals(signum).name
-    super().__init__(f"{name}: saved at step {step}; the same command resumes")
+from astjax.weights import convert
 
 
 def train_and_evaluate(
@@ -186,15 +177,16 @@ class _Loop:
     self.schedule = job.schedule()
     self.shardings = sharding.of_state(state, job.mesh)
     self.train_step = job.train_step(tx, self.shardings)
-    self.eval_steps: dict[tuple[str, bool], Callable] = {}
-    self.results: dict[str, float] = {}
+    self.evaluations = Evaluations(
+      job, self.shardings, record, checkpoints, log, console, folder
+    )
+    self.signals = Signals()
     self.num_unreadable = 0
     chip = chips.of(job.mesh.devices.flat[0])
     # The share of the peak that one example per second is.
     self.use = (
       job.flops_per_example() / (chip.flops * job.mesh.size) if chip else None
     )
-    self.signal: int | None = None
 
   def run(
     self, stop_at: int | None, profile: tuple[int, int] | None = None
@@ -203,7 +195,9 @@ class _Loop:
     job, run, record = self.job, self.job.config, self.record
     total = job.total_steps
     if self.step >= total:
-      self._finish_again()
+      self.console.say(f"already at step {self.step}: nothing to train")
+      self.evaluations.complete(self.state)
+      self._report_unreadable()
       return
     save_every = run_config.interval(
       run.checkpoint.every_epochs,
@@ -228,7 +222,7 @@ class _Loop:
     with (
       contextlib.closing(batches),
       contextlib.closing(trace),
-      self._signals(),
+      self.signals,
     ):
       self._catch_up()
       while self.step < total:
@@ -264,7 +258,7 @@ class _Loop:
         }
         paused = time.perf_counter()
         improved = False
-        asked = self._asked_to_stop()
+        asked = self.signals.asked(self.step)
         stop = asked or self.step == stop_at
         if record.average and record.average.is_due(self.step):
           self._check(window)
@@ -276,7 +270,7 @@ class _Loop:
           self._check(window)
           improved = self._evaluate(due)
         if is_last and record.average:
-          self._evaluate_average(job.evals)
+          self.evaluations.run_average(self.state, job.evals)
         is_due = save_every and self.step % save_every == 0
         if is_due or improved or is_last or stop:
           self._check(window)
@@ -286,39 +280,11 @@ class _Loop:
           self.checkpoints.wait()
           self.console.say(f"stopped and saved at step {self.step} of {total}")
           if asked:
-            raise Stopped(self.signal, self.step)
+            raise Stopped(self.signals.received, self.step)
           return
     self.checkpoints.wait()
-    self._evaluate_best(job.evals)
-    self._say_results()
-
-  def _finish_again(self) -> None:
-    """The run is complete: evaluates what its log does not have yet."""
-    self.console.say(f"already at step {self.step}: nothing to train")
-    for line in self.log.history:
-      if line["step"] == self.step:
-        self.results |= {
-          k: v for k, v in line.items() if k.split("/")[0] in self.job.evals
-        }
-    # Not those of which there are averages or ensembles alone.
-    known = {
-      k.split("/")[0] for k in self.results if k.endswith("/num_examples")
-    }
-    missing = {k: v for k, v in self.job.evals.items() if k not in known}
-    of_last = {k: v for k, v in missing.items() if not v.of_best}
-    if of_last:
-      self._evaluate(of_last)
-    self._evaluate_best(missing)
-    if self.record.average:
-      rated = {k.split("/average_")[0] for k in self.results}
-      missing = {
-        k: v
-        for k, v in self.job.evals.items()
-        if k not in rated and not v.of_best
-      }
-      if missing or not (self.folder / workdir.AVERAGE).exists():
-        self._evaluate_average(missing)
-    self._say_results()
+    self.evaluations.run_best(self.state, job.evals)
+    self.evaluations.say_results(self.step)
 
   def _catch_up(self) -> None:
     """The evaluations that were due when a signal stopped the run."""
@@ -377,140 +343,10 @@ class _Loop:
     self._report_unreadable()
 
   def _evaluate(self, splits: Mapping[str, Split]) -> bool:
-    """Runs these evaluations, logs them; whether there is a new best."""
-    results = {}
-    for name, split in splits.items():
-      out = self._outputs(split, self.state)
-      metrics = self._rate(split, out)
-      if self.record.ensembles is not None and not split.probe:
-        metrics |= self._ensemble(split, out)
-      results |= self._told(self.step, name, metrics)
-    self._write(results)
-    best, scale = self.record.best, self.record.lr_scale
-    self.record.update(self.step, results)
-    if self.record.lr_scale != scale:
-      config = self.record.plateau.config
-      self.console.say(
-        f"no better {config.metric} in the last {config.patience + 1} "
-        f"evaluation(s): learning rate times {self.record.lr_scale:g}"
-      )
+    """Runs these evaluations; whether there is a new best."""
+    improved = self.evaluations.run(self.state, splits)
     self._report_unreadable()
-    return self.record.best != best
-
-  def _outputs(self, split: Split, state: TrainState) -> dict[str, np.ndarray]:
-    """Runs one evaluation: {name: [n, ...]}."""
-    out = self._pass(split, state, features=split.probe is not None)
-    if split.probe is None:
-      return out
-    known = self._pass(split.known, state, features=True)
-    with located(f"evaluation {split.name}"):
-      return evaluate.probed(split.probe, known, out)
-
-  def _pass(self, split, state, *, features):
-    """Runs a split through the model once."""
-    job, size = self.job, split.config.batch_size
-    kind = (split.config.on_device, features)
-    if kind not in self.eval_steps:
-      self.eval_steps[kind] = train_step.make_eval_step(
-        job.task,
-        split.device_ops,
-        job.mesh,
-        features=features,
-        shardings=self.shardings,
-      )
-    batches = pipeline.eval_batches(
-      split.reader,
-      split.host_ops,
-      batch_size=size,
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
-    )
-    progress = self.console.ticker(
-      split.name, pipeline.num_eval_batches(split.reader, size)
-    )
-    with contextlib.closing(batches), located(f"evaluation {split.name}"):
-      return evaluate.outputs(
-        self.eval_steps[kind], state, batches, job.mesh, progress=progress
-      )
-
-  def _ensemble(self, split: Split, out) -> dict[str, float]:
-    """The metrics of the mean of the scores so far, with this evaluation."""
-    data = sources.fingerprint(split.reader.source)
-    ensemble = self.record.ensemble(split.name, data, out["id"])
-    rows, scores = ensemble.add(out["id"], evaluate.scores(out))
-    rated = evaluate.rate(scores, out["label"][rows])
-    return {f"ensemble_{k}": v for k, v in rated.items()}
-
-  def _evaluate_average(self, splits: Mapping[str, Split]) -> None:
-    """Rates the averaged weights, and saves them as a model in `average/`."""
-    flat = self.record.average.mean.value()
-    params = convert.unflatten(
-      {k: v.astype(np.float32) for k, v in flat.items()}
-    )
-    state = self.state.replace(
-      params=jax.device_put(params, self.shardings.params)
-    )
-    results = {}
-    for name, split in splits.items():
-      if split.of_best:  # it is looked at once
-        continue
-      out = self._outputs(split, state)
-      metrics, _ = (split.probe or self.job.task).summarise(out)
-      results |= {f"{name}/average_{k}": v for k, v in metrics.items()}
-    self._write(results)
-    if jax.process_index() == 0:
-      config = self.job.config.average
-      path = self.folder / workdir.MODEL
-      info = model_info.parse(readers.read_json(path), str(path))
-      info = dataclasses.replace(
-        info,
-        origin=f"{info.origin}, averaged over the epochs {config.first_epoch} "
-        f"to {config.last_epoch}",
-      )
-      workdir.write_average(self.folder, info, params)
-
-  def _evaluate_best(self, splits: Mapping[str, Split]) -> None:
-    """The evaluations that look at the best checkpoint alone, at the end."""
-    splits = {k: v for k, v in splits.items() if v.of_best}
-    best = self.record.best_step
-    state = self.state
-    if splits and best is not None and best != self.step:
-      try:
-        state, _ = self.checkpoints.restore(self.state, step=best)
-      except UserError as e:
-        metric_log.warn(f"{e}: {', '.join(splits)} is of the last one instead")
-        best = self.step
-    results = {}
-    for name, split in splits.items():
-      metrics = self._rate(split, self._outputs(split, state))
-      results |= self._told(f"{best}, the best", name, metrics)
-    self._write(results)
-
-  def _rate(self, split: Split, out) -> dict[str, float]:
-    """The metrics of one evaluation; its table of classes is written."""
-    metrics, per_class = evaluate.reduce(split.probe or self.job.task, out)
-    if per_class and jax.process_index() == 0:
-      workdir.write_per_class(
-        self.folder, split.name, split.class_names, per_class
-      )
-    return metrics
-
-  def _told(self, step: int | str, name: str, metrics) -> dict[str, float]:
-    """Shows the metrics; gives them their full names."""
-    shown = "  ".join(
-      f"{k} {v:.4f}" for k, v in metrics.items() if isinstance(v, float)
-    )
-    self.console.say(f"step {step}  {name}: {shown}")
-    return {f"{name}/{k}": v for k, v in metrics.items()}
-
-  def _write(self, results: Mapping[str, float]) -> None:
-    """To the log, unless a run that was killed here has done so."""
-    self.results |= results
-    if results and not any(
-      line["step"] == self.step and results.keys() <= line.keys()
-      for line in self.log.history
-    ):
-      self.log.write(self.step, results)
+    return improved
 
   def _save(self) -> None:
     self.checkpoints.save(self.state, self.record.to_saved())
@@ -536,56 +372,3 @@ class _Loop:
       f"{reason}; replaced in training, left out of evaluations, listed in "
       "unreadable.txt"
     )
-
-  def _say_results(self) -> None:
-    if self.results:
-      rows = [(k, v) for k, v in self.results.items()]
-      self.console.table(
-        f"results at step {self.step}", ["metric", "value"], rows
-      )
-    if self.record.best is not None:
-      self.console.say(
-        f"best {self.record.metric} {self.record.best:.4f} at step "
-        f"{self.record.best_step}"
-      )
-
-  @contextlib.contextmanager
-  def _signals(self):
-    """Signals end the run after the step in flight, saved.
-
-    With several processes SIGTERM belongs to JAX, which carries it to all of
-    them; the others are turned into it.
-    """
-    several = jax.process_count() > 1
-    catch = [signal.SIGINT, signal.SIGUSR1]
-    if not several:
-      catch.append(signal.SIGTERM)
-
-    def note(signum, frame):
-      self.signal = signum
-      if several:
-        signal.raise_signal(signal.SIGTERM)
-
-    try:
-      old = {s: signal.signal(s, note) for s in catch}
-    except ValueError:  # not the main thread: leave signals to the caller
-      yield
-      return
-    try:
-      yield
-    finally:
-      for signum, handler in old.items():
-        signal.signal(signum, handler)
-      if several:  # nobody looks at a notice any more
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-  def _asked_to_stop(self) -> bool:
-    """Whether any process was signalled; the same answer on all of them."""
-    if jax.process_count() == 1:
-      return self.signal is not None
-    # A notice to one process makes all agree on a step that none has begun.
-    if not multihost_utils.reached_preemption_sync_point(self.step):
-      return False
-    signals = multihost_utils.process_allgather(np.int32(self.signal or 0))
-    self.signal = int(signals.max()) or signal.SIGTERM
-    return True

@@ -44,7 +44,15 @@ LEVELS = {
     "pretrained",
     "probes",
   ),
-  3: ("job", "train", "evaluate", "serving"),
+  3: (
+    "splits",
+    "job",
+    "evaluate",
+    "evaluations",
+    "stopping",
+    "train",
+    "serving",
+  ),
   4: ("main", "tools"),
 }
 LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names}

@@ -20,6 +20,7 @@ from astjax import (
   run_config,
   run_record,
   sharding,
+  stopping,
   train,
   train_step,
 )
@@ -396,15 +397,15 @@ def test_resumed_from_the_checkpoint_before(whole, tmp_path):
 @pytest.mark.slow
 def test_a_signal_owes_an_evaluation(whole, tmp_path, monkeypatch):
   """It comes before the next step; also if that start is killed at once."""
-  honest = train._Loop._asked_to_stop
+  honest = stopping.Signals.asked
 
-  def asked(self):
-    if self.step == 6:
-      self.signal = signal.SIGTERM
-    return honest(self)
+  def asked(self, step):
+    if step == 6:
+      self.received = signal.SIGTERM
+    return honest(self, step)
 
   with monkeypatch.context() as m:
-    m.setattr(train._Loop, "_asked_to_stop", asked)
+    m.setattr(stopping.Signals, "asked", asked)
     with pytest.raises(train.Stopped):
       run(tmp_path, remembering())
   assert 6 not in logged(tmp_path, "val/mAP")
@@ -451,12 +452,12 @@ def test_an_owed_evaluation_can_be_the_best(tmp_path, monkeypatch):
   best = max(values, key=lambda s: (values[s], -s))
   assert best < 6
 
-  def asked(self):
-    self.signal = signal.SIGTERM if self.step == best else None
-    return self.signal is not None
+  def asked(self, step):
+    self.received = signal.SIGTERM if step == best else None
+    return self.received is not None
 
   with monkeypatch.context() as m:
-    m.setattr(train._Loop, "_asked_to_stop", asked)
+    m.setattr(stopping.Signals, "asked", asked)
     with pytest.raises(train.Stopped):
       run(tmp_path / "b", config)
   run(tmp_path / "b", config)

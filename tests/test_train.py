@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 import pytest
 import soundfile
 
-from astjax import checkpoint, errors, evaluate, job, sharding, train
+from astjax import checkpoint, errors, evaluate, job, sharding, stopping, train
 from astjax import train_step as train_step_lib
 from astjax.data import pipeline
 from tests.tiny import tiny_config
@@ -580,15 +580,15 @@ def test_a_lone_checkpoint_that_is_rated_later_is_kept(tmp_path):
     best_is_lowest=False,  # the loss falls: the first stays the best
     checkpoint={"every_steps": 2, "keep": 1},
   )
-  original = train._Loop._asked_to_stop
+  original = stopping.Signals.asked
   try:
-    train._Loop._asked_to_stop = lambda self: (
-      setattr(self, "signal", 15) or self.step == 2
+    stopping.Signals.asked = lambda self, step: (
+      setattr(self, "received", 15) or step == 2
     )
     with pytest.raises(train.Stopped):
       run(tmp_path, config)
   finally:
-    train._Loop._asked_to_stop = original
+    stopping.Signals.asked = original
   history = run(tmp_path, config)
   curve = {h["step"]: h["val/loss"] for h in history if "val/loss" in h}
   best = max(curve, key=curve.get)

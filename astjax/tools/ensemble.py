@@ -30,7 +30,7 @@ from absl import logging
 
 from astjax import evaluate, job, train_step
 from astjax.data import pipeline
-from astjax.errors import UserError, lookup
+from astjax.errors import UserError, located, lookup
 from astjax.metric_log import Console
 from astjax.run_record import Mean
 
@@ -147,7 +147,7 @@ def predict(
 ) -> Predictions:
   """Runs one evaluation of a run at its best (else newest) checkpoint."""
   loaded, state = job.load_run(folder, data_dir=data_dir)
-  with job.located(str(folder)):
+  with located(str(folder)):
     evals = loaded.own_evals
     if not evals:
       raise UserError("the config of this run has no evaluation")

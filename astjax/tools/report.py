@@ -18,7 +18,15 @@ import jax
 import numpy as np
 from absl import logging
 
-from astjax import device_ops, evaluate, job, metric_log, sharding, train_step
+from astjax import (
+  device_ops,
+  evaluate,
+  job,
+  metric_log,
+  sharding,
+  splits,
+  train_step,
+)
 from astjax.data import pipeline
 from astjax.errors import UserError, lookup
 from astjax.tools import pictures
@@ -112,7 +120,7 @@ def predictions(
   return _draw(chosen, out, spectrograms, clips, workdir / "predictions.png")
 
 
-def _fbank(split: job.Split, loaded: job.Job, batch: dict) -> np.ndarray:
+def _fbank(split: splits.Split, loaded: job.Job, batch: dict) -> np.ndarray:
   def run(batch):
     keys = device_ops.row_keys(train_step.train_key(0), len(batch["id"]))
     return device_ops.apply(split.device_ops, batch, keys)
