@@ -11,7 +11,7 @@ import pytest
 from astjax import errors, job, sharding, train_step
 from astjax.tasks.base import LossOut
 from tests.test_train import assert_same_bits, final_state, losses, run
-from tests.tiny import tiny_config
+from tests.tiny import tiny_config, tiny_ssast
 
 
 def assert_close(a, b):
@@ -51,13 +51,7 @@ def test_as_the_whole_batch(parts, devices, whole, tmp_path):
 @pytest.mark.slow
 def test_masks_are_those_of_the_whole_batch(tmp_path):
   """Self-supervised: the same patches are hidden, however it is divided."""
-  host = "decode|fit(num_frames=20, sample_rate=8_000)|quantise"
-  config = tiny_config(
-    task="ssast",
-    best="val/accuracy",
-    input={"on_host": f"{host}|keep('audio', 'num_samples')"},
-  )
-  config.task_kw = {"num_mask": 2}
+  config = tiny_ssast()
   one = run(tmp_path / "one", config)
   config.accumulate = 2
   two = run(tmp_path / "two", config, devices=4)

@@ -23,7 +23,7 @@ from tests.test_processes import (
   start_python,
 )
 from tests.test_train import assert_same_bits, final_state, losses, run
-from tests.tiny import FRAMES, MELS, RATE, tiny_config
+from tests.tiny import tiny_asit, tiny_config, tiny_ssast
 
 ROOT = pathlib.Path(__file__).parent.parent
 TASKS = ("supervised", "ssast", "asit")
@@ -33,39 +33,13 @@ WIDTH = 128
 
 def config_of(task, **kw):
   """A run of one of the tasks."""
-  config = tiny_config(
-    task=task,
-    model={
-      "width": WIDTH,
-      "num_heads": 2,
-      "prefix": ("cls",) if task == "asit" else ("cls", "dist"),
-    },
-    **kw,
-  )
-  if task == "supervised":
-    return config
-  kept = "quantise|keep('audio', 'num_samples')"
-  config.input.on_host = f"decode|fit(num_frames=20, sample_rate=8_000)|{kept}"
-  config.task_kw, config.best = {"num_mask": 2}, "val/accuracy"
+  model = {"width": WIDTH, "num_heads": 2}
   if task == "asit":
     sizes = {"hidden": 128, "bottleneck": 64, "outputs": (256,)}
-    config.task_kw, config.best = sizes, "val/recon"
-    config.best_is_lowest = True
-    host = (
-      f"decode|resample({RATE})|views(seconds=0.215, sample_rate={RATE}, "
-      "local_count=4, local_seconds=0.115"
-    )
-    kept = "quantise|quantise('audio_local')|keep('audio', 'audio_local')"
-    config.input.on_host = f"{host})|{kept}"
-    config.evals.val.on_host = f"{host}, random=False)|{kept}"
-    config.input.on_device = config.evals.val.on_device = "|".join(
-      f"to_float('audio{s}')|center('audio{s}', num_samples='')"
-      f"|fbank(sample_rate={RATE}, num_mel_bins={MELS}, audio='audio{s}', "
-      f"out='fbank{s}')|cut_frames({frames}, 'fbank{s}')"
-      f"|standardize(-3.559, 3.5, 'fbank{s}')"
-      for s, frames in (("", FRAMES), ("_local", 10))
-    )
-  return config
+    return tiny_asit(model=model, task_kw=sizes, **kw)
+  model["prefix"] = ("cls", "dist")
+  make = {"supervised": tiny_config, "ssast": tiny_ssast}[task]
+  return make(model=model, **kw)
 
 
 def close(one, other, names=None):
@@ -213,11 +187,12 @@ def test_moments_and_teacher_lie_as_their_parameters(task):
 @pytest.mark.parametrize("task", TASKS)
 def test_what_moves_between_devices(task, accumulate):
   """Parameters come and gradients go, rows of the batch stay."""
-  _, state, shardings, program = compiled(task, 4, accumulate=accumulate)
+  built, state, shardings, program = compiled(task, 4, accumulate=accumulate)
   found = collectives(program.as_text())
   # A CPU has no reduce-scatter: it adds up and cuts.
   assert set(found) <= {"all-gather", "all-reduce", "reduce-scatter"}
-  donors = [(16, 2, FRAMES, MELS)] if task == "asit" else []
+  row = built.train.one_row()["fbank"].shape[1:]
+  donors = [(16, *row)] if task == "asit" else []
   known = {x.size for x in jax.tree.leaves(state.params)}
   for shape in (x for shapes in found.values() for x in shapes):
     if shape not in donors:

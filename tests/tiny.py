@@ -65,6 +65,22 @@ def tiny_config(**overrides: Any) -> ConfigDict:
   return ConfigDict(_merged(config, overrides))
 
 
+def tiny_ssast(**overrides: Any) -> ConfigDict:
+  """Likewise of SSAST, both of its objectives."""
+  config = tiny_config(
+    task="ssast",
+    best="val/accuracy",
+    input={
+      "on_host": (
+        f"decode|fit(num_frames={FRAMES}, sample_rate={RATE})|quantise"
+        "|keep('audio', 'num_samples')"
+      )
+    },
+  )
+  config.task_kw = {"num_mask": 2}
+  return ConfigDict(_merged(config.to_dict(), overrides))
+
+
 def tiny_asit(**overrides: Any) -> ConfigDict:
   """Likewise of ASiT's second release: two views of 12 frames, four of 8."""
   config = tiny_config(

@@ -10,60 +10,10 @@ import json
 import pathlib
 import sys
 
-from ml_collections import ConfigDict
-
-from tests.tiny import FRAMES, MELS, RATE, tiny_config
+from tests.tiny import tiny_asit, tiny_config, tiny_ssast
 
 STEPS = 6  # two epochs of 24 clips
-UNLABELLED = f"decode|fit(num_frames={FRAMES}, sample_rate={RATE})|quantise"
-VIEWS = f"views(2, 0.215, 4, 0.115, sample_rate={RATE}"
-KEPT = "quantise|quantise('audio_local')|keep('audio', 'audio_local')"
-
-
-def supervised() -> ConfigDict:
-  """Binary cross-entropy."""
-  return tiny_config(steps=STEPS)
-
-
-def ssast() -> ConfigDict:
-  """Both of its losses."""
-  config = tiny_config(
-    steps=STEPS,
-    task="ssast",
-    best="val/accuracy",
-    input={"on_host": f"{UNLABELLED}|keep('audio', 'num_samples')"},
-  )
-  config.task_kw = {"num_mask": 2}
-  return config
-
-
-def asit() -> ConfigDict:
-  """Teacher, centers, two global and four local views."""
-  device = "|".join(
-    f"to_float('audio{s}')|center('audio{s}', num_samples='')"
-    f"|fbank(sample_rate={RATE}, num_mel_bins={MELS}, audio='audio{s}', "
-    f"out='fbank{s}')|standardize(-3.559, 3.5, 'fbank{s}')"
-    for s in ("", "_local")
-  )
-  config = tiny_config(
-    steps=STEPS,
-    task="asit",
-    model={"prefix": ("cls",)},
-    best="val/recon",
-    best_is_lowest=True,
-    input={"on_host": f"decode|{VIEWS})|{KEPT}", "on_device": device},
-    evals={
-      "val": {
-        "on_host": f"decode|{VIEWS}, random=False)|{KEPT}",
-        "on_device": device,
-      }
-    },
-  )
-  config.task_kw = {"hidden": 12, "bottleneck": 8, "outputs": (10,)}
-  return config
-
-
-TASKS = {"supervised": supervised, "ssast": ssast, "asit": asit}
+TASKS = {"supervised": tiny_config, "ssast": tiny_ssast, "asit": tiny_asit}
 
 
 def main(folder: str, size: str, index: str, port: str) -> None:
@@ -90,7 +40,7 @@ def main(folder: str, size: str, index: str, port: str) -> None:
   rows = {}
   for name, config in TASKS.items():
     ids.clear()
-    train.train_and_evaluate(config(), pathlib.Path(folder) / name)
+    train.train_and_evaluate(config(steps=STEPS), pathlib.Path(folder) / name)
     rows[name] = ids[:STEPS]
   print("ROWS " + json.dumps(rows), flush=True)
 

@@ -11,7 +11,7 @@ from astjax.errors import UserError
 from astjax.ops import losses, patches
 from astjax.tasks import ssast
 from tests.tasks.test_contract import MODEL, make_batch
-from tests.tiny import tiny_config
+from tests.tiny import tiny_ssast
 
 PLAIN = {"num_classes": 0, "steps_per_epoch": 1.0, "total_steps": 1}
 
@@ -177,28 +177,13 @@ def test_one_and_four_devices():
     assert found[1][1][name] == pytest.approx(value, rel=1e-4), name
 
 
-def tiny(**kw):
-  unlabelled = {
-    "on_host": "decode|fit(num_frames=20, sample_rate=8_000)|quantise"
-    "|keep('audio', 'num_samples')"
-  }
-  return tiny_config(
-    task="ssast",
-    task_kw={"num_mask": 2},
-    best="val/accuracy",
-    input=unlabelled,
-    **kw,
-  )
-
-
 @pytest.mark.slow
 def test_a_run_stops_and_goes_on(tmp_path):
-  config = tiny(
+  config = tiny_ssast(
     steps=8,
     evals={"val": {"every_steps": 4}},
     plateau={"metric": "val/accuracy"},
   )
-  del config.task_kw["loss"]
   whole = train.train_and_evaluate(config, tmp_path / "whole")
   train.train_and_evaluate(config, tmp_path / "parts", stop_at=4)
   parts = train.train_and_evaluate(config, tmp_path / "parts")
@@ -226,8 +211,7 @@ def test_a_run_stops_and_goes_on(tmp_path):
   ],
 )
 def test_nonsense_in_one_line(kw, words):
-  config = tiny()
-  del config.task_kw["loss"]
+  config = tiny_ssast()
   config.task_kw.update(kw)
   with pytest.raises(UserError) as error:
     job.build(config)
