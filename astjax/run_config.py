@@ -258,15 +258,18 @@ def global_batches(config: Mapping[str, Any], devices: int) -> dict[str, Any]:
     rest = {k: v for k, v in plain.items() if k != "batch_per_device"}
     if each:
       rest["batch_size"] = each * devices
-    elif not size:  # an evaluation's is as in the training
-      rest.pop("batch_size", None)
+    elif rest.get("batch_size") == 0:
+      raise UserError(
+        f"{where}.batch_size=0 must be at least 1, or stand beside a "
+        "batch_per_device"
+      )
     return rest
 
   plain["input"] = whole(run.input, plain["input"], "config.input")
   if "batch_size" not in plain["input"]:
     raise UserError(
-      "config.input needs batch_size, of all devices together, or "
-      "batch_per_device"
+      "config.input: missing 'batch_size', of all devices together, or "
+      "'batch_per_device'"
     )
   if run.evals:
     plain["evals"] = {

@@ -76,21 +76,23 @@ def dry(script, *args, **env):
   return [shlex.split(line, comments=True) for line in done.stdout.splitlines()]
 
 
+# Whoever runs the tests in the background ignores SIGINT, and bash then.
+HEED = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
 def start(script, *args, folder=None, cwd=ROOT, **env):
   return subprocess.Popen(
-    [LAUNCH / script, *map(str, args)],
+    [sys.executable, "-c", HEED, LAUNCH / script, *map(str, args)],
     cwd=cwd,
     env=environment(folder, **env),
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,
-    preexec_fn=heed_interrupts,
   )
-
-
-def heed_interrupts():
-  """Whoever runs the tests in the background ignores SIGINT, and bash then."""
-  signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for(path, text="", seconds=20):

@@ -156,6 +156,7 @@ def traces(folder):
   return list(pathlib.Path(folder, "profile").rglob("*.xplane.pb"))
 
 
+@pytest.mark.slow
 def test_a_trace_of_some_steps(tmp_path, monkeypatch, capsys):
   assert profiling.parse_window("10:5") == (10, 5)
   started, steps = [], []

@@ -181,6 +181,7 @@ def labelled(config, **given):
   )
 
 
+@pytest.mark.slow
 def test_a_probe_has_labels_of_its_own(config, tmp_path):
   config.evals.knn = labelled(config, every_steps=2)
   config.best, config.best_is_lowest = "knn/accuracy", False

@@ -140,6 +140,7 @@ TABLE = [  # coverage, its deviation, blocks (mean, min, max), kinds of patches
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", TABLE, ids=lambda r: f"{r[0]}_{r[1]}")
 def test_published_statistics(row):
   perc, align, coverage, deviation, (mean, low, high), kinds = row
@@ -169,6 +170,7 @@ def test_what_is_corrupted_of_all(drop, expected):
   assert parts.mean() == pytest.approx(expected, abs=4 * error)
 
 
+@pytest.mark.slow
 def test_the_first_frame_and_the_lowest_bin_are_hardly_covered():
   masks, _ = drawn(0.7, 1, SHAPE)
   assert masks[:, 0].mean() < 0.04 and masks[:, :, 0].mean() < 0.1

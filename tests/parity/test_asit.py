@@ -186,6 +186,7 @@ def test_forward(fixture):
   assert_close(drawn[None, :1], fixture["recons_step0_first"], 2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.fixtures("asit_*")
 def test_train(fixture, monkeypatch):
   meta = fixture.meta

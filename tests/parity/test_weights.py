@@ -58,6 +58,7 @@ def test_from_images(fixture, tmp_path):
   assert stored(fixture, "patch_bias", bias) == ("patch_bias" in fixture.arrays)
 
 
+@pytest.mark.slow
 @pytest.mark.fixtures("audioset_to_ast_*")
 def test_from_audioset(fixture, tmp_path):
   meta = fixture.meta

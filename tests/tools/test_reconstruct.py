@@ -6,8 +6,7 @@ import soundfile
 
 from astjax import pretrained, train
 from astjax.tools import looks, reconstruct, report
-from tests.tasks.test_ssast import tiny
-from tests.tiny import tiny_config
+from tests.tiny import tiny_config, tiny_ssast
 
 RATE = 8_000
 
@@ -27,8 +26,7 @@ def look(model, clips, network="teacher", **kwargs):
 
 
 def trained(folder, **task_kw):
-  config = tiny(steps=1)
-  del config.task_kw["loss"]
+  config = tiny_ssast(steps=1)
   config.task_kw.update(task_kw)
   if task_kw.get("objective") == "generative":
     config.best = ""
