@@ -27,37 +27,13 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$here/lib.sh"
 
-[[ ${1:-} != -h && ${1:-} != --help ]] || usage
-actions='apply status logs delete'
-action=${1:-}
-[[ $action && " $actions " == *" $action "* ]] ||
-  fail "expected one of ${actions// /, } first, not '$action'"
+choose 'apply status logs delete' "$@"
 shift
 name='' image='' tpu='' topology='' claim='' spot='' namespace=''
-chips=4 slices=1 mount=/shared max_restarts=20
-while (($#)); do
-  case $1 in
-    --name=*) name=${1#*=} ;;
-    --image=*) image=${1#*=} ;;
-    --tpu=*) tpu=${1#*=} ;;
-    --topology=*) topology=${1#*=} ;;
-    --chips-per-host=*) chips=${1#*=} ;;
-    --slices=*) slices=${1#*=} ;;
-    --claim=*) claim=${1#*=} ;;
-    --mount=*) mount=${1#*=} ;;
-    --spot) spot=1 ;;
-    --max-restarts=*) max_restarts=${1#*=} ;;
-    --namespace=*) namespace=${1#*=} ;;
-    --dry-run) dry_run=1 ;;
-    -h | --help) usage ;;
-    --)
-      shift
-      break
-      ;;
-    *) fail "unexpected argument $1; flags of the training come after --" ;;
-  esac
-  shift
-done
+chips_per_host=4 slices=1 mount=/shared max_restarts=20
+options "name= image= tpu= topology= chips-per-host= slices= claim= mount= \
+  spot max-restarts= namespace=" "$@"
+set -- "${rest[@]}"
 [[ $name =~ ^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$ ]] ||
   fail "--name=$name: expected a-z, 0-9 and -, at most 40"
 need kubectl "see https://kubernetes.io/docs/tasks/tools"
@@ -86,17 +62,17 @@ jobset() { # FLAGS...
   for side in "${sides[@]}"; do
     total=$((total * side))
   done
-  ((total % chips == 0)) ||
-    fail "--topology=$topology is $total chips, --chips-per-host=$chips"
+  ((total % chips_per_host == 0)) ||
+    fail "--topology=$topology is $total chips, --chips-per-host=$chips_per_host"
   # A pod that trains alone has nobody to look for.
-  ((total * slices > chips)) || args+=', "--num_processes=1"'
+  ((total * slices > chips_per_host)) || args+=', "--num_processes=1"'
   text=$(grep -v '^#' "$here/jobset.yaml")
   [[ $spot ]] || text=$(grep -v 'only with --spot' <<<"$text")
   fill NAME "$name"
   fill MAX_RESTARTS "$max_restarts"
   fill SLICES "$slices"
-  fill HOSTS "$((total / chips))"
-  fill CHIPS "$chips"
+  fill HOSTS "$((total / chips_per_host))"
+  fill CHIPS "$chips_per_host"
   fill TPU "$(json "$tpu")"
   fill TOPOLOGY "$(json "$topology")"
   fill IMAGE "$(json "$image")"
@@ -114,7 +90,7 @@ apply() {
   done
   [[ $topology =~ ^[1-9][0-9]{0,3}(x[1-9][0-9]{0,3}){1,2}$ ]] ||
     fail "--topology=$topology: expected AxB or AxBxC, such as 4x4"
-  whole_number --chips-per-host "$chips" 1
+  whole_number --chips-per-host "$chips_per_host" 1
   whole_number --slices "$slices" 1
   whole_number --max-restarts "$max_restarts" 0
   text=$(jobset "$@")

@@ -20,6 +20,43 @@ usage() {
   exit 0
 }
 
+# Sets `action` to the first word.
+choose() { # "ACTION ..." WORDS...
+  [[ ${2:-} != -h && ${2:-} != --help ]] || usage
+  action=${2:-}
+  [[ $action && " $1 " == *" $action "* ]] ||
+    fail "expected one of ${1// /, } first, not '$action'"
+}
+
+# Sets variables: `max_restarts` from --max-restarts=3, `spot` to 1 from --spot.
+# Words after -- go into `rest`.
+options() { # "NAME= SWITCH ..." WORDS...
+  local known=" $1 dry-run " word option
+  shift
+  rest=()
+  while (($#)); do
+    word=$1 option=${1%%=*}
+    shift
+    case $word in
+      -h | --help) usage ;;
+      --)
+        # shellcheck disable=SC2034
+        rest=("$@")
+        return
+        ;;
+      *=*) option+='=' ;;
+    esac
+    [[ $option =~ ^--[a-z-]+=?$ && $known == *" ${option#--} "* ]] ||
+      fail "unexpected argument $word; flags of the training, or the command," \
+        "come after --"
+    option=${option#--} option=${option//-/_}
+    case $option in
+      *=) printf -v "${option%=}" '%s' "${word#*=}" ;;
+      *) printf -v "$option" 1 ;;
+    esac
+  done
+}
+
 need() { # TOOL HINT
   [[ $dry_run ]] || command -v "$1" >/dev/null ||
     fail "$1 is not installed here: $2"

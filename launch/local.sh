@@ -15,21 +15,8 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/lib.sh"
 
 processes='' max_restarts=3 grace=10
-while (($#)); do
-  case $1 in
-    --processes=*) processes=${1#*=} ;;
-    --max-restarts=*) max_restarts=${1#*=} ;;
-    --grace=*) grace=${1#*=} ;;
-    --dry-run) dry_run=1 ;;
-    -h | --help) usage ;;
-    --)
-      shift
-      break
-      ;;
-    *) fail "unexpected argument $1; flags of the training come after --" ;;
-  esac
-  shift
-done
+options "processes= max-restarts= grace=" "$@"
+set -- "${rest[@]}"
 whole_number --max-restarts "$max_restarts" 0
 whole_number --grace "$grace" 0
 [[ ! $processes ]] || whole_number --processes "$processes" 2

@@ -36,21 +36,8 @@ fi
 source "$root/launch/lib.sh"
 
 max_restarts=3 max_requeues=100 grace=100
-while (($#)); do
-  case $1 in
-    --max-restarts=*) max_restarts=${1#*=} ;;
-    --max-requeues=*) max_requeues=${1#*=} ;;
-    --grace=*) grace=${1#*=} ;;
-    --dry-run) dry_run=1 ;;
-    -h | --help) usage ;;
-    --)
-      shift
-      break
-      ;;
-    *) fail "unexpected argument $1; flags of the training come after --" ;;
-  esac
-  shift
-done
+options "max-restarts= max-requeues= grace=" "$@"
+set -- "${rest[@]}"
 whole_number --max-restarts "$max_restarts" 0
 whole_number --max-requeues "$max_requeues" 0
 whole_number --grace "$grace" 1

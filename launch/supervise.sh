@@ -13,20 +13,8 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 max_restarts=3 backoff=10
-while (($#)); do
-  case $1 in
-    --max-restarts=*) max_restarts=${1#*=} ;;
-    --backoff=*) backoff=${1#*=} ;;
-    --dry-run) dry_run=1 ;;
-    -h | --help) usage ;;
-    --)
-      shift
-      break
-      ;;
-    *) fail "unexpected argument $1; the command comes after --" ;;
-  esac
-  shift
-done
+options "max-restarts= backoff=" "$@"
+set -- "${rest[@]}"
 whole_number --max-restarts "$max_restarts" 0
 whole_number --backoff "$backoff" 0
 (($#)) || fail "no command: expected -- COMMAND..."

@@ -31,35 +31,13 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$here/lib.sh"
 
-[[ ${1:-} != -h && ${1:-} != --help ]] || usage
-actions='up create install run stop status delete'
-action=${1:-}
-[[ $action && " $actions " == *" $action "* ]] ||
-  fail "expected one of ${actions// /, } first, not '$action'"
+choose 'up create install run stop status delete' "$@"
 shift
 name='' zone='' type='' project='' version='' spot='' setup=''
 max_restarts=3 poll=30
-while (($#)); do
-  case $1 in
-    --name=*) name=${1#*=} ;;
-    --zone=*) zone=${1#*=} ;;
-    --type=*) type=${1#*=} ;;
-    --project=*) project=${1#*=} ;;
-    --version=*) version=${1#*=} ;;
-    --spot) spot=1 ;;
-    --setup=*) setup=${1#*=} ;;
-    --max-restarts=*) max_restarts=${1#*=} ;;
-    --poll=*) poll=${1#*=} ;;
-    --dry-run) dry_run=1 ;;
-    -h | --help) usage ;;
-    --)
-      shift
-      break
-      ;;
-    *) fail "unexpected argument $1; flags of the training come after --" ;;
-  esac
-  shift
-done
+options "name= zone= type= project= version= spot setup= max-restarts= poll=" \
+  "$@"
+set -- "${rest[@]}"
 [[ $name ]] || fail "no name: give one with --name=NAME"
 [[ $zone ]] || fail "no zone: give one with --zone=ZONE, such as us-central1-a"
 whole_number --max-restarts "$max_restarts" 0
