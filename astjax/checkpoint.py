@@ -25,7 +25,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from astjax import processes, sharding
-from astjax.errors import Outage, UserError
+from astjax.errors import Outage, UserError, first_line
 from astjax.metric_log import warn
 from astjax.train_step import TrainState
 from astjax.weights import convert
@@ -38,6 +38,12 @@ _NOT_DAMAGE = (
   "Input/output error",
   "Permission denied",
   "Too many open files",
+  "Stale file handle",
+  "timed out",
+  "Transport endpoint",
+  "Disk quota",
+  # Orbax's words for a folder that another process sees.
+  "Checkpoint at ",
 )
 
 
@@ -82,6 +88,15 @@ class Checkpoints:
         async_options=ocp.AsyncOptions(barrier_sync_fn=self._meet),
       ),
       item_names=("state", "meta", "arrays"),
+    )
+    # Each process reads alone: orbax would meet the others after a read that
+    # has gone well, and who has failed is not there.
+    me = jax.process_index()
+    self._reader = ocp.Checkpointer(
+      ocp.CompositeCheckpointHandler(),
+      multiprocessing_options=ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}
+      ),
     )
 
   def steps(self) -> list[int]:
@@ -134,7 +149,8 @@ class Checkpoints:
       UserError: a checkpoint of another model, or none is intact.
       Outage: one cannot be read now.
     """
-    steps = self.steps() if step is None else [step]
+    # Process 0's word: a shared disk may show others an older folder.
+    steps = sharding.as_first(self.steps()) if step is None else [step]
     for candidate in reversed(steps):
       try:
         return self._restore(candidate, template)
@@ -143,7 +159,7 @@ class Checkpoints:
       except Exception as e:
         if processes.is_lost(e):
           raise
-        reason = str(e).strip().split("\n")[0][:200] or type(e).__name__
+        reason = first_line(e)
         if not _is_damage(e):
           raise Outage(
             f"cannot read checkpoint {candidate} of {self.folder}: {reason}"
@@ -176,7 +192,7 @@ class Checkpoints:
       shapes = {k: np.empty(s, d) for k, (s, d, _) in digests.items()}
       items["arrays"] = ocp.args.StandardRestore(shapes)
     args = ocp.args.Composite(**items)
-    tree = _on_all(lambda: self._manager.restore(step, args=args))
+    tree = _on_all(lambda: self._read(step, args))
     state = TrainState(**tree["state"])
     arrays = dict(tree["arrays"]) if digests else {}
     _on_all(lambda: _check_digests(state, arrays, meta["leaves"] | digests))
@@ -197,7 +213,7 @@ class Checkpoints:
       except (UserError, MemoryError):
         raise
       except Exception as e:
-        reason = str(e).strip().split("\n")[0][:200] or type(e).__name__
+        reason = first_line(e)
         problems.append(f"{step}: {reason}")
         warn(f"checkpoint {step} is damaged and passed over: {reason}")
     raise UserError(
@@ -220,7 +236,7 @@ class Checkpoints:
     except (UserError, MemoryError):
       raise
     except Exception as e:
-      reason = str(e).strip().split("\n")[0][:200] or type(e).__name__
+      reason = first_line(e)
       raise UserError(
         f"checkpoint {step} of {self.folder} is damaged: {reason}"
       ) from None
@@ -232,9 +248,11 @@ class Checkpoints:
     return None
 
   def _meta(self, step):
-    return self._manager.restore(
-      step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
-    )["meta"]
+    args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+    return self._read(step, args)["meta"]
+
+  def _read(self, step, args):
+    return self._reader.restore(self.folder / str(step), args=args)
 
   def _params(self, step, part="params"):
     leaves = self._meta(step)["leaves"]
@@ -251,9 +269,7 @@ class Checkpoints:
       restore_args=ocp.checkpoint_utils.construct_restore_args(item),
       partial_restore=True,
     )
-    tree = self._manager.restore(step, args=ocp.args.Composite(state=args))[
-      "state"
-    ]
+    tree = self._read(step, ocp.args.Composite(state=args))["state"]
     flat = {k: np.asarray(v) for k, v in convert.flatten(tree).items()}
     for path, array in flat.items():
       if _describe_leaf(array) != leaves[path]:
@@ -305,7 +321,7 @@ class Checkpoints:
     except Exception as e:
       if processes.is_lost(e):
         raise
-      reason = str(e).strip().split("\n")[0][:200] or type(e).__name__
+      reason = first_line(e)
       if "No space left" in str(e):
         reason = "no space left on the disk"
       free = shutil.disk_usage(self.folder).free / 2**20
@@ -316,8 +332,12 @@ class Checkpoints:
 
   def close(self) -> None:
     """Lets go of the threads; `wait` first if the last save matters."""
+    error = sys.exception()
+    if isinstance(error, Exception) and processes.is_lost(error):
+      return  # its part of a save would be waited for
     with contextlib.suppress(Exception):
       self._manager.close()
+      self._reader.close()
 
 
 def read_params(
@@ -375,10 +395,10 @@ def _on_all(fn: Callable[[], Any]) -> Any:
   if jax.process_count() > 1:
     how = 0 if error is None else 1 if _is_damage(error) else 2
     worst = int(multihost_utils.process_allgather(np.int32(how)).max())
-    if error is None and worst == 1:
+    if worst == 2 and how < 2:  # damage or not: nothing is known of it
+      error = Outage("another process cannot read a checkpoint now")
+    if worst == 1 and error is None:
       raise ValueError("another process could not read it")
-    if error is None and worst == 2:
-      raise Outage("another process could not read a checkpoint")
   if error is not None:
     raise error
   return result

@@ -22,7 +22,7 @@ class Chip(NamedTuple):
   """A chip, or the share of it that is one device.
 
   Attributes:
-    name: as in a topology, such as "v5e:4x4".
+    name: in short; of a TPU as in a topology, such as "v5e:4x4".
     memory: bytes; 0 where it is sold with several sizes.
     flops: peak FLOP/s in bfloat16.
     link: bytes/s in and out together, to all neighbouring chips; 0 is unknown.

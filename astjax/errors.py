@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import inspect
 import types
 import typing
@@ -17,6 +18,31 @@ class UserError(Exception):
 
 class Outage(UserError):
   """Not the user's doing: a disk, memory, another process. It may pass."""
+
+
+# What a disk or a network says of itself, not of what was asked for.
+_OF_THE_MACHINE = frozenset(
+  (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EIO,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.ENOTCONN,
+    errno.EHOSTDOWN,
+  )
+)
+
+
+def of_os(error: OSError, text: str) -> UserError:
+  """The error for a file that cannot be used: an Outage if that may pass."""
+  is_outage = error.errno in _OF_THE_MACHINE
+  return (Outage if is_outage else UserError)(text)
+
+
+def first_line(error: BaseException) -> str:
+  """What a library's error says, in short; its name if it says nothing."""
+  return str(error).strip().split("\n")[0][:200] or type(error).__name__
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -40,7 +66,7 @@ def located(where: str) -> Iterator[None]:
   try:
     yield
   except UserError as e:
-    raise UserError(f"{where}: {e}") from None
+    raise type(e)(f"{where}: {e}") from None
 
 
 def check_ranges(where: str, *rows: tuple[str, Any, str, bool]) -> None:

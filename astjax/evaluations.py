@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import jax
 import numpy as np
 
-from astjax import evaluate, metric_log, train_step, workdir
+from astjax import evaluate, metric_log, sharding, train_step, workdir
 from astjax.checkpoint import Checkpoints
 from astjax.data import pipeline, sources
 from astjax.errors import UserError, located
@@ -186,11 +186,13 @@ class Evaluations:
   def complete(self, state: TrainState) -> None:
     """Of a run that is complete: what its log does not have yet."""
     step = int(state.step)
+    logged = {}
     for line in self.log.history:
       if line["step"] == step:
-        self.results |= {
+        logged |= {
           k: v for k, v in line.items() if k.split("/")[0] in self.job.evals
         }
+    self.results |= sharding.as_first(logged)
     # Not those of which there are averages or ensembles alone.
     known = {
       k.split("/")[0] for k in self.results if k.endswith("/num_examples")
@@ -207,7 +209,8 @@ class Evaluations:
         for k, v in self.job.evals.items()
         if k not in rated and not v.of_best
       }
-      if missing or not (self.folder / workdir.AVERAGE).exists():
+      is_there = (self.folder / workdir.AVERAGE).exists()
+      if missing or not sharding.as_first(is_there):
         self.run_average(state, missing)
     self.say_results(step)
 

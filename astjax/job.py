@@ -33,7 +33,7 @@ from astjax import (
 )
 from astjax.checkpoint import Checkpoints
 from astjax.data import pipeline, sources
-from astjax.errors import UserError, call, located, nearest
+from astjax.errors import Outage, UserError, call, located, nearest
 from astjax.run_config import RunConfig
 from astjax.splits import Split
 from astjax.tasks.base import Task
@@ -370,12 +370,13 @@ def warm_params(job: Job) -> tuple[Params, ModelInfo, list[str]]:
     try:
       loaded = pretrained.load(source, options)
     except UserError as e:
-      failure = str(e)
+      failure = f"{type(e).__name__}: {e}"
     mine = (loaded.digest if loaded else "", failure)
     everyone = sharding.union({"files": [mine]})["files"]
     for _, text in everyone:
       if text:
-        raise UserError(text)
+        kind, _, text = text.partition(": ")
+        raise (Outage if kind == "Outage" else UserError)(text)
     if len(everyone) > 1:
       raise UserError(
         f"the processes read {len(everyone)} different files as {source!r}"

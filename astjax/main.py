@@ -22,7 +22,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from astjax.errors import Outage, UserError, nearest
+from astjax.errors import Outage, UserError, first_line, nearest
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config",
@@ -228,7 +228,7 @@ def _fail_together(error: Exception) -> NoReturn:
   if not processes.is_one_of_several():
     raise error
   processes.wait_for_word()
-  text = f"{type(error).__name__}: {error}".strip().split("\n")[0]
+  text = f"{type(error).__name__}: {first_line(error)}"
   if processes.is_lost(error):
     _fail(f"lost another process of this run ({text[:200]})")
   traceback.print_exception(error)

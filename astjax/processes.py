@@ -27,7 +27,7 @@ from typing import NoReturn
 import jax
 from jax._src import distributed
 
-from astjax.errors import UserError
+from astjax.errors import UserError, first_line
 
 # Who has not been heard of for so long is gone; JAX's own default is 100.
 HEARTBEAT_SECONDS = 60
@@ -109,17 +109,18 @@ def _of_flags(env, coordinator, num_processes, process_id):
     raise UserError("--num_processes needs --coordinator=HOST:PORT")
   if not re.fullmatch(r".+:\d+", coordinator):
     raise UserError(f"--coordinator={coordinator} is not HOST:PORT")
+  own = ()
   if process_id is None:
-    names = ("OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "JOB_COMPLETION_INDEX")
-    known = [int(env[name]) for name in names if name in env]
+    known = [rank for rank in _RANKS if rank in env]
     if not known:
       raise UserError("--num_processes needs --process_id=I, from 0")
-    process_id = known[0]
+    process_id = int(env[known[0]])
+    own = _RANKS[known[0]](env)
   if not 0 <= process_id < num_processes:
     raise UserError(
       f"--process_id={process_id} is not in 0 ... {num_processes - 1}"
     )
-  return Group("flags", coordinator, num_processes, process_id)
+  return Group("flags", coordinator, num_processes, process_id, own)
 
 
 def _slurm(env):
@@ -130,9 +131,9 @@ def _slurm(env):
   count = int(env.get("SLURM_STEP_NUM_TASKS", 1))
   if count < 2:
     return None
-  shared = count > int(env.get("SLURM_STEP_NUM_NODES", 1))
-  own = _own_device(env, env.get("SLURM_LOCALID")) if shared else ()
-  return Group("slurm", None, count, int(env["SLURM_PROCID"]), own)
+  return Group(
+    "slurm", None, count, int(env["SLURM_PROCID"]), _own_of_slurm(env)
+  )
 
 
 def _open_mpi(env):
@@ -149,11 +150,29 @@ def _open_mpi(env):
       )
     job = env.get("PMIX_NAMESPACE", "") + env.get("OMPI_MCA_ess_base_jobid", "")
     coordinator = f"localhost:{61_440 + zlib.crc32(job.encode()) % 4_096}"
-  own = ()
-  if local > 1:
-    own = _own_device(env, env.get("OMPI_COMM_WORLD_LOCAL_RANK"))
   rank = int(env["OMPI_COMM_WORLD_RANK"])
-  return Group("ompi", coordinator, count, rank, own)
+  return Group("ompi", coordinator, count, rank, _own_of_open_mpi(env))
+
+
+def _own_of_slurm(env):
+  count = int(env.get("SLURM_STEP_NUM_TASKS", 1))
+  shared = count > int(env.get("SLURM_STEP_NUM_NODES", 1))
+  return _own_device(env, env.get("SLURM_LOCALID")) if shared else ()
+
+
+def _own_of_open_mpi(env):
+  shared = int(env.get("OMPI_COMM_WORLD_LOCAL_SIZE", 1)) > 1
+  return (
+    _own_device(env, env.get("OMPI_COMM_WORLD_LOCAL_RANK")) if shared else ()
+  )
+
+
+# By what a scheduler calls the number of a process.
+_RANKS = {
+  "OMPI_COMM_WORLD_RANK": _own_of_open_mpi,
+  "SLURM_PROCID": _own_of_slurm,
+  "JOB_COMPLETION_INDEX": lambda env: (),
+}
 
 
 def _own_device(env, local_id):
@@ -212,7 +231,7 @@ def join(group: Group) -> None:
         heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
       )
   except Exception as e:
-    reason = str(e).strip().split("\n")[0] or type(e).__name__
+    reason = first_line(e)
     hint = "" if group.source == "flags" else "; alone it is --num_processes=1"
     raise ConnectionError(
       f"cannot join the {group.num_processes or 'other'} processes at "
@@ -240,12 +259,15 @@ def label() -> str:
 
 
 def leave() -> None:
-  """Waits for the others, so that none of them misses this one."""
+  """Waits for the others, so that none of them misses this one.
+
+  One that fails until then is still heard.
+  """
+  with contextlib.suppress(Exception):
+    jax.distributed.shutdown()
   _leaving.set()
   for thread in _LISTENER:
     thread.join()
-  with contextlib.suppress(Exception):
-    jax.distributed.shutdown()
 
 
 def end(text: str, code: int = 1) -> NoReturn:
@@ -268,11 +290,13 @@ def wait_for_word() -> None:
 
 def is_lost(error: Exception) -> bool:
   """Whether an error may be that another process is gone."""
-  return (
-    is_one_of_several()
-    and isinstance(error, (RuntimeError, ValueError, TimeoutError))
-    and bool(_BROKEN.search(str(error).strip().split("\n")[0]))
+  text = first_line(error)
+  # Of XLA or the store: JAX's own class, or a status at the beginning.
+  theirs = isinstance(error, (jax.errors.JaxRuntimeError, TimeoutError)) or (
+    isinstance(error, (RuntimeError, ValueError))
+    and re.match("[A-Z_]{5,}: ", text)
   )
+  return is_one_of_several() and bool(theirs and _BROKEN.search(text))
 
 
 def _say(text: str) -> None:

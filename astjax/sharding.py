@@ -160,11 +160,11 @@ def micro_batches(batch: Batch, count: int, mesh: Mesh) -> Batch:
   """
   rows = NamedSharding(mesh, PartitionSpec(None, AXES))
 
-  def split(x):
+  def divided(x):
     x = jnp.swapaxes(x.reshape(-1, count, *x.shape[1:]), 0, 1)
     return jax.lax.with_sharding_constraint(x, rows)
 
-  return jax.tree.map(split, batch)
+  return jax.tree.map(divided, batch)
 
 
 def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> Batch:
@@ -195,6 +195,21 @@ def of_first(x: np.ndarray) -> np.ndarray:
   if jax.process_count() == 1:
     return x
   return np.asarray(multihost_utils.broadcast_one_to_all(x))
+
+
+def as_first(value: Any) -> Any:
+  """What process 0 has, of plain JSON, on all of them.
+
+  For what each process reads of a shared disk, which may answer them
+  differently, and what they then do together.
+  """
+  if jax.process_count() == 1:
+    return value
+  text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+  size = int(of_first(np.int32(text.size)))
+  padded = np.zeros(size, np.uint8)
+  padded[: text.size] = text[:size]
+  return json.loads(of_first(padded).tobytes())
 
 
 def union(reports: dict[str, list]) -> dict[str, list]:

@@ -33,6 +33,8 @@ class Signals:
 
   def __enter__(self) -> Signals:
     catch = [signal.SIGINT, signal.SIGUSR1]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # not by nohup
+      catch.append(signal.SIGHUP)
     if not self._several:
       catch.append(signal.SIGTERM)
 

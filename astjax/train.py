@@ -91,6 +91,7 @@ def train_and_evaluate(
   # still be known. All processes have compared their config by then.
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices("config_compared")
+    workdir.check_shared(folder)
   if is_main:
     workdir.write_config(folder, plain, data)
   record = run_record.start(run, job.steps_per_epoch)
@@ -336,6 +337,7 @@ class _Loop:
     self.console.say(
       f"step {self.step}/{total} ({100 * self.step / total:.0f}%)"
       f"  loss {values['train/loss']:.4f}  lr {values['train/lr']:.3g}"
+      f"  {values['perf/step_ms']:.0f} ms/step"
       f"  {values['perf/examples_per_s']:.1f} examples/s"
       f"  data wait {100 * values['perf/data_wait']:.0f}%{used}"
       f"  ETA {metric_log.duration(left)}"

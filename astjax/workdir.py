@@ -12,18 +12,24 @@ import json
 import os
 import pathlib
 import platform
+import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
-from astjax import run_config
-from astjax.errors import UserError
+from astjax import run_config, sharding
+from astjax.errors import UserError, of_os
 from astjax.types import Params
 from astjax.weights import model_info
 
+# How late a network file system may show a new file to others.
+_SHARED_SECONDS = 20.0
 MODEL, AVERAGE = "model.json", "average"
 
 _PACKAGES = (
@@ -55,10 +61,37 @@ def prepare(path: str | os.PathLike) -> pathlib.Path:
       "folder"
     ) from None
   except OSError as e:
-    raise UserError(
-      f"cannot write to the work directory {workdir}: {e.strerror}"
+    raise of_os(
+      e, f"cannot write to the work directory {workdir}: {e.strerror}"
     ) from None
   return workdir
+
+
+def check_shared(workdir: pathlib.Path) -> None:
+  """Looks whether several processes see one folder under this name.
+
+  Args:
+    workdir: the folder, from `prepare`.
+
+  Raises:
+    UserError: one of them does not see what process 0 has put there.
+  """
+  path = workdir / f".shared-{sharding.as_first(secrets.token_hex(8))}"
+  if jax.process_index() == 0:
+    path.touch()
+  multihost_utils.sync_global_devices("shared_folder")
+  give_up = time.monotonic() + _SHARED_SECONDS
+  while not (is_there := path.exists()) and time.monotonic() < give_up:
+    time.sleep(0.5)
+  seen = multihost_utils.process_allgather(np.bool_(is_there))
+  if jax.process_index() == 0:
+    path.unlink()
+  if not seen.all():
+    raise UserError(
+      f"the work directory {workdir} of process {int(np.argmin(seen))} is "
+      "another folder than that of process 0; expected one on a disk that all "
+      "of them share"
+    )
 
 
 def check_config(

@@ -48,7 +48,10 @@ running() { ! flock --nonblock "$lock"; }
 if [[ $stop ]]; then
   running || exit 0
   : >"$folder/asked"
-  kill -s TERM "$(<"$folder/pid")"
+  until [[ -s $folder/pid ]] || ! running; do # it has only just begun
+    sleep 0.1
+  done
+  kill -s TERM "$(<"$folder/pid")" 2>/dev/null || true
   flock "$lock"
   exit
 fi

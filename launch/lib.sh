@@ -85,6 +85,11 @@ run() {
   fi
 }
 
+# In a dry run: what comes of the command above, or if something happens.
+later() { # WHEN COMMAND...
+  printf '# %s: %s\n' "$1" "$(quoted "${@:2}")"
+}
+
 # As `run`, in place of this script, so that signals come to the command.
 become() {
   [[ $dry_run ]] || exec "$@"

@@ -38,7 +38,13 @@ fi
 
 together=(--coordinator="127.0.0.1:$((20000 + RANDOM % 12000))"
   --num_processes="$processes")
-IFS=, read -r -a gpus <<<"${CUDA_VISIBLE_DEVICES:-}"
+gpus=()
+if [[ ${CUDA_VISIBLE_DEVICES+set} ]]; then
+  IFS=, read -r -a gpus <<<"$CUDA_VISIBLE_DEVICES"
+  ((${#gpus[@]} >= processes)) ||
+    fail "CUDA_VISIBLE_DEVICES=$CUDA_VISIBLE_DEVICES has fewer devices than" \
+      "--processes=$processes"
+fi
 pids=() stopped='' asked='' code=0
 stop() { # SIGNAL
   ((${#pids[@]} == 0)) || kill -s "$1" "${pids[@]}" 2>/dev/null || true
@@ -52,7 +58,7 @@ for ((i = 0; i < processes; i++)); do
   words=(env "CUDA_VISIBLE_DEVICES=${gpus[i]:-$i}" "$python" -m astjax.main "$@"
     "${together[@]}" "--process_id=$i")
   if [[ $dry_run ]]; then
-    printf '%s &\n' "$(quoted "${words[@]}")"
+    later "which starts" "${words[@]}"
   else
     "${words[@]}" &
     pids+=("$!")

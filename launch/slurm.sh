@@ -56,13 +56,15 @@ words=("$root/launch/supervise.sh" "--max-restarts=$max_restarts" --
   "${step[@]}" "$python" -m astjax.main "$@")
 if [[ $dry_run ]]; then
   run "${words[@]}"
-  printf '%s  # after SIGUSR1\n' "$(quoted scontrol requeue "$job")"
+  later "after SIGUSR1" scontrol requeue "$job"
   exit
 fi
 
 requeue() { # WHY
-  ((${SLURM_RESTART_COUNT:-0} < max_requeues)) ||
-    fail "$1; not put back into the queue: it was $max_requeues times already"
+  if ((${SLURM_RESTART_COUNT:-0} >= max_requeues)); then
+    say "$1; not put back into the queue: it was $max_requeues times already"
+    exit 1
+  fi
   say "$1; back into the queue"
   scontrol requeue "$job"
 }

@@ -4,8 +4,9 @@
 #   supervise.sh [--max-restarts=3] [--backoff=10] [--dry-run] -- COMMAND...
 #
 # The pause before a restart is --backoff seconds, then twice as long each time,
-# at most 300. There is no restart after success (exit code 0), a mistake (2, or
-# 126 and 127: no such command) or a stop by a signal (SIGINT 130, SIGUSR1 138,
+# at most 300. Who has run for ten minutes begins anew with both. There is no
+# restart after success (exit code 0), a mistake (2, or 126 and 127: no such
+# command) or a stop by a signal (SIGHUP 129, SIGINT 130, SIGUSR1 138,
 # SIGTERM 143). SIGTERM, SIGINT, SIGHUP and SIGUSR1 are passed on to the
 # command; the script then waits for it. The exit code is the command's.
 set -euo pipefail
@@ -45,18 +46,21 @@ watch() { # PID
 # Job control gives children a process group of their own, so that Ctrl-C comes
 # to them once, through `forward`, and is not ignored as in plain background.
 set -m
+pause=$backoff
 for ((restart = 1; ; restart++)); do
+  SECONDS=0
   "$@" &
   watch "$!"
   [[ ! $stopped ]] || exit "$code"
-  case $code in 0 | 2 | 126 | 127 | 130 | 138 | 143) exit "$code" ;; esac
+  case $code in 0 | 2 | 126 | 127 | 129 | 130 | 138 | 143) exit "$code" ;; esac
+  ((SECONDS < ${HEALTHY_SECONDS:-600})) || restart=1 pause=$backoff
   if ((restart > max_restarts)); then
     say "exit code $code; no restart is left of $max_restarts"
     exit "$code"
   fi
-  say "exit code $code; restart $restart of $max_restarts in $backoff s"
-  sleep "$backoff" &
+  say "exit code $code; restart $restart of $max_restarts in $pause s"
+  sleep "$pause" &
   watch "$!"
   [[ ! $stopped ]] || exit $((128 + $(kill -l "$stopped")))
-  backoff=$((backoff < 150 ? 2 * backoff : 300))
+  pause=$((pause < 150 ? 2 * pause : 300))
 done

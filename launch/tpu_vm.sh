@@ -19,7 +19,7 @@
 # --project=PROJECT   default: gcloud's own
 # --version=VERSION   the VM's software; default: Google's for the type
 # --spot              cheap, and can be preempted
-# --setup=COMMAND     runs on every host after the installation, such as a mount
+# --setup=COMMAND     runs on every host before the training, such as a mount
 # --max-restarts=3    after crashes; preemptions do not count
 # --poll=30           seconds between two looks at the slice's state
 # --dry-run           prints the commands
@@ -131,19 +131,21 @@ install() {
     on_all_hosts "set -e; mkdir -p astjax; tar -C astjax -xzf astjax.tar.gz; \
 cd astjax; python3 -m pip install --user --quiet uv; \
 python3 -m uv venv --quiet --allow-existing --python=3.12 .venv; \
-python3 -m uv pip install --quiet --python=.venv -r requirements-tpu.txt\
-${setup:+; $setup}; touch .venv/ready"
+python3 -m uv pip install --quiet --python=.venv -r requirements-tpu.txt; \
+touch .venv/ready"
 }
 
 # Goes on where this connection ends; called again, it finds the run.
 train() {
-  on_all_hosts "cd astjax && $(quoted launch/detached.sh ../astjax-run -- \
+  on_all_hosts "set -e; cd astjax; ${setup:+$setup; }$(quoted launch/detached.sh ../astjax-run -- \
     launch/supervise.sh "--max-restarts=$max_restarts" -- \
     .venv/bin/python -m astjax.main "$@")"
 }
 
+give_back=("${tpus[@]}" queued-resources delete "$name" "${where[@]}" --force
+  --quiet)
 delete() {
-  run "${tpus[@]}" queued-resources delete "$name" "${where[@]}" --force --quiet
+  run "${give_back[@]}"
 }
 
 up() {
@@ -152,8 +154,7 @@ up() {
     create
     install
     train "$@"
-    echo "# when it is preempted: as follows, then again from the top"
-    delete
+    later "when it is preempted, then again from the top" "${give_back[@]}"
     return
   fi
   while true; do

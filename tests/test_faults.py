@@ -5,11 +5,14 @@ full. Each test tells what it measured; docs/reliability.md has the table.
 """
 
 import contextlib
+import os
+import pathlib
 import random
 import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from subprocess import PIPE
 
@@ -17,10 +20,13 @@ import numpy as np
 import pytest
 
 from tests.test_processes import (
+  ROOT,
   finish,
+  free_port,
   nobody_is_left,  # noqa: F401
   read,
   start,
+  start_command,
   start_group,
   start_python,
   wait_for_save,
@@ -38,12 +44,20 @@ from tests.tiny import on_device, tiny_config
 
 def get_config():
   if os.environ.get("BROKEN"):  # a mistake in the program, met by one process
-    from astjax import train
+    from astjax import evaluations, train
     def broken(loop, window):
       if os.environ["BROKEN"] == "memory":
         raise MemoryError  # without a word
       raise KeyError("a mistake")
-    train._Loop._log = broken
+    if os.environ["BROKEN"] == "end":
+      evaluations.Evaluations.say_results = broken
+    else:
+      train._Loop._log = broken
+  if os.environ.get("UNREADABLE"):  # a disk that only one of them cannot reach
+    from astjax import checkpoint
+    def stale(store, step, args):
+      raise OSError(116, "Stale file handle")
+    checkpoint.Checkpoints._read = stale
   if os.environ.get("SLOW"):
     import time
     from astjax import sharding
@@ -225,7 +239,13 @@ def test_one_of_two_has_a_mistake(culprit, config_file, tmp_path, measured):
 
 @pytest.mark.parametrize(
   ("culprit", "bug", "said"),
-  [(0, "key", "a mistake"), (1, "key", "a mistake"), (1, "memory", "Memory")],
+  [
+    (0, "key", "a mistake"),
+    (1, "key", "a mistake"),
+    (1, "memory", "Memory"),
+    (0, "end", "a mistake"),  # the other has nothing left to do
+    (1, "end", "a mistake"),
+  ],
 )
 def test_one_of_two_has_a_bug(
   culprit, bug, said, config_file, tmp_path, measured
@@ -324,6 +344,112 @@ def test_newest_checkpoint_is_damaged(
   assert_same_bits(
     final_state(workdir, devices=count), final_state(whole, devices=count)
   )
+
+
+def start_with_parts(config_file, workdir, **how):
+  """Two processes with two devices each, of which each has half the arrays."""
+  wide = ("--config.fsdp=4", "--config.model.width=128")
+  return start_group(config_file, workdir, SHORT, *wide, devices=2, **how)
+
+
+def test_one_of_two_finds_its_part_damaged(config_file, tmp_path, measured):
+  """Which the other does not read: both pass over the same checkpoint."""
+  workdir = tmp_path / "run"
+  group = start_with_parts(config_file, workdir)
+  wait_for_step(workdir, group[0], 12)
+  for process in group:
+    process.kill()
+    finish(process)
+  shutil.copytree(workdir, tmp_path / "whole")
+  steps = sorted(
+    int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()
+  )
+  state = workdir / "checkpoints" / str(steps[-1]) / "state"
+  files = [p for p in (state / "ocdbt.process_1").rglob("*") if p.is_file()]
+  for path in files:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+  out = {}
+  for folder in (workdir, tmp_path / "whole"):
+    group = start_with_parts(config_file, folder)
+    out[folder] = [finish(p) for p in group]
+    assert [p.returncode for p in group] == [0, 0], out
+  said = out[workdir][0]
+  assert f"checkpoint {steps[-1]} is damaged and passed over" in said
+  assert f"resumed at step {steps[-2]}" in said
+  assert read(workdir) == read(tmp_path / "whole")
+  measured(f"{len(files)} files cut; same losses")
+
+
+@pytest.mark.parametrize("culprit", [0, 1])
+def test_one_of_two_cannot_read(culprit, two, config_file, tmp_path, measured):
+  """Not damage: nothing is set aside, and a restart may go well."""
+  workdir = tmp_path / "run"
+  stop = "--config.steps=6"
+  complete(config_file, workdir, stop, count=2, devices=2)
+  pair = start_group(
+    config_file,
+    workdir,
+    SHORT,
+    devices=2,
+    env={culprit: {"UNREADABLE": "1"}},
+    stderr=PIPE,
+  )
+  err, codes = zip(*map(fail, pair), strict=True)
+  assert codes == (1, 1), err
+  for text in err:
+    assert_one_line(text, "cannot read")
+  assert not (workdir / "damaged_checkpoints").exists()
+  complete(config_file, workdir, SHORT, count=2, devices=2)
+  assert_same_bits(final_state(workdir), final_state(two))
+  measured(" / ".join(text.strip() for text in err))
+
+
+def test_two_folders_under_one_name(config_file, tmp_path, measured):
+  """As on two machines without a shared disk."""
+  pair = start_group(
+    config_file,
+    tmp_path / "a",
+    SHORT,
+    own={1: [f"--workdir={tmp_path / 'b'}"]},
+    stderr=PIPE,
+  )
+  err, codes = zip(*map(fail, pair), strict=True)
+  assert codes == (2, 2), err
+  for text in err:
+    assert_one_line(text, "of process 1 is another folder")
+  measured(err[0].strip())
+
+
+def kill_python(*words):
+  """SIGKILL to the Python whose command line ends with such words."""
+  for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+    with contextlib.suppress(OSError):  # it ends just now
+      line = path.read_bytes().decode().split("\0")
+      if line[0] == sys.executable and all(
+        any(x.endswith(word) for x in line) for word in words
+      ):
+        os.kill(int(path.parent.name), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_each_has_a_supervisor(victim, two, config_file, tmp_path, measured):
+  """As on the hosts of a TPU slice: one is killed, all begin again."""
+  workdir, port = tmp_path / "run", free_port()
+  group = []
+  for i in range(2):
+    trainer = [sys.executable, "-m", "astjax.main", f"--config={config_file}"]
+    trainer += [f"--workdir={workdir}", SHORT, "--num_processes=2"]
+    trainer += [f"--coordinator=127.0.0.1:{port}", f"--process_id={i}"]
+    group.append(
+      start_command(ROOT / "launch" / "supervise.sh", "--", *trainer, devices=2)
+    )
+  wait_for_step(workdir, group[0], 8)
+  kill_python(f":{port}", f"--process_id={victim}")
+  out = [finish(p, timeout=400) for p in group]
+  assert [p.returncode for p in group] == [0, 0], out
+  assert_same_bits(final_state(workdir), final_state(two))
+  restarts = [text.count("; restart ") for text in out]
+  measured(f"same bits after {restarts} restarts")
 
 
 @contextlib.contextmanager

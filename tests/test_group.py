@@ -67,6 +67,10 @@ def test_slurm(installed):
   assert processes.find(SLURM) == Group("slurm", None, 4, 2, (0,))
   one_each = SLURM | {"SLURM_STEP_NUM_NODES": "4"}
   assert processes.find(one_each).local_device_ids == ()
+  flags = {"coordinator": "node07:8476", "num_processes": 4}
+  assert processes.find(SLURM, **flags).local_device_ids == (0,)
+  assert processes.find(one_each, **flags).local_device_ids == ()
+  assert processes.find(SLURM, **flags, process_id=1).local_device_ids == ()
   # The scheduler has shared out the accelerators, or has not.
   for visible, own in (("3", ()), ("0,1", (0,)), ("", (0,))):
     env = SLURM | {"CUDA_VISIBLE_DEVICES": visible}
@@ -79,7 +83,9 @@ def test_open_mpi(installed):
   with pytest.raises(UserError, match="--coordinator=HOST:PORT"):
     processes.find(newer)
   flags = {"coordinator": "node1:8476", "num_processes": 4}
-  assert processes.find(newer, **flags).process_id == 3
+  assert processes.find(newer, **flags) == Group(
+    "flags", "node1:8476", 4, 3, (1,)
+  )
   # On one machine it needs nothing, and all ranks find the same port.
   newer |= {"OMPI_COMM_WORLD_LOCAL_SIZE": "4", "PMIX_NAMESPACE": "prte-x-1@1"}
   a, b = (

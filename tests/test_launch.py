@@ -73,7 +73,9 @@ def dry(script, *args, **env):
   """The commands of a dry run, as lists of words."""
   done = launch(script, *args, DRY_RUN=1, **env)
   assert done.returncode == 0, done.stderr
-  return [shlex.split(line, comments=True) for line in done.stdout.splitlines()]
+  # What is said of the future stands behind "# when: ", or is no command.
+  lines = [re.sub("^# [^:]*: ", "", x) for x in done.stdout.splitlines()]
+  return [shlex.split(line, comments=True) for line in lines]
 
 
 # Whoever runs the tests in the background ignores SIGINT, and bash then.
@@ -220,9 +222,9 @@ def test_several_processes_on_this_machine():
   for i, words in enumerate(inner):
     assert words[:2] == ["env", f"CUDA_VISIBLE_DEVICES={i}"]
     assert words[2 : 2 + len(MAIN)] == MAIN
-    assert {"--num_processes=3", f"--process_id={i}", "&"} <= set(words)
-  assert len({words[-4] for words in inner}) == 1
-  assert re.fullmatch(r"--coordinator=127.0.0.1:\d+", inner[0][-4])
+    assert words[-2:] == ["--num_processes=3", f"--process_id={i}"]
+  assert len({words[-3] for words in inner}) == 1
+  assert re.fullmatch(r"--coordinator=127.0.0.1:\d+", inner[0][-3])
   chosen = dry(
     "local.sh", "--processes=2", "--", *FLAGS, CUDA_VISIBLE_DEVICES="5,7"
   )
@@ -230,6 +232,27 @@ def test_several_processes_on_this_machine():
     "CUDA_VISIBLE_DEVICES=5",
     "CUDA_VISIBLE_DEVICES=7",
   ]
+  for few in ("5,7", ""):
+    env = {"CUDA_VISIBLE_DEVICES": few, "DRY_RUN": 1}
+    done = launch("local.sh", "--processes=3", "--", *FLAGS, **env)
+    assert done.returncode == 2
+    assert f"CUDA_VISIBLE_DEVICES={few} has fewer devices" in done.stderr
+
+
+@pytest.mark.parametrize(
+  ("script", "words", "count"),
+  [
+    ("local.sh", ["--processes=2"], 1),
+    ("slurm.sh", [], 1),
+    ("tpu_vm.sh", ["up", "--name=pod", "--zone=z", "--type=v4-8"], 5),
+  ],
+)
+def test_a_dry_run_can_be_pasted(script, words, count):
+  """Nothing in it happens twice, and nothing that only may happen."""
+  done = launch(script, *words, "--dry-run", "--", *FLAGS)
+  lines = [x for x in done.stdout.splitlines() if not x.startswith("#")]
+  assert len(lines) == count and not any("delete" in x for x in lines)
+  assert sum("--config=" in x for x in lines) == 1
 
 
 def test_slurm():
@@ -267,7 +290,7 @@ def test_all_of_a_tpu_slice_s_life():
   lines = dry(
     "tpu_vm.sh", "up", *POD, TYPE, "--spot", f"--setup={mount}", "--", *FLAGS
   )
-  create, _, tar, scp, install, train, _, delete = lines
+  create, _, tar, scp, install, train, delete = lines
   assert create == [
     *[*TPUS, "queued-resources", "create", "pod", "--node-id=pod", *WHERE],
     "--accelerator-type=v5litepod-16",
@@ -280,19 +303,20 @@ def test_all_of_a_tpu_slice_s_life():
   assert scp[:6] == [*TPUS, "tpu-vm", "scp", archive]
   assert {"pod:astjax.tar.gz", "--worker=all", *WHERE} <= set(scp)
   assert "requirements-tpu.txt" in remote(install)
-  assert f"; {mount}; " in remote(install)
-  words = shlex.split(remote(train))
-  assert words[:3] == ["cd", "astjax", "&&"]
-  assert words[3:6] == ["launch/detached.sh", "../astjax-run", "--"]
-  assert words[6:8] == ["launch/supervise.sh", "--max-restarts=3"]
-  assert words[8:] == ["--", ".venv/bin/python", *MAIN[1:]]
+  # Also after a host was started anew.
+  begins = f"set -e; cd astjax; {mount}; "
+  assert remote(train).startswith(begins)
+  words = shlex.split(remote(train).removeprefix(begins))
+  assert words[:3] == ["launch/detached.sh", "../astjax-run", "--"]
+  assert words[3:5] == ["launch/supervise.sh", "--max-restarts=3"]
+  assert words[5:] == ["--", ".venv/bin/python", *MAIN[1:]]
   what = ["queued-resources", "delete", "pod"]
   assert delete == [*TPUS, *what, *WHERE, "--force", "--quiet"]
 
 
 def test_each_step_of_a_tpu_slice_alone():
   everything = dry("tpu_vm.sh", "up", *POD, TYPE, "--", *FLAGS)
-  create, wait, _, scp, install, train, _, delete = everything
+  create, wait, _, scp, install, train, delete = everything
   assert dry("tpu_vm.sh", "create", *POD, TYPE) == [create, wait]
   _, scp_alone, install_alone = dry("tpu_vm.sh", "install", *POD)
   assert install_alone == install
@@ -458,6 +482,7 @@ def counting(fakes, tmp_path, *codes):
     (["143"], 1, 143),
     (["138"], 1, 138),
     (["130"], 1, 130),
+    (["129"], 1, 129),
   ],
 )
 def test_restarts(codes, calls, code, fakes, tmp_path):
@@ -467,6 +492,13 @@ def test_restarts(codes, calls, code, fakes, tmp_path):
   assert done.returncode == code
   assert log.read_text().splitlines() == ["a b $x"] * calls
   assert done.stderr.count("restart") == calls - 1 + (calls == 3 and code > 0)
+
+
+def test_who_was_healthy_begins_to_count_anew(fakes, tmp_path):
+  log, job = counting(fakes, tmp_path, "1", "1", "1", "1", "0")
+  options = ["--max-restarts=1", "--backoff=0"]
+  done = launch("supervise.sh", *options, "--", job, HEALTHY_SECONDS=0)
+  assert done.returncode == 0 and len(log.read_text().splitlines()) == 5
 
 
 def test_a_command_that_does_not_exist_is_not_tried_again():
@@ -671,7 +703,7 @@ def test_a_job_is_not_requeued_for_ever(slurm):
   process = slurm(SAVES, "--max-requeues=5", SLURM_RESTART_COUNT=5)
   out, said = end(process, slurm.said, signal.SIGUSR1)
   assert said == ["started"] and "5 times" in out
-  assert process.returncode == 2
+  assert process.returncode == 1
 
 
 def test_a_job_from_another_folder_says_so(slurm, tmp_path):

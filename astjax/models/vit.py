@@ -254,16 +254,16 @@ class Encoder(nn.Module):
   def __call__(self, x: Array, *, train: bool) -> tuple[Array, list[Array]]:
     """(normalised output, outputs of all blocks), each [B, P + N, D]."""
     if self.scan and not self.is_initializing():
-      hidden = self._in_a_loop(x, train)
+      x, hidden = self._in_a_loop(x, train)
     else:
       block_type = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
       hidden = []
       for i in range(self.depth):
         rate = self.drop_path * i / max(self.depth - 1, 1)
         block = self._block(rate, block_type, name=f"block_{i}")
-        hidden.append(block(hidden[-1] if hidden else x, train))
-    x = layer_norm(self.layer_norm_eps, self.dtype, "norm")(hidden[-1])
-    return x, hidden
+        x = block(x, train)
+        hidden.append(x)
+    return layer_norm(self.layer_norm_eps, self.dtype, "norm")(x), hidden
 
   def _block(self, drop_path, block_type=Block, **kwargs):
     return block_type(
@@ -294,5 +294,5 @@ class Encoder(nn.Module):
       return x, x
 
     turn = jax.checkpoint(turn, prevent_cse=False) if self.remat else turn
-    _, hidden = jax.lax.scan(turn, x, turns)
-    return list(hidden)
+    x, hidden = jax.lax.scan(turn, x, turns)
+    return x, list(hidden)

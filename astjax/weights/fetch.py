@@ -19,7 +19,7 @@ import urllib.request
 
 import filelock
 
-from astjax.errors import UserError, nearest
+from astjax.errors import Outage, UserError, nearest
 from astjax.weights import readers, registry
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
@@ -84,7 +84,7 @@ def _published(name, checkpoint):
         download(checkpoint.url, path, sha256=checkpoint.sha256)
   except UserError as e:
     mirror = f", or use {checkpoint.mirror!r}" if checkpoint.mirror else ""
-    raise UserError(
+    raise type(e)(
       f"cannot fetch {name!r}: {e}; the file can be put by hand at {path}"
       f"{mirror}"
     ) from None
@@ -105,7 +105,8 @@ def download(url: str, path: pathlib.Path, *, sha256: str = "") -> None:
     sha256: the digest or its beginning; "" checks nothing.
 
   Raises:
-    UserError: no network, no such file, or another file than expected.
+    UserError: no such file, or another file than expected.
+    Outage: no network.
     OSError: `path` or its part cannot be written.
   """
   part = path.with_name(path.name + ".part")
@@ -125,7 +126,8 @@ def download(url: str, path: pathlib.Path, *, sha256: str = "") -> None:
     raise UserError(f"{url} answers {e.code} ({_line(e.reason)})") from None
   except (OSError, http.client.HTTPException, ValueError) as e:
     reason = _line(getattr(e, "reason", None) or e)
-    raise UserError(f"{url} cannot be reached ({reason})") from None
+    kind = UserError if isinstance(e, ValueError) else Outage
+    raise kind(f"{url} cannot be reached ({reason})") from None
   with answer:
     if answer.headers.get_content_type() == "text/html":
       raise UserError(f"{url} gives a web page, expected a file")
@@ -203,6 +205,7 @@ def _from_hub(name: str) -> pathlib.Path:
       "pip install 'astjax[hub]'"
     ) from None
   repository, _, revision = name.partition("@")
+  kind = UserError
 
   def get(*patterns):
     return pathlib.Path(
@@ -223,10 +226,11 @@ def _from_hub(name: str) -> pathlib.Path:
     reason = f"it has no revision {revision!r}"
   except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
     reason = "it is not in the cache and Hugging Face cannot be reached"
+    kind = Outage
   except Exception as e:  # also those of the HTTP library below it
     reason = _line(e)
   else:
     return folder
-  raise UserError(
+  raise kind(
     f"cannot get {name!r} (no existing path) from Hugging Face: {reason}"
   )
