@@ -291,11 +291,13 @@ def wait_for_word() -> None:
 def is_lost(error: Exception) -> bool:
   """Whether an error may be that another process is gone."""
   text = first_line(error)
-  # Of XLA or the store: JAX's own class, or a status at the beginning.
-  theirs = isinstance(error, (jax.errors.JaxRuntimeError, TimeoutError)) or (
-    isinstance(error, (RuntimeError, ValueError))
-    and re.match("[A-Z_]{5,}: ", text)
-  )
+  if isinstance(error, OSError):  # orbax's, not that of a disk
+    theirs = isinstance(error, TimeoutError) and error.errno is None
+  else:  # of XLA or the store: JAX's own class, or a status at the beginning
+    theirs = isinstance(error, jax.errors.JaxRuntimeError) or (
+      isinstance(error, (RuntimeError, ValueError))
+      and re.match("[A-Z_]{5,}: ", text)
+    )
   return is_one_of_several() and bool(theirs and _BROKEN.search(text))
 
 
@@ -336,20 +338,29 @@ def _lost(*status: object) -> None:
   """Called by JAX when a process is missed, or the store of process 0 is."""
   del status
   with _lock:
-    state = distributed.global_state
-    host, port = state.coordinator_address.rsplit(":", 1)
-    try:
-      socket.create_connection((host.strip("[]"), int(port)), 3.0).close()
-    except OSError:
-      _say("process 0 is gone: killed, or its machine is")
-    else:
+    is_first = distributed.global_state.process_id == 0
+    if is_first or _answers():
       _say(
         f"another process was not heard of for {HEARTBEAT_SECONDS} s: killed, "
         "frozen, or its machine is gone"
       )
       # All are told at the same time, by this one if it is the first.
-      time.sleep(1.0 if state.process_id == 0 else 0.0)
+      time.sleep(1.0 if is_first else 0.0)
+    else:
+      _say("process 0 is gone: killed, or its machine is")
     os._exit(1)
+
+
+def _answers() -> bool:
+  """Whether process 0 still does; its socket may outlive it for a moment."""
+  host, port = distributed.global_state.coordinator_address.rsplit(":", 1)
+  try:
+    for _ in range(4):
+      socket.create_connection((host.strip("[]"), int(port)), 3.0).close()
+      time.sleep(0.5)
+  except OSError:
+    return False
+  return True
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Errors for people, and the check of what they gave against a signature."""
 
 import dataclasses
+import errno
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -9,6 +10,26 @@ import pytest
 
 from astjax import errors
 from astjax.errors import UserError
+
+
+def test_a_place_does_not_change_the_kind():
+  for kind in (UserError, errors.Outage):
+    with pytest.raises(kind) as error, errors.located("config.x"):
+      raise kind("no")
+    assert type(error.value) is kind and str(error.value) == "config.x: no"
+
+
+def test_what_may_pass_is_an_outage():
+  kinds = {
+    number: type(errors.of_os(OSError(number, "text"), "a file"))
+    for number in (errno.ENOSPC, errno.ESTALE, errno.EIO, errno.EROFS)
+  }
+  assert kinds == {
+    errno.ENOSPC: errors.Outage,
+    errno.ESTALE: errors.Outage,
+    errno.EIO: errors.Outage,
+    errno.EROFS: UserError,
+  }
 
 
 def test_nearest():

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from astjax import processes
@@ -153,3 +154,20 @@ def test_jax_tells_where_there_is_no_tpu():
     [sys.executable, "-c", code], capture_output=True, text=True, check=True
   )
   assert out.stdout.strip() == "1"
+
+
+@pytest.mark.parametrize(
+  ("error", "lost"),
+  [
+    (jax.errors.JaxRuntimeError("UNKNOWN: Gloo AllGather failed: closed"), 1),
+    (ValueError("UNKNOWN: Gloo all-reduce failed: Connection closed"), 1),
+    (TimeoutError("Timed out while waiting for a barrier."), 1),
+    (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"), 0),
+    (ValueError("the barrier of classes is unavailable"), 0),
+    (OSError(110, "Connection timed out"), 0),
+    (RuntimeError("connection pool is closed"), 0),
+  ],
+)
+def test_whose_fault_it_is(error, lost, monkeypatch):
+  monkeypatch.setattr(processes, "is_one_of_several", lambda: True)
+  assert processes.is_lost(error) == bool(lost)

@@ -98,8 +98,9 @@ class Compiled:
   Attributes:
     batch_size: B, over all devices.
     seconds: of tracing and compiling.
-    memory: bytes by what they are for; `peak` is the most at one moment. When
-      the step does not fit it has `peak` alone, as far as it is known.
+    memory: bytes by what they are for; `peak` is all of them together, as a TPU
+      sets them aside before the step (a CPU may need less). When the step does
+      not fit it has `peak` alone, as far as it is known.
     fits: False if the compiler, or the chip's memory, says no; None if the
       memory is not known.
     flops: of one device, by XLA, which counts the body of a loop once.

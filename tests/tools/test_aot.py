@@ -250,6 +250,19 @@ def test_the_largest_batch(first, fixed):
   assert 89 * 15 / 16 < search(9_999, unit=1) <= 89
 
 
+@pytest.mark.slow
+def test_what_is_suggested_fits(monkeypatch):
+  job = aot.build(tiny_config(), jax.devices()[:1])
+  memory = aot.compile_step(job, 40).memory["peak"]
+  monkeypatch.setattr(aot, "_memory_of", lambda mesh: memory)
+  said = []
+  best = aot.report(job, suggest=True, say=said.append)["largest_batch"]
+  assert 40 <= best < 80
+  assert aot.compile_step(job, best).fits
+  assert not aot.compile_step(job, 2 * best).fits
+  assert any(line.startswith(f"batch {best} fits") for line in said)
+
+
 def test_pencil_and_paper():
   """197 TFLOP/s; 200 GB/s out of each chip; all-reduces count twice."""
   chip = chips.find("TPU v5 lite")

@@ -15,11 +15,13 @@ import sys
 import threading
 import time
 import types
+import urllib.error
+import urllib.request
 
 import numpy as np
 import pytest
 
-from astjax.errors import UserError
+from astjax.errors import Outage, UserError
 from astjax.weights import fetch, registry
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -292,6 +294,15 @@ def test_redirects(site):
 def test_no_http(site, raw):
   site.raw = raw
   assert "cannot be reached" in error(fetch.fetch, "tiny")
+
+
+def test_no_network_may_pass(monkeypatch, tmp_path):
+  def urlopen(*args, **kwargs):
+    raise urllib.error.URLError(OSError(101, "Network is unreachable"))
+
+  monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+  with pytest.raises(Outage, match="cannot be reached"):
+    fetch.download("https://example.org/a.pth", tmp_path / "a.pth")
 
 
 def test_the_server_falls_silent(site, monkeypatch):
