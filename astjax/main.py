@@ -183,7 +183,7 @@ def _join() -> None:
     raise UserError("no work directory: give one with --workdir=FOLDER")
   # Of C++ libraries; what matters of it is also raised. Before they are loaded.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-  from astjax import processes
+  from astjax.run import processes
 
   group = processes.find(
     os.environ,
@@ -198,7 +198,8 @@ def _join() -> None:
 def _train() -> None:
   _join()
   try:
-    from astjax import profiling, train
+    from astjax import train
+    from astjax.engine import profiling
   except ModuleNotFoundError as e:
     if e.name != "tensorflow":
       raise
@@ -215,7 +216,7 @@ def _train() -> None:
       else None,
     )
   except train.Stopped as e:
-    from astjax import processes
+    from astjax.run import processes
 
     processes.leave()
     _fail(e, code=128 + e.signum)
@@ -223,7 +224,7 @@ def _train() -> None:
 
 def _fail_together(error: Exception) -> NoReturn:
   """Where the others have to know; a lost one of them is no traceback."""
-  from astjax import processes
+  from astjax.run import processes
 
   if not processes.is_one_of_several():
     raise error
@@ -238,7 +239,7 @@ def _fail_together(error: Exception) -> NoReturn:
 def _fail(error: Exception | str, code: int = 1) -> NoReturn:
   """One line, here and for the other processes, and the end."""
   text = " ".join(str(error).split())
-  if processes := sys.modules.get("astjax.processes"):
+  if processes := sys.modules.get("astjax.run.processes"):
     processes.end(text, code)
   print(f"astjax: error: {text}", file=sys.stderr, flush=True)
   sys.stdout.flush()

@@ -20,25 +20,21 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from astjax import (
-  chips,
-  metric_log,
-  profiling,
-  run_config,
-  run_record,
-  sharding,
-  train_step,
-  workdir,
-)
-from astjax.checkpoint import Checkpoints
 from astjax.data import pipeline, sources
+from astjax.engine import profiling, sharding
+from astjax.engine.devices import of
+from astjax.engine.step import TrainState, train_key
 from astjax.errors import UserError
-from astjax.evaluations import Evaluations
-from astjax.job import build, fresh_state, warm_params
-from astjax.run_record import RunRecord
-from astjax.splits import Split
-from astjax.stopping import Signals, Stopped
-from astjax.train_step import TrainState
+from astjax.run import record as run_record
+from astjax.run import workdir
+from astjax.run.checkpoint import Checkpoints
+from astjax.run.config import global_batches, interval
+from astjax.run.evaluation import Evaluations
+from astjax.run.job import build, fresh_state, warm_params
+from astjax.run.log import Console, MetricLog, Window, duration, warn
+from astjax.run.record import RunRecord
+from astjax.run.stopping import Signals, Stopped
+from astjax.run.streams import Split
 from astjax.weights import convert
 
 
@@ -53,7 +49,7 @@ def train_and_evaluate(
   """Trains, evaluates and saves; the same call resumes.
 
   Args:
-    config: see `run_config.RunConfig`.
+    config: see `RunConfig`.
     workdir_path: everything the run writes goes here.
     mesh: the devices; all of them by default.
     stop_at: save and return at this step, as if asked to by a signal.
@@ -69,7 +65,7 @@ def train_and_evaluate(
   """
   job = build(config, mesh=mesh)
   folder = workdir.prepare(workdir_path)
-  plain = run_config.global_batches(config, job.mesh.size)
+  plain = global_batches(config, job.mesh.size)
   source = job.train.reader.source
   data = {
     "fingerprint": sources.fingerprint(source),
@@ -82,7 +78,7 @@ def train_and_evaluate(
       f"{job.total_steps}"
     )
   is_main = jax.process_index() == 0
-  console = metric_log.Console(is_main)
+  console = Console(is_main)
   for notice in notices:
     console.say(f"note: {notice}")
 
@@ -114,7 +110,7 @@ def train_and_evaluate(
     if origin:
       workdir.write_init_from(folder, origin)
   first_step = int(state.step)
-  log = metric_log.MetricLog(
+  log = MetricLog(
     folder,
     first_step=first_step,
     active=is_main,
@@ -171,8 +167,8 @@ class _Loop:
     self.state: TrainState = state
     self.record: RunRecord = record
     self.checkpoints: Checkpoints = checkpoints
-    self.log: metric_log.MetricLog = log
-    self.console: metric_log.Console = console
+    self.log: MetricLog = log
+    self.console: Console = console
     self.folder: pathlib.Path = folder
     self.step = int(state.step)
     self.schedule = job.schedule()
@@ -183,7 +179,7 @@ class _Loop:
     )
     self.signals = Signals()
     self.num_unreadable = 0
-    chip = chips.of(job.mesh.devices.flat[0])
+    chip = of(job.mesh.devices.flat[0])
     # The share of the peak that one example per second is.
     self.use = (
       job.flops_per_example() / (chip.flops * job.mesh.size) if chip else None
@@ -200,7 +196,7 @@ class _Loop:
       self.evaluations.complete(self.state)
       self._report_unreadable()
       return
-    save_every = run_config.interval(
+    save_every = interval(
       run.checkpoint.every_epochs,
       run.checkpoint.every_steps,
       job.steps_per_epoch,
@@ -216,8 +212,8 @@ class _Loop:
       process_index=jax.process_index(),
       process_count=jax.process_count(),
     )
-    key = train_step.train_key(run.seed)
-    window = metric_log.Window(self.step)
+    key = train_key(run.seed)
+    window = Window(self.step)
     trace = profiling.Trace(self.folder / "profile", profile)
     self.console.start_bar(total, self.step)
     with (
@@ -250,7 +246,7 @@ class _Loop:
         if self.step % run.log.every_steps == 0 or is_last:
           self._check(window)
           self._log(window)
-          window = metric_log.Window(self.step)
+          window = Window(self.step)
         due = {
           name: split
           for name, split in job.evals.items()
@@ -294,7 +290,7 @@ class _Loop:
     if due:
       self._evaluate(due)
 
-  def _check(self, window: metric_log.Window, *, leave: int = 0) -> None:
+  def _check(self, window: Window, *, leave: int = 0) -> None:
     """Looks at finished steps; a non-finite one ends the run."""
     while len(window.pending) > leave:
       step, ids, metrics = window.pending.popleft()
@@ -316,7 +312,7 @@ class _Loop:
       f"as step {int(self.state.step)} in {self.checkpoints.folder}"
     )
 
-  def _log(self, window: metric_log.Window) -> None:
+  def _log(self, window: Window) -> None:
     self.checkpoints.check()
     run = self.job.config
     values = {f"train/{k}": v for k, v in window.means().items()}
@@ -340,7 +336,7 @@ class _Loop:
       f"  {values['perf/step_ms']:.0f} ms/step"
       f"  {values['perf/examples_per_s']:.1f} examples/s"
       f"  data wait {100 * values['perf/data_wait']:.0f}%{used}"
-      f"  ETA {metric_log.duration(left)}"
+      f"  ETA {duration(left)}"
     )
     self._report_unreadable()
 
@@ -369,7 +365,7 @@ class _Loop:
       {f"{name}/unreadable": len(rows) for name, rows in reports.items()},
     )
     name, reason = next(rows[-1] for rows in reports.values() if rows)
-    metric_log.warn(
+    warn(
       f"{count} recording(s) could not be read so far, such as {name}: "
       f"{reason}; replaced in training, left out of evaluations, listed in "
       "unreadable.txt"

@@ -22,7 +22,9 @@ import numpy as np
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from astjax import optim, sharding, tasks, train_step
+from astjax import tasks
+from astjax.engine import optim, sharding
+from astjax.engine.step import init_state, make_train_step, train_key
 
 FRAMES, LOCAL_FRAMES, MELS = 592, 192, 128
 
@@ -54,7 +56,7 @@ def compiled(args: argparse.Namespace, chunk: int):
     "id": jax.ShapeDtypeStruct((args.batch,), np.int32),
   }
   mesh = sharding.make_mesh(jax.devices()[:1])
-  key = train_step.train_key(0)
+  key = train_key(0)
   params = jax.eval_shape(task.init_params, key, batch)
   tx = optim.make_optimizer(
     params,
@@ -65,8 +67,8 @@ def compiled(args: argparse.Namespace, chunk: int):
     freeze_first=("projection/last",),
     steps_per_epoch=1000.0,
   )
-  state = jax.eval_shape(lambda p: train_step.init_state(task, p, tx), params)
-  step = train_step.make_train_step(task, tx, (), mesh)
+  state = jax.eval_shape(lambda p: init_state(task, p, tx), params)
+  step = make_train_step(task, tx, (), mesh)
   return step.lower(state, batch, 0, key).compile()
 
 

@@ -23,7 +23,7 @@ import soxr
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
-from astjax import metric_log
+from astjax.run import log
 from astjax.tools import convert_weights
 
 TEST = re.compile(r"(\d)_[a-z]+_[0-4]\.wav$")
@@ -40,7 +40,7 @@ def main() -> int:
     if convert_weights.main([args.workdir, str(there), "--format=hf"]):
       return 1
     correct = evaluate(there, pathlib.Path(args.data_dir))
-  lines = metric_log.read(pathlib.Path(args.workdir) / "metrics.jsonl")
+  lines = log.read(pathlib.Path(args.workdir) / "metrics.jsonl")
   here = [x["test/accuracy"] for x in lines if "test/accuracy" in x][-1]
   there = float(np.mean(correct))
   print(

@@ -19,8 +19,10 @@ import sys
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from astjax import evaluate, job, train, train_step
+from astjax import train
 from astjax.data import pipeline
+from astjax.engine.step import make_eval_step
+from astjax.run import evaluate, job
 from configs import asit_digits
 
 
@@ -35,9 +37,7 @@ class MeanLogMels:
 def rate(built: job.Job, task, state) -> float:
   """Accuracy of the evaluation `knn` on some features."""
   split = built.evals["knn"]
-  step = train_step.make_eval_step(
-    task, split.device_ops, built.mesh, features=True
-  )
+  step = make_eval_step(task, split.device_ops, built.mesh, features=True)
   known, out = (
     evaluate.outputs(
       step,

@@ -21,7 +21,8 @@ from sklearn.preprocessing import StandardScaler
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from astjax.data import audio_file, sources
+from astjax.data import sources
+from astjax.data.audio import resample, to_mono
 from astjax.ops import fbank
 from configs import ast_digits
 
@@ -42,8 +43,8 @@ def features(data_dir: str, split: str) -> tuple[np.ndarray, np.ndarray]:
   rows, labels = [], []
   for i in range(len(source)):
     audio, rate = source.read(i)
-    audio = audio_file.to_mono(audio, "mean")
-    audio = audio_file.resample(audio, rate, spec.sample_rate)
+    audio = to_mono(audio, "mean")
+    audio = resample(audio, rate, spec.sample_rate)
     rows.append(fbank.fbank(audio, spec).mean(axis=0))
     labels.append(source.labels(i)[0])
   return np.stack(rows), np.array(labels)

@@ -40,7 +40,9 @@ def compiled(args: argparse.Namespace, fsdp: int, remat: bool):
   import jax
   import numpy as np
 
-  from astjax import optim, sharding, tasks, train_step
+  from astjax import tasks
+  from astjax.engine import optim, sharding
+  from astjax.engine.step import init_state, make_train_step, train_key
 
   model = {"variant": args.variant, "dtype": args.dtype, "remat": remat}
   model["scan"] = remat  # or a CPU's compiler undoes it
@@ -59,13 +61,13 @@ def compiled(args: argparse.Namespace, fsdp: int, remat: bool):
   }
   batch["id"] = jax.ShapeDtypeStruct((rows,), np.int32)
   mesh = sharding.make_mesh(fsdp=fsdp)
-  key = train_step.train_key(0)
+  key = train_key(0)
   params = jax.eval_shape(task.init_params, key, batch)
   tx = optim.make_optimizer(
     params, lambda step: 1e-4, name="adam", steps_per_epoch=1000.0
   )
-  state = jax.eval_shape(lambda p: train_step.init_state(task, p, tx), params)
-  step = train_step.make_train_step(
+  state = jax.eval_shape(lambda p: init_state(task, p, tx), params)
+  step = make_train_step(
     task, tx, (), mesh, shardings=sharding.of_state(state, mesh)
   )
   started = time.perf_counter()

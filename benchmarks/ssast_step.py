@@ -23,7 +23,9 @@ import numpy as np
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from astjax import optim, sharding, tasks, train_step
+from astjax import tasks
+from astjax.engine import optim, sharding
+from astjax.engine.step import init_state, make_train_step, train_key
 
 FRAMES, MELS, CLASSES, MASKED = 1024, 128, 527, 400
 TASKS = {
@@ -44,14 +46,14 @@ def make_step(name: str, model: dict, batch: dict, mesh):
     steps_per_epoch=1.0,
     total_steps=1,
   )
-  key = train_step.train_key(0)
+  key = train_key(0)
   shapes = jax.eval_shape(lambda: task.init_params(key, batch))
   tx = optim.make_optimizer(shapes, lambda step: 1e-4)
   state = jax.jit(
-    lambda: train_step.init_state(task, task.init_params(key, batch), tx),
+    lambda: init_state(task, task.init_params(key, batch), tx),
     out_shardings=sharding.replicated(mesh),
   )()
-  step = train_step.make_train_step(task, tx, (), mesh)
+  step = make_train_step(task, tx, (), mesh)
   rows = sharding.to_global(batch, mesh)
   numbers = iter(range(1_000_000))
 

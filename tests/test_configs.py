@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from astjax import job, sharding, train_step
+from astjax.engine import sharding
+from astjax.engine.step import make_train_step, train_key
+from astjax.run import job
 
 ROOT = pathlib.Path(__file__).parent.parent
 ARGUMENTS = {
@@ -169,7 +171,7 @@ def test_builds_and_steps(name, arg, tmp_path):
 
   state = jax.eval_shape(lambda: job.fresh_state(built)[1])
   tx = built.optimizer(state.params)
-  step = train_step.make_train_step(
+  step = make_train_step(
     built.task,
     tx,
     built.train.device_ops,
@@ -181,7 +183,7 @@ def test_builds_and_steps(name, arg, tmp_path):
     name: jax.ShapeDtypeStruct((size, *shape), dtype)
     for name, (shape, dtype) in built.train.row_shapes.items()
   }
-  key = jax.eval_shape(lambda: train_step.train_key(0))
+  key = jax.eval_shape(lambda: train_key(0))
   out, metrics = jax.eval_shape(step, state, batch, 0, key)
   assert jax.tree.map(lambda x: (x.shape, x.dtype), out) == jax.tree.map(
     lambda x: (x.shape, x.dtype), state

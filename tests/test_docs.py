@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from astjax import device_ops
 from astjax.data import host_ops, sources
+from astjax.ops import device_ops
 
 ROOT = pathlib.Path(__file__).parent.parent
 

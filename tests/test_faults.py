@@ -566,7 +566,7 @@ print("COMPLETE", time.monotonic() - started, flush=True)
 
 def test_killed_right_after_a_save_began(tmp_path, measured):
   """Complete or absent; the one before is still there."""
-  from astjax import checkpoint
+  from astjax.run import checkpoint
 
   process = start_python("-c", RIGHT_AFTER, str(tmp_path / "a"), "96", "wait")
   out = finish(process)

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 import astjax
-from astjax import saved_model, sharding, train
+from astjax import train
+from astjax.engine import sharding
 from astjax.tools import reconstruct
-from astjax.weights import model_info
+from astjax.weights import info as model_info
+from astjax.weights import saved_model
 from configs import asit_digits, ast_folder, ssast_folder
 from tests.test_configs import make_data
 

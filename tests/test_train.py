@@ -12,9 +12,11 @@ import orbax.checkpoint as ocp
 import pytest
 import soundfile
 
-from astjax import checkpoint, errors, evaluate, job, sharding, stopping, train
-from astjax import train_step as train_step_lib
+from astjax import errors, train
 from astjax.data import pipeline
+from astjax.engine import sharding
+from astjax.engine import step as train_step_lib
+from astjax.run import checkpoint, evaluate, job, stopping
 from tests.tiny import tiny_config
 
 

@@ -19,7 +19,7 @@ TASKS = {"supervised": tiny_config, "ssast": tiny_ssast, "asit": tiny_asit}
 
 def main(folder: str, size: str, index: str, port: str) -> None:
   """Joins the others, then trains one task after the other."""
-  from astjax import processes
+  from astjax.run import processes
 
   group = processes.find(
     {},
@@ -29,7 +29,8 @@ def main(folder: str, size: str, index: str, port: str) -> None:
   )
   if group:
     processes.join(group)
-  from astjax import sharding, train
+  from astjax import train
+  from astjax.engine import sharding
 
   ids, real = [], sharding.to_global
 

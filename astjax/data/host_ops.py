@@ -14,12 +14,12 @@ from typing import Literal
 import numpy as np
 import tensorflow as tf
 
-from astjax import pp
-from astjax.data import audio_file
+from astjax.data import audio as audio_
 from astjax.data.reader import Reader
 from astjax.data.tf_backend import python_call
 from astjax.errors import UserError
 from astjax.ops import frontend
+from astjax.ops import recipe as recipes
 from astjax.ops.fbank import FbankSpec
 from astjax.ops.frontend import *  # noqa: F403
 from astjax.ops.frontend import Op
@@ -42,9 +42,11 @@ __all__ = (
 WAVEFORM = tf.TensorSpec([None], tf.float32)
 
 
-def parse(recipe: str, reader: Reader, where: str) -> tuple[pp.NamedOp, ...]:
+def parse(
+  recipe: str, reader: Reader, where: str
+) -> tuple[recipes.NamedOp, ...]:
   """The ops of a recipe over the recordings of `reader`."""
-  return pp.parse(recipe, sys.modules[__name__], where, reader=reader)
+  return recipes.parse(recipe, sys.modules[__name__], where, reader=reader)
 
 
 def decode(channel: Literal["mean", "first"] = "mean", *, reader: Reader) -> Op:
@@ -63,7 +65,7 @@ def decode(channel: Literal["mean", "first"] = "mean", *, reader: Reader) -> Op:
       audio, rate = found
     else:
       audio, rate, ok = np.zeros(1, np.float32), 0, False
-    mono = audio_file.to_mono(audio, channel)
+    mono = audio_.to_mono(audio, channel)
     return mono, np.int32(rate), np.int32(index), np.bool_(ok)
 
   def op(example, key, backend):
@@ -93,7 +95,7 @@ def resample(sample_rate: int) -> Op:
 
   def convert(audio, rate):
     # A rate of zero stands for an unreadable recording.
-    return audio_file.resample(audio, int(rate) or sample_rate, sample_rate)
+    return audio_.resample(audio, int(rate) or sample_rate, sample_rate)
 
   def op(example, key, backend):
     _need_float(example, "audio", "resample")
@@ -265,7 +267,7 @@ def fit(
 
   def cut(audio, rate):
     _check_rate("fit", sample_rate, rate)
-    audio, count = audio_file.fit(audio, length)
+    audio, count = audio_.fit(audio, length)
     return audio, np.int32(count)
 
   def op(example, key, backend):
@@ -301,7 +303,7 @@ def quantise(audio: str = "audio") -> Op:
     _need_float(example, audio, "quantise")
     x = example[audio]
     integers = tf.TensorSpec(x.shape, tf.int16)
-    return example | {audio: python_call(audio_file.quantise, [x], integers)}
+    return example | {audio: python_call(audio_.quantise, [x], integers)}
 
   return op
 
@@ -338,8 +340,8 @@ def mix(
     if share >= 1.0:
       return audio, partner
     other, other_rate, partner = reader.read_or_next(int(partner))
-    other = audio_file.to_mono(other, channel)
-    other = audio_file.resample(other, other_rate, int(sample_rate))
+    other = audio_.to_mono(other, channel)
+    other = audio_.resample(other, other_rate, int(sample_rate))
     mixed = share * (audio[:count] - audio[:count].mean())
     other = (other - other.mean())[:count]
     mixed[: len(other)] += (np.float32(1.0) - share) * other

@@ -15,7 +15,7 @@ import numpy as np
 
 from astjax.data.sources import Source
 from astjax.errors import UserError, lookup
-from astjax.ops.backends import NUMPY, random_key
+from astjax.ops.xp import NUMPY, random_key
 
 
 class Order:

@@ -15,12 +15,12 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from astjax import pp
 from astjax.data import order
 from astjax.data.reader import Reader
 from astjax.data.tf_backend import TF, python_call
 from astjax.errors import UserError
-from astjax.ops.backends import NUMPY, random_key
+from astjax.ops import recipe
+from astjax.ops.xp import NUMPY, random_key
 
 _INDEX_AND_KEY = (tf.TensorSpec([], tf.int32), tf.TensorSpec([2], tf.uint32))
 
@@ -40,7 +40,7 @@ def hide_accelerators() -> None:
 
 def train_batches(
   reader: Reader,
-  ops: tuple[pp.NamedOp, ...],
+  ops: tuple[recipe.NamedOp, ...],
   *,
   batch_size: int,
   seed: int,
@@ -84,7 +84,7 @@ def train_batches(
 
 def eval_batches(
   reader: Reader,
-  ops: tuple[pp.NamedOp, ...],
+  ops: tuple[recipe.NamedOp, ...],
   *,
   batch_size: int,
   process_index: int = 0,
@@ -115,7 +115,7 @@ def num_eval_batches(reader: Reader, batch_size: int) -> int:
 
 
 def row_shapes(
-  reader: Reader, ops: tuple[pp.NamedOp, ...]
+  reader: Reader, ops: tuple[recipe.NamedOp, ...]
 ) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
   """{name: (shape, type)} of one row of the batches that these ops give.
 
@@ -151,7 +151,7 @@ def row_shapes(
 def _examples(span, start, ops):
   def example_at(i):
     example, key = start(i)
-    example = pp.apply(ops, example, key, TF)
+    example = recipe.apply(ops, example, key, TF)
     return {k: v for k, v in example.items() if k not in _HOST_ONLY}
 
   return span.map(

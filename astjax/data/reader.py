@@ -10,7 +10,7 @@ import threading
 
 import numpy as np
 
-from astjax.data.audio_file import UnreadableAudio
+from astjax.data.audio import UnreadableAudio
 from astjax.data.sources import Source
 from astjax.errors import UserError
 

@@ -16,9 +16,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from astjax import errors
-from astjax.data import audio_file, listings, tfds_source
+from astjax.data import audio, tables
 from astjax.data.several import Several
 from astjax.data.synthetic import Synthetic
+from astjax.data.tfds import load
 from astjax.errors import UserError
 
 
@@ -82,7 +83,7 @@ class Recordings:
     return self._labels[index]
 
   def read(self, index: int) -> tuple[np.ndarray, int]:
-    return audio_file.read(self.root / self._paths[index])
+    return audio.read(self.root / self._paths[index])
 
 
 def _class_of(name, aliases, path):
@@ -140,7 +141,7 @@ def filenames(
     label_map: label -> class, "*" stands for all other labels; those that it
       does not name stay as they are.
   """
-  compiled = listings.compile_pattern(pattern, "source_kw.pattern")
+  compiled = tables.compile_pattern(pattern, "source_kw.pattern")
   given = {
     "a group 'split'": "split" in compiled.groupindex,
     "splits": splits,
@@ -150,19 +151,19 @@ def filenames(
   if len(ways := [name for name, value in given.items() if value]) > 1:
     raise UserError(f"source_kw says the splits twice: {' and '.join(ways)}")
   rules = {
-    name: listings.compile_pattern(rule, f"source_kw.splits.{name}")
+    name: tables.compile_pattern(rule, f"source_kw.splits.{name}")
     for name, rule in (splits or {}).items()
   }
-  root = listings.existing_dir(data_dir)
-  listed = listings.read_split_lists(root, split_lists or {})
+  root = tables.existing_dir(data_dir)
+  listed = tables.read_split_lists(root, split_lists or {})
   others = "train" if listed else ""
   if split_table:
-    listed |= listings.read_split_table(root, split_table)
-  paths = list(listings.sound_files(root))
+    listed |= tables.read_split_table(root, split_table)
+  paths = list(tables.sound_files(root))
   if not paths:
     raise UserError(
       f"no recordings below {root}: expected files ending in "
-      f"{', '.join(audio_file.SUFFIXES)}"
+      f"{', '.join(audio.SUFFIXES)}"
     )
   rows = []
   for path in paths:
@@ -205,7 +206,7 @@ def folder(
   With a folder per split above the classes, use the pattern
   r"^(?P<split>[^/]+)/(?P<label>[^/]+)/".
   """
-  compiled = listings.compile_pattern(pattern, "source_kw.pattern")
+  compiled = tables.compile_pattern(pattern, "source_kw.pattern")
   if "label" not in compiled.groupindex:
     raise UserError(
       f"source_kw.pattern {pattern!r} has no group (?P<label>...); recordings "
@@ -259,10 +260,10 @@ def csv(
   for key in columns or {}:
     errors.lookup(of, key, "key of source_kw.columns")
   of |= columns or {}
-  root = listings.existing_dir(data_dir)
+  root = tables.existing_dir(data_dir)
   path = root / csv
   rows = []
-  for number, line in listings.read_table(path, "source_kw.csv"):
+  for number, line in tables.read_table(path, "source_kw.csv"):
     column = of["labels"]
     if column not in line and "labels" not in (columns or {}):
       column = "label" if "label" in line else ""
@@ -315,8 +316,8 @@ def manifest(
       f"a manifest has no splits or folds (given: {split or folds}): give one "
       "manifest for each"
     )
-  root = listings.existing_dir(data_dir)
-  found = listings.read_manifest(root / json, labelled=bool(label_list))
+  root = tables.existing_dir(data_dir)
+  found = tables.read_manifest(root / json, labelled=bool(label_list))
   rows = [Row(*row) for row in found]
   return _select(root, rows, "", (), label_list)
 
@@ -340,7 +341,7 @@ def tfds(
   """
   if folds:
     raise UserError("the source 'tfds' has no folds: use splits")
-  return tfds_source.load(name, split or "train", data_dir, sample_rate)
+  return load(name, split or "train", data_dir, sample_rate)
 
 
 def several(
@@ -472,7 +473,7 @@ def _renamed(rows, label_map):
 
 def _select(root, rows, split, folds, label_list):
   if label_list:
-    names, aliases = listings.read_label_list(str(root / label_list))
+    names, aliases = tables.read_label_list(str(root / label_list))
     if not any(row.labels for row in rows):
       raise UserError(
         f"source_kw.label_list={label_list!r}, but the recordings have no "
@@ -480,9 +481,7 @@ def _select(root, rows, split, folds, label_list):
         "'labels'"
       )
   else:
-    names = sorted(
-      {n for row in rows for n in row.labels}, key=listings.natural
-    )
+    names = sorted({n for row in rows for n in row.labels}, key=tables.natural)
     aliases = {n: i for i, n in enumerate(names)}
   kept = _keep(rows, "split", (split,) if split else ())
   kept = _keep(

@@ -7,7 +7,7 @@ import contextlib
 import numpy as np
 import tensorflow as tf
 
-from astjax.ops import backends
+from astjax.ops import xp
 
 
 class TfBackend:
@@ -74,7 +74,7 @@ class TfBackend:
     return tf.transpose(x, axes)
 
   def fold_in(self, key, data):
-    words = backends.threefry2x32(
+    words = xp.threefry2x32(
       key[0],
       key[1],
       tf.constant(data, tf.uint32),

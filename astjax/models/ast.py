@@ -7,10 +7,10 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from astjax import errors, target
+from astjax import errors
 from astjax.models import heads, vit
-from astjax.ops import backends
 from astjax.ops import patches as patch_ops
+from astjax.ops import platform, xp
 from astjax.types import Array, Params
 
 # The DeiT models whose shapes the paper uses. 224 and 384 name the image size
@@ -90,7 +90,7 @@ class Backbone(nn.Module):
         fbank,
         patch_size=self.patch_size,
         stride=self.stride,
-        backend=backends.JAX,
+        backend=xp.JAX,
       )
     batch, *grid, cells = patches.shape
     self._check_grid(tuple(grid))
@@ -276,10 +276,10 @@ def make_backbone(
       f"patch_size {tuple(patch_size)} and stride {tuple(stride)} must be "
       f"positive, and mlp_dim {mlp_dim} at least 0"
     )
-  if attention == "cudnn" and target.platform() != "gpu":
+  if attention == "cudnn" and platform.platform() != "gpu":
     raise errors.UserError(
       "attention='cudnn' needs an NVIDIA GPU, the devices are "
-      f"{target.platform()}; use 'auto'"
+      f"{platform.platform()}; use 'auto'"
     )
   if tuple(prefix) not in (("cls", "dist"), ("cls",), ()):
     raise errors.UserError(

@@ -14,7 +14,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from astjax import errors, target
+from astjax import errors
+from astjax.ops import platform
 from astjax.types import Array, Params
 
 # Transformer weights: normal with standard deviation 0.02 (the original cuts it
@@ -42,7 +43,7 @@ class Dense(nn.Dense):
 
   def __call__(self, x: Array) -> Array:
     """See the class."""
-    if target.platform() != "cpu":
+    if platform.platform() != "cpu":
       return super().__call__(x)
     y = super().__call__(x.reshape(-1, x.shape[-1]))
     return y.reshape(*x.shape[:-1], self.features)
@@ -142,7 +143,7 @@ def _attend_per_head(q, k, v):
 
 
 def _attend_auto(q, k, v):
-  on_cpu = target.platform() == "cpu"
+  on_cpu = platform.platform() == "cpu"
   return (_attend_per_head if on_cpu else _attend_xla)(q, k, v)
 
 

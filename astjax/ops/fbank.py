@@ -15,7 +15,7 @@ import functools
 import numpy as np
 
 from astjax.errors import UserError
-from astjax.ops import backends
+from astjax.ops import xp
 
 LOG_FLOOR = float(np.finfo(np.float32).eps)
 
@@ -123,9 +123,7 @@ def window(spec: FbankSpec) -> np.ndarray:
   return np.hanning(spec.window_size).astype(np.float32)
 
 
-def fbank(
-  audio, spec: FbankSpec, *, backend: backends.Backend = backends.NUMPY
-):
+def fbank(audio, spec: FbankSpec, *, backend: xp.Backend = xp.NUMPY):
   """Log-mel filter banks.
 
   Args:

@@ -16,11 +16,11 @@ import math
 from collections.abc import Callable
 
 from astjax.errors import UserError
-from astjax.ops import backends, patches
 from astjax.ops import fbank as fbank_ops
+from astjax.ops import patches, xp
 from astjax.types import Array, Example
 
-Op = Callable[[Example, Array, backends.Backend], Example]
+Op = Callable[[Example, Array, xp.Backend], Example]
 
 INT16_SCALE = 32_768.0
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from astjax.errors import UserError
-from astjax.ops import backends
+from astjax.ops import xp
 
 
 def grid_shape(
@@ -43,7 +43,7 @@ def patchify(
   *,
   patch_size: tuple[int, int],
   stride: tuple[int, int],
-  backend: backends.Backend = backends.NUMPY,
+  backend: xp.Backend = xp.NUMPY,
 ):
   """Cuts [..., T, F] into [..., F', T', ph * pw], overlapping or not."""
   *batch, num_frames, num_mel_bins = backend.shape(fbank)

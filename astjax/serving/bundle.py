@@ -23,14 +23,15 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.special
 
-from astjax import device_ops, pretrained, saved_model
 from astjax.errors import UserError, call
 from astjax.models import ast
+from astjax.ops import device_ops
 from astjax.serving import recording
 from astjax.serving.recording import Recording
 from astjax.types import Params
-from astjax.weights import adapt, convert
-from astjax.weights.model_info import ModelInfo
+from astjax.weights import adapt, convert, saved_model
+from astjax.weights import load as checkpoints
+from astjax.weights.info import ModelInfo
 
 # Clips of up to 1.5 times the trained length are heard at once. Their positions
 # exist for four lengths, so that a new length compiles nothing.
@@ -100,7 +101,7 @@ def load(
   *,
   recipe: str = "",
   class_names: Sequence[str] = (),
-  options: pretrained.Options | None = None,
+  options: checkpoints.Options | None = None,
   batch_size: int = 8,
   dtype: str = "float32",
 ) -> Bundle:
@@ -108,7 +109,7 @@ def load(
 
   Args:
     source: a path, a work directory of a run, a published checkpoint or a
-      Hugging Face name; see `pretrained.load`.
+      Hugging Face name; see `checkpoints.load`.
     recipe: from a recording to the model's input, where the source does not
       know it (or to replace its own).
     class_names: of the classifier, where the source does not know them.
@@ -119,7 +120,7 @@ def load(
   Raises:
     UserError: it cannot be found, read or used.
   """
-  loaded = pretrained.load(source, options)
+  loaded = checkpoints.load(source, options)
   if loaded.is_image:
     raise UserError(
       f"{os.fspath(source)} is a model of images ({loaded.kind}): train it on "

@@ -16,11 +16,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from astjax import device_ops, pp
-from astjax.data import audio_file
+from astjax.data import audio as audio_
 from astjax.errors import UserError, call_positional
+from astjax.ops import device_ops
 from astjax.ops.fbank import FbankSpec
-from astjax.weights import model_info
+from astjax.ops.recipe import NamedOp, calls, draws, text
+from astjax.weights import info
 
 # Called with the number of a recording and the seconds of it that are done.
 Progress = Callable[[int, float], None]
@@ -56,7 +57,7 @@ class Recipe:
   frames: FbankSpec
   num_frames: int
   quantise: bool
-  ops: tuple[pp.NamedOp, ...]
+  ops: tuple[NamedOp, ...]
 
 
 def parse(recipe: str) -> Recipe:
@@ -71,16 +72,16 @@ def parse(recipe: str) -> Recipe:
   where = "the recipe"
   host: dict[str, dict[str, Any]] = {}
   rest = []
-  for name, args, kwargs in pp.calls(recipe, where):
-    if name in model_info.HOST_OPS:
+  for name, args, kwargs in calls(recipe, where):
+    if name in info.HOST_OPS:
       if name in host or rest:
         raise UserError(f"{where}: {name} comes twice or too late: {recipe!r}")
-      make = model_info.HOST_OPS[name]
+      make = info.HOST_OPS[name]
       host[name] = call_positional(make, f"{where}: {name}", args, kwargs)
     elif name not in ("multi_hot", "keep"):
-      rest.append(pp.text(name, args, kwargs))
+      rest.append(text(name, args, kwargs))
   ops = device_ops.parse("|".join(rest), where)
-  if drawn := [op.name for op in ops if pp.draws(op)]:
+  if drawn := [op.name for op in ops if draws(op)]:
     raise UserError(f"{where} draws at random ({drawn[0]}): leave that out")
   if "fit" not in host or host["fit"]["num_frames"] < 1:
     raise UserError(f"{where} needs fit(num_frames=...), 1 or more: {recipe!r}")
@@ -166,7 +167,7 @@ class Recording:
     """
     try:
       yield from self._rows(cutting, whole)
-    except (audio_file.UnreadableAudio, UserError) as e:
+    except (audio_.UnreadableAudio, UserError) as e:
       raise UserError(f"{self.name}: {e}") from None
 
   def _rows(self, cutting, whole):
@@ -177,8 +178,8 @@ class Recording:
     length = frames.num_samples(trained)
 
     def row(start, audio, num_frames):
-      audio, count = audio_file.fit(audio, frames.num_samples(num_frames))
-      audio = audio_file.quantise(audio) if recipe.quantise else audio
+      audio, count = audio_.fit(audio, frames.num_samples(num_frames))
+      audio = audio_.quantise(audio) if recipe.quantise else audio
       return Row(start, audio, count)
 
     start, audio = 0, np.zeros(0, np.float32)  # from `start` on
@@ -218,13 +219,13 @@ class Recording:
           part = block[i : i + step]
           self.peak = max(self.peak, float(np.abs(part).max()))
           self.seconds += len(part) / rate
-          yield audio_file.to_mono(part, recipe.channel)
+          yield audio_.to_mono(part, recipe.channel)
 
-    return audio_file.resample_blocks(mono(), rate, new_rate)
+    return audio_.resample_blocks(mono(), rate, new_rate)
 
   def _pieces(self) -> Iterator[tuple[np.ndarray, float]]:
     if isinstance(self._source, (str, os.PathLike)):
-      yield from audio_file.blocks(self._source)
+      yield from audio_.blocks(self._source)
       return
     audio, scale = check_array(self._source)
     for i in range(0, len(audio), _BLOCK):

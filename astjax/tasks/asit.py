@@ -17,10 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from astjax import device_ops, errors, optim
+from astjax import errors
+from astjax.engine import optim
 from astjax.errors import UserError
 from astjax.models import asit, ast
-from astjax.ops import backends, gmml, losses, posemb
+from astjax.ops import device_ops, gmml, losses, posemb, xp
 from astjax.ops import patches as patch_ops
 from astjax.tasks.base import LossOut, inputs
 from astjax.types import Array, Batch, Params
@@ -228,7 +229,7 @@ class Asit:
       given["fbank"],
       patch_size=self.backbone.patch_size,
       stride=self.backbone.stride,
-      backend=backends.JAX,
+      backend=xp.JAX,
     )
 
   def _corrupt(self, batch, keys, how) -> Batch:

@@ -17,7 +17,7 @@ import optax
 from astjax.errors import UserError
 from astjax.models import ast
 from astjax.types import Array, Batch, Metrics, Params, TaskState
-from astjax.weights.model_info import Head
+from astjax.weights.info import Head
 
 
 class LossOut(NamedTuple):

@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from astjax import device_ops, errors
+from astjax import errors
 from astjax.models import ast, ssast
-from astjax.ops import backends, losses, masking
+from astjax.ops import device_ops, losses, masking, xp
 from astjax.ops import patches as patch_ops
 from astjax.tasks.base import LossOut, in_turn, inputs
 from astjax.types import Array, Batch, Params
@@ -161,7 +161,7 @@ class Ssast:
       given["fbank"],
       patch_size=self.backbone.patch_size,
       stride=self.backbone.stride,
-      backend=backends.JAX,
+      backend=xp.JAX,
     )
 
   def _draw(self, keys: Array, grid: tuple[int, int], count: int) -> Array:

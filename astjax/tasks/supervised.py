@@ -9,12 +9,13 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import numpy as np
 
-from astjax import errors, saved_model
+from astjax import errors
 from astjax.models import ast
 from astjax.ops import losses, metrics
 from astjax.tasks.base import LossOut, inputs
 from astjax.types import Array, Batch, Params
-from astjax.weights.model_info import Head
+from astjax.weights import saved_model
+from astjax.weights.info import Head
 
 LOSSES = {"bce": losses.bce, "softmax_xent": losses.softmax_xent}
 

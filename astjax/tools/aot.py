@@ -30,12 +30,17 @@ import numpy as np
 from absl import flags
 from jax.experimental import topologies
 
-from astjax import chips, flops, main, pp, run_config, sharding, target
-from astjax import job as jobs
+from astjax import main
 from astjax.data import host_ops
+from astjax.engine import flops, sharding
+from astjax.engine.devices import CHIPS, Chip, of
 from astjax.errors import UserError
-from astjax.job import Job
-from astjax.metric_log import Console
+from astjax.ops import platform
+from astjax.ops.recipe import calls
+from astjax.run import config as run_config
+from astjax.run import job as jobs
+from astjax.run.job import Job
+from astjax.run.log import Console
 from astjax.tools import collectives
 
 _TOPOLOGY = flags.DEFINE_string(
@@ -125,7 +130,7 @@ def find_devices(topology: str) -> list[jax.Device]:
   """
   if topology == "local":
     return jax.devices()
-  tpus = (c.name for kind, c in chips.CHIPS.items() if kind.startswith("TPU"))
+  tpus = (c.name for kind, c in CHIPS.items() if kind.startswith("TPU"))
   known = ", ".join(dict.fromkeys(tpus))
   if not re.fullmatch(r"\w+:\d+(x\d+)*", topology):
     raise UserError(
@@ -184,7 +189,7 @@ def build(
 
 def _arguments(recipe):
   """Of the ops of a host recipe, by name; those of unknown ops are left out."""
-  for name, args, kwargs in pp.calls(recipe, "config.input.on_host"):
+  for name, args, kwargs in calls(recipe, "config.input.on_host"):
     if name in host_ops.__all__:
       with contextlib.suppress(TypeError):  # a mistake that `build` will tell
         signature = inspect.signature(getattr(host_ops, name))
@@ -253,7 +258,7 @@ def _memory_of(mesh) -> int:
   device = mesh.devices.flat[0]
   if device in jax.devices():  # it is there, and knows what is left for us
     return (device.memory_stats() or {}).get("bytes_limit", 0)
-  chip = chips.of(device)
+  chip = of(device)
   return chip.memory if chip else 0
 
 
@@ -317,7 +322,7 @@ def report(
     raise UserError(
       "--suggest needs devices of which the memory is known: give --topology"
     )
-  with target.compiling_for(device.platform):
+  with platform.compiling_for(device.platform):
     step, args = _step(job, job.config.input.batch_size)
     total = flops.of(step, *args)
     compiled = compile_step(job)
@@ -330,7 +335,7 @@ def report(
       "model_flops": job.flops_per_example() * compiled.batch_size,
       "matmul_flops": total,
       **dataclasses.asdict(compiled),
-      "at_best": at_best(chips.of(device), job.mesh.size, total, compiled),
+      "at_best": at_best(of(device), job.mesh.size, total, compiled),
     }
     if suggest:
       found["largest_batch"] = _suggest(job, compiled, say)
@@ -338,7 +343,7 @@ def report(
 
 
 def at_best(
-  chip: chips.Chip | None, count: int, matmul_flops: float, compiled: Compiled
+  chip: Chip | None, count: int, matmul_flops: float, compiled: Compiled
 ) -> dict[str, float]:
   """Seconds of a step with pencil and paper, as far as the chip is known.
 
@@ -439,7 +444,7 @@ def _check() -> None:
     jax.config.update("jax_platforms", "cpu")
   devices = find_devices(topology)
   console = Console(stderr=_JSON.value)
-  with target.compiling_for(devices[0].platform):
+  with platform.compiling_for(devices[0].platform):
     job = build(main.config(), devices, _NUM_CLASSES.value)
   found = report(job, suggest=_SUGGEST.value, say=console.say)
   if _JSON.value:

@@ -18,12 +18,13 @@ from collections.abc import Sequence
 import numpy as np
 from absl import logging
 
-from astjax import workdir
-from astjax.checkpoint import Checkpoints
 from astjax.errors import UserError
-from astjax.metric_log import Console
-from astjax.run_record import Mean
-from astjax.weights import convert, model_info, readers
+from astjax.run import workdir
+from astjax.run.checkpoint import Checkpoints
+from astjax.run.log import Console
+from astjax.run.record import Mean
+from astjax.weights import convert, files
+from astjax.weights import info as model_info
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,7 +90,7 @@ def average(
     )
   if out.exists():
     raise UserError(f"{out} is there already; give a new folder")
-  info = model_info.parse(readers.read_json(path), str(path))
+  info = model_info.parse(files.read_json(path), str(path))
   if info.objective.get("name") == "asit":
     raise UserError(
       f"the run in {folder} keeps a teacher, which is a running average of its "

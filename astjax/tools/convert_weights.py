@@ -27,7 +27,6 @@ import jax
 import numpy as np
 from absl import logging
 
-from astjax import pretrained, saved_model
 from astjax.errors import UserError
 from astjax.models import ast, ssast
 from astjax.ops import patches
@@ -35,13 +34,15 @@ from astjax.types import Params
 from astjax.weights import (
   adapt,
   convert,
+  files,
   hugging_face,
-  maps,
-  model_info,
-  readers,
+  load,
   registry,
+  saved_model,
+  tables,
 )
-from astjax.weights.model_info import FrontEnd, Head, ModelInfo
+from astjax.weights import info as model_info
+from astjax.weights.info import FrontEnd, Head, ModelInfo
 
 # How the names of ASiT's two networks begin where both are in one file.
 _OF_NETWORK = {"teacher": "teacher.", "student": "student.module."}
@@ -101,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
   add("--num_heads", type=int, default=0, help="default: width / 64")
   add("--source_pooling", choices=("prefix", "tokens"), default="prefix",
       help="of its classifier")  # fmt: skip
-  add("--network", choices=readers.NETWORKS, default=readers.NETWORKS[0],
+  add("--network", choices=files.NETWORKS, default=files.NETWORKS[0],
       help="of ASiT's two; also under whose names official writes")  # fmt: skip
   return parser
 
@@ -133,7 +134,7 @@ def _convert(args) -> None:
   if out.is_file() or (out.is_dir() and any(out.iterdir())):
     raise UserError(f"{out} is there already; give a new name")
   labels = _labels(args)
-  options = pretrained.Options(
+  options = load.Options(
     rows=args.rows,
     grid=args.source_grid,
     stride=args.source_stride,
@@ -143,7 +144,7 @@ def _convert(args) -> None:
     positions=args.positions,
     network=args.network,
   )
-  loaded = pretrained.load(args.source, options)
+  loaded = load.load(args.source, options)
   info, grid = _target(loaded, args, labels)
   old = loaded.info.head
   is_kept = (
@@ -153,7 +154,7 @@ def _convert(args) -> None:
     and info.head.num_classes == old.num_classes
   )
   init = jax.jit(partial(saved_model.init_params, info, grid))
-  params, report = pretrained.start(
+  params, report = load.start(
     loaded,
     init(jax.random.key(args.seed)),
     backbone=saved_model.backbone_of(info),
@@ -180,9 +181,9 @@ def _convert(args) -> None:
 def _labels(args) -> tuple[str, ...]:
   if not args.labels:
     return ()
-  from astjax.data import listings
+  from astjax.data import tables
 
-  labels = tuple(listings.read_label_list(args.labels)[0])
+  labels = tuple(tables.read_label_list(args.labels)[0])
   if args.num_classes not in (None, len(labels)):
     raise UserError(
       f"--num_classes={args.num_classes}, but {args.labels} has {len(labels)}"
@@ -294,7 +295,7 @@ def _write(args, out, info: ModelInfo, grid, params: Params) -> list[str]:
 def _official_asit(info: ModelInfo, params: Params, network: str):
   """({official name: array}, notes) of a pre-trained ASiT."""
   is_first = info.objective.get("preset") == "r1"
-  table = maps.ASIT_R1_PTH if is_first else maps.ASIT_R2_PTH
+  table = tables.ASIT_R1_PTH if is_first else tables.ASIT_R2_PTH
   tensors = convert.revert(params, table)
   start, epsilon = _OF_NETWORK[network], info.model["layer_norm_eps"]
   notes = [
@@ -336,17 +337,19 @@ def _official(info: ModelInfo, grid, params: Params):
   notes += epsilons
   if is_asit:
     notes = ["names of a fine-tuned ASiT: a class token, time before frequency"]
-    return convert.revert(params, maps.ASIT_PTH), [*notes, *epsilons]
+    return convert.revert(params, tables.ASIT_PTH), [*notes, *epsilons]
   if head:
     if head.pooling == "tokens":
       notes.append(
         "pooling='tokens' is ft_avgtok of the official SSAST; the official AST "
         "would take the mean of the prefix tokens"
       )
-    return convert.revert(params, maps.AST_PTH), notes
+    return convert.revert(params, tables.AST_PTH), notes
   patch = tuple(info.model["patch_size"])
   size = np.array([g * p for g, p in zip(grid, patch, strict=True)])
-  tensors = convert.revert({**params, convert.INPUT_SIZE: size}, maps.SSAST_PTH)
+  tensors = convert.revert(
+    {**params, convert.INPUT_SIZE: size}, tables.SSAST_PTH
+  )
   if absent := [k for k in ssast.HEADS if k not in params]:
     notes.append(f"the official SSAST has a {absent[0]} head, this model none")
   if math.prod(patch) != 256:

@@ -22,10 +22,14 @@ from collections.abc import Iterator, Sequence
 import jax
 import numpy as np
 
-from astjax import device_ops, metric_log, pp, run_config, train_step
 from astjax.data import host_ops, pipeline, sources
 from astjax.data.reader import Reader
+from astjax.engine import step
 from astjax.errors import UserError
+from astjax.ops import device_ops
+from astjax.ops import recipe as recipes
+from astjax.run import config as run_config
+from astjax.run import log
 
 _BATCH = 1000  # the original's
 
@@ -81,10 +85,10 @@ def load_config(text: str) -> dict:
 def _recipes(run: run_config.RunConfig):
   """{op: its text} of the training, from both sides."""
   calls = (
-    *pp.calls(run.input.on_host, "config.input.on_host"),
-    *pp.calls(run.input.on_device, "config.input.on_device"),
+    *recipes.calls(run.input.on_host, "config.input.on_host"),
+    *recipes.calls(run.input.on_device, "config.input.on_device"),
   )
-  ops = {name: pp.text(name, args, kwargs) for name, args, kwargs in calls}
+  ops = {name: recipes.text(name, args, kwargs) for name, args, kwargs in calls}
   for name in ("decode", "fit", "quantise", "fbank", "pad_frames"):
     if name not in ops:
       raise UserError(f"the config's recipes have no {name}")
@@ -95,7 +99,7 @@ def _size(run):
   """(frames, mel bins) of the input."""
   sizes = {}
   for recipe in (run.input.on_host, run.input.on_device):
-    for name, args, kwargs in pp.calls(recipe, "the recipe"):
+    for name, args, kwargs in recipes.calls(recipe, "the recipe"):
       sizes[name] = (args, kwargs)
   args, kwargs = sizes["fit"]
   frames = args[0] if args else kwargs["num_frames"]
@@ -169,7 +173,7 @@ def _batches(run, reader, host, device, *, size) -> Iterator[dict]:
   pipeline.hide_accelerators()
   on_host = host_ops.parse(host, reader, "config.input.on_host")
   on_device = device_ops.parse(device, "config.input.on_device")
-  key = train_step.train_key(run.seed)
+  key = step.train_key(run.seed)
 
   @jax.jit
   def compute(batch):
@@ -177,7 +181,7 @@ def _batches(run, reader, host, device, *, size) -> Iterator[dict]:
     return device_ops.apply(on_device, batch, keys)
 
   batches = pipeline.eval_batches(reader, on_host, batch_size=size)
-  progress = metric_log.Console(stderr=True).ticker(
+  progress = log.Console(stderr=True).ticker(
     "statistics", pipeline.num_eval_batches(reader, size)
   )
   with contextlib.closing(batches):

@@ -28,11 +28,12 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from astjax import evaluate, job, train_step
 from astjax.data import pipeline
+from astjax.engine.step import make_eval_step
 from astjax.errors import UserError, located, lookup
-from astjax.metric_log import Console
-from astjax.run_record import Mean
+from astjax.run import evaluate, job
+from astjax.run.log import Console
+from astjax.run.record import Mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,9 +162,7 @@ def predict(
     progress = Console().ticker(
       f"{folder} {chosen.name}", pipeline.num_eval_batches(chosen.reader, size)
     )
-    step = train_step.make_eval_step(
-      loaded.task, chosen.device_ops, loaded.mesh
-    )
+    step = make_eval_step(loaded.task, chosen.device_ops, loaded.mesh)
     with contextlib.closing(batches):
       out = evaluate.outputs(
         step, state, batches, loaded.mesh, progress=progress

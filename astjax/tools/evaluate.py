@@ -20,10 +20,10 @@ from collections.abc import Sequence
 import numpy as np
 from absl import logging
 
-from astjax import metric_log
 from astjax.data import sources
 from astjax.errors import UserError, nearest
 from astjax.ops import metrics
+from astjax.run import log
 from astjax.serving.bundle import Bundle
 from astjax.tools import predict
 
@@ -66,7 +66,7 @@ def _evaluate(args) -> int:
   model = predict.load_model(args, names)
   numbers = _class_numbers(model, data)
   paths = [str(data.root / data.name(i)) for i in range(len(data))]
-  console = metric_log.Console(stderr=True)
+  console = log.Console(stderr=True)
   logits, targets, unreadable = [], [], []
   heard = predict.hear(model, paths, console, whole=False)
   for i, found in enumerate(heard):
@@ -144,7 +144,7 @@ def _class_numbers(model: Bundle, data: sources.Recordings) -> list[int]:
 
 
 def _show(result) -> None:
-  console = metric_log.Console()
+  console = log.Console()
   console.block(
     f"{result['model']}, SHA-256 {result['weights'][:16]}...",
     {

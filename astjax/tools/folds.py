@@ -22,9 +22,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from astjax import metric_log
 from astjax.errors import UserError, nearest
-from astjax.weights import readers
+from astjax.run import log
+from astjax.weights import files
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,7 +91,7 @@ def train(
   if not file.is_file():
     raise UserError(f"there is no config file {str(file)!r}")
   # What decides on the training; its data is compared by every run itself.
-  text = json.dumps({"flags": command, "config": readers.sha256(file)})
+  text = json.dumps({"flags": command, "config": files.sha256(file)})
   done = folder / "finished.json"
   if done.is_file() and done.read_text() == text:
     print(f"fold {fold}: finished before")
@@ -130,7 +130,7 @@ def curve(folder: pathlib.Path, evaluation: str, metric: str) -> list[float]:
   Raises:
     UserError: the run never logged it.
   """
-  lines = metric_log.read(folder / "metrics.jsonl")
+  lines = log.read(folder / "metrics.jsonl")
   name = f"{evaluation}/{metric}"
   values = [x[name] for x in lines if x.get(name) is not None]
   if not values:

@@ -12,17 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from astjax import device_ops, saved_model
 from astjax.errors import UserError
 from astjax.models import ast
-from astjax.ops import backends, gmml, losses, patches
-from astjax.pretrained import Checkpoint
+from astjax.ops import device_ops, gmml, losses, patches, xp
 from astjax.serving import recording
 from astjax.serving.recording import Recording
 from astjax.tasks import asit, ssast
 from astjax.tasks.base import inputs
 from astjax.types import Batch
-from astjax.weights import convert
+from astjax.weights import convert, saved_model
+from astjax.weights.load import Checkpoint
 
 # Of the original SSAST, which hides 400 of 512.
 _SHARE = 400 / 512
@@ -194,7 +193,7 @@ def _of_asit(loaded: Checkpoint, batch: Batch, key, num_mask: int):
     fill=how.get("drop_fill", "zeros"),
   )
   cut = lambda fbank: patches.patchify(  # noqa: E731
-    fbank, patch_size=patch_size, stride=patch_size, backend=backends.JAX
+    fbank, patch_size=patch_size, stride=patch_size, backend=xp.JAX
   )
 
   @jax.jit

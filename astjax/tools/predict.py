@@ -24,9 +24,9 @@ from collections.abc import Iterator, Sequence
 import soundfile
 from absl import logging
 
-from astjax import metric_log
-from astjax.data import listings
+from astjax.data import tables
 from astjax.errors import UserError
+from astjax.run import log
 from astjax.serving import bundle
 from astjax.serving.bundle import Bundle, Prediction
 
@@ -75,7 +75,7 @@ def add_model(parser: argparse.ArgumentParser, *, labels: bool = True) -> None:
 
 def load_model(args: argparse.Namespace, class_names: Sequence[str]) -> Bundle:
   """The model that the flags ask for; warnings become plain lines."""
-  warnings.showwarning = lambda message, *_, **__: metric_log.warn(str(message))
+  warnings.showwarning = lambda message, *_, **__: log.warn(str(message))
   return bundle.load(
     args.model,
     recipe=args.recipe,
@@ -91,13 +91,13 @@ def _predict(args) -> int:
   paths = find(args.paths)
   names = ()
   if args.label_list:
-    names = listings.read_label_list(args.label_list)[0]
+    names = tables.read_label_list(args.label_list)[0]
   model = load_model(args, names)
   count = len(model.class_names)
   own = [model.digest, model.info.recipe, args.dtype, *model.class_names]
   digest = hashlib.sha256("\n".join(own).encode()).hexdigest()[:16]
   writer = Writer(digest, min(args.top or count, count), args.windows)
-  console = metric_log.Console(stderr=True)
+  console = log.Console(stderr=True)
   rows = []
   if args.output:
     done, file = writer.open(args.output)
@@ -120,7 +120,7 @@ def _predict(args) -> int:
   finally:
     if rows:
       columns = ["recording", "seconds", "class", "score"]
-      metric_log.Console().table("", columns, rows)
+      log.Console().table("", columns, rows)
     if args.output:
       file.close()
   told = f", {failed} could not be used" if failed else ""
@@ -141,7 +141,7 @@ def find(given: Sequence[str]) -> list[str]:
     if not path.is_dir():
       paths[str(path)] = None
       continue
-    below = [str(path / name) for name in listings.sound_files(path)]
+    below = [str(path / name) for name in tables.sound_files(path)]
     if not below:
       raise UserError(f"no recordings below {path}")
     paths |= dict.fromkeys(below)
@@ -151,7 +151,7 @@ def find(given: Sequence[str]) -> list[str]:
 def hear(
   model: Bundle,
   paths: Sequence[str],
-  console: metric_log.Console,
+  console: log.Console,
   *,
   whole: bool = True,
 ) -> Iterator[Prediction | UserError]:

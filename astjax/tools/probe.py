@@ -21,12 +21,15 @@ import jax
 import numpy as np
 from absl import logging
 
-from astjax import device_ops, metric_log, probes
-from astjax.data import audio_file, sources
+from astjax.data import sources
+from astjax.data.audio import fit, quantise, resample, to_mono
 from astjax.data.reader import Reader
 from astjax.errors import UserError, lookup
+from astjax.ops import device_ops
+from astjax.run import log
 from astjax.serving import recording
 from astjax.serving.bundle import Bundle
+from astjax.tasks import probes
 from astjax.tools import predict
 
 _BLOCK = 64  # recordings in memory at once
@@ -87,7 +90,7 @@ def _probe(args) -> int:
       "rate: give both one label_list in --source_kw"
     )
   model = predict.load_model(args, ())
-  console = metric_log.Console(stderr=True)
+  console = log.Console(stderr=True)
   found = {k: hear(model, r, console, k) for k, r in readers.items()}
   kinds = {"embeddings": "embedding", "mean log-mels": "log_mels"}
   rows = []
@@ -98,7 +101,7 @@ def _probe(args) -> int:
       rated, _ = probe.summarise({"scores": scores, "label": asked["label"]})
       rows.append([kind, name, *rated.values()])
   unreadable = sum(len(r.unreadable) for r in readers.values())
-  out = metric_log.Console()
+  out = log.Console()
   out.block(
     f"{model.info.origin}, SHA-256 {model.digest[:16]}...",
     {
@@ -146,7 +149,7 @@ def _source(args, split: str, folds: tuple[str, ...]) -> sources.Source:
 
 
 def hear(
-  model: Bundle, reader: Reader, console: metric_log.Console, what: str
+  model: Bundle, reader: Reader, console: log.Console, what: str
 ) -> dict[str, np.ndarray]:
   """What a probe needs of each readable recording.
 
@@ -199,10 +202,10 @@ class _LogMels:
   def __call__(self, audio: np.ndarray, rate: int) -> np.ndarray:
     recipe, frames = self._recipe, self._recipe.frames
     length = frames.num_samples(recipe.num_frames)
-    audio = audio_file.to_mono(audio, recipe.channel)
-    audio = audio_file.resample(audio, rate, frames.sample_rate)
-    audio, count = audio_file.fit(audio, length)
-    audio = audio_file.quantise(audio) if recipe.quantise else audio
+    audio = to_mono(audio, recipe.channel)
+    audio = resample(audio, rate, frames.sample_rate)
+    audio, count = fit(audio, length)
+    audio = quantise(audio) if recipe.quantise else audio
     batch = {"audio": audio[None], "num_samples": np.array([count], np.int32)}
     return np.asarray(self._run(batch))[: frames.num_frames(count)].mean(0)
 

@@ -22,11 +22,10 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from astjax import pretrained
 from astjax.errors import UserError
 from astjax.tools import looks, pictures
 from astjax.tools.looks import Look
-from astjax.weights import readers
+from astjax.weights import files, load
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,16 +40,16 @@ def main(argv: Sequence[str] | None = None) -> int:
   add("--out", default="reconstruction.png", help="a picture")
   what = "hidden patches of a clip; by default as in training, or 400 of 512"
   add("--num_mask", type=int, default=0, help=f"of an SSAST: {what}")
-  add("--network", choices=readers.NETWORKS, default=readers.NETWORKS[0],
+  add("--network", choices=files.NETWORKS, default=files.NETWORKS[0],
       help="of ASiT's two")  # fmt: skip
   add("--seed", type=int, default=0, help="of the masks")
   add("--recipe", default="", help="front-end, if the model has none")
   args = parser.parse_args(argv)
   logging.set_verbosity(logging.ERROR)  # orbax warns of reading only
   try:
-    options = pretrained.Options(network=args.network)
+    options = load.Options(network=args.network)
     found = looks.look(
-      pretrained.load(args.model, options),
+      load.load(args.model, options),
       args.clips,
       num_mask=args.num_mask,
       seed=args.seed,

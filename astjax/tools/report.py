@@ -18,17 +18,12 @@ import jax
 import numpy as np
 from absl import logging
 
-from astjax import (
-  device_ops,
-  evaluate,
-  job,
-  metric_log,
-  sharding,
-  splits,
-  train_step,
-)
 from astjax.data import pipeline
+from astjax.engine import sharding
+from astjax.engine.step import TrainState, make_eval_step, train_key
 from astjax.errors import UserError, lookup
+from astjax.ops import device_ops
+from astjax.run import evaluate, job, log, streams
 from astjax.tools import pictures
 
 
@@ -66,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
 def learning_curve(workdir: pathlib.Path) -> pathlib.Path:
   """learning_curve.png: the training loss, and the evaluations beside it."""
   plt = pictures.pyplot()
-  lines = metric_log.read(workdir / "metrics.jsonl")
+  lines = log.read(workdir / "metrics.jsonl")
   keys = {k for line in lines for k in line}
   rated = sorted(k for k in keys if k.endswith(("mAP", "accuracy")))
   names = ["train/loss", *rated]
@@ -86,7 +81,7 @@ def learning_curve(workdir: pathlib.Path) -> pathlib.Path:
 
 def predictions(
   loaded: job.Job,
-  state: train_step.TrainState,
+  state: TrainState,
   workdir: pathlib.Path,
   *,
   split: str = "",
@@ -114,15 +109,15 @@ def predictions(
   )
   with contextlib.closing(batches):
     head = list(itertools.islice(batches, -(-clips // size)))
-  step = train_step.make_eval_step(loaded.task, chosen.device_ops, loaded.mesh)
+  step = make_eval_step(loaded.task, chosen.device_ops, loaded.mesh)
   out = evaluate.outputs(step, state, head, loaded.mesh)
   spectrograms = np.concatenate([_fbank(chosen, loaded, b) for b in head])
   return _draw(chosen, out, spectrograms, clips, workdir / "predictions.png")
 
 
-def _fbank(split: splits.Split, loaded: job.Job, batch: dict) -> np.ndarray:
+def _fbank(split: streams.Split, loaded: job.Job, batch: dict) -> np.ndarray:
   def run(batch):
-    keys = device_ops.row_keys(train_step.train_key(0), len(batch["id"]))
+    keys = device_ops.row_keys(train_key(0), len(batch["id"]))
     return device_ops.apply(split.device_ops, batch, keys)
 
   out = jax.jit(run)(sharding.to_global(batch, loaded.mesh))

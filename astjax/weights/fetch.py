@@ -20,7 +20,7 @@ import urllib.request
 import filelock
 
 from astjax.errors import Outage, UserError, nearest
-from astjax.weights import readers, registry
+from astjax.weights import files, registry
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _CHUNK = 1 << 20
@@ -43,7 +43,7 @@ def check_name(source: str) -> None:
   is_path = os.path.exists(os.path.expanduser(source))
   if source in registry.CHECKPOINTS or is_path:
     return
-  looks_like_file = source.endswith((*readers.SUFFIXES, "/")) or source[:1] in (
+  looks_like_file = source.endswith((*files.SUFFIXES, "/")) or source[:1] in (
     "/",
     ".",
     "~",
@@ -141,7 +141,7 @@ def download(url: str, path: pathlib.Path, *, sha256: str = "") -> None:
   size = part.stat().st_size
   if not size or (total and size != total):
     raise _broke_off(url, f"{size:,} of {total:,} bytes arrived")
-  digest = readers.sha256(part)
+  digest = files.sha256(part)
   if not digest.startswith(sha256):
     part.unlink()
     if start:  # its beginning was of another file: begin again

@@ -16,8 +16,9 @@ from typing import Any
 
 from astjax.errors import UserError, lookup
 from astjax.types import Params
-from astjax.weights import convert, maps, model_info, readers, registry
-from astjax.weights.model_info import FrontEnd, Head, ModelInfo
+from astjax.weights import convert, files, registry, tables
+from astjax.weights import info as model_info
+from astjax.weights.info import FrontEnd, Head, ModelInfo
 
 _PROBLEMS = {
   "multi_label_classification": "sigmoid",
@@ -62,7 +63,7 @@ def read_config(
   """
   folder = pathlib.Path(folder)
   where = folder / "config.json"
-  given = readers.read_json(where)
+  given = files.read_json(where)
   kind = given.get("model_type")
   if kind not in (AST, *IMAGE):
     raise UserError(
@@ -141,7 +142,7 @@ def _class_names(config, where):
 
 def _read_extractor(folder, config):
   path = folder / _EXTRACTOR
-  given = readers.read_json(path) if path.is_file() else {}
+  given = files.read_json(path) if path.is_file() else {}
   try:
     mean, std = registry.AUDIOSET_STATISTICS  # transformers' default
     statistics = (float(given.get("mean", mean)), float(given.get("std", std)))
@@ -183,7 +184,7 @@ def save(
       already.
   """
   config, extractor, notes = _configs(info, params)
-  tensors = convert.revert(params, maps.HF_AST)
+  tensors = convert.revert(params, tables.HF_AST)
   with model_info.new_path(folder) as temporary:
     temporary.mkdir()
     model_info.write_safetensors(

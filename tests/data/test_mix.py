@@ -157,6 +157,6 @@ def test_nonsense(recipe, told):
 
 
 def test_it_draws():
-  from astjax import pp
+  from astjax.ops.recipe import draws
 
-  assert pp.draws(_ops("decode|mix(0.5)", Reader(Memory()))[1])
+  assert draws(_ops("decode|mix(0.5)", Reader(Memory()))[1])

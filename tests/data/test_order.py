@@ -8,10 +8,11 @@ import jax
 import numpy as np
 import pytest
 
-from astjax import device_ops, train_step
 from astjax.data import order as order_lib
 from astjax.data.order import Order, process_rows
+from astjax.engine.step import train_key
 from astjax.errors import UserError
+from astjax.ops import device_ops
 
 SEEDS = [0, 1, 2**31, 2**32 - 1]
 
@@ -85,7 +86,7 @@ def test_rows_that_do_not_divide_are_refused(batch, count):
 @pytest.mark.parametrize("batch", [1, 3, 8])
 def test_keys_are_those_of_jax(seed, batch):
   order = Order(seed, 10, batch)
-  run_key = train_step.train_key(seed)
+  run_key = train_key(seed)
   for step in (0, 1, 7, 123_456):
     step_key = jax.random.fold_in(run_key, step)
     want = jax.random.key_data(device_ops.row_keys(step_key, batch))

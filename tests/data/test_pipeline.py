@@ -1,6 +1,6 @@
 """Batches: a function of (seed, step), the same on the host as on the device.
 
-Recordings come from memory; decoding files is the matter of test_audio_file.
+Recordings come from memory; decoding files is the matter of test_audio.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from astjax import device_ops, train_step
 from astjax.data import host_ops, pipeline
-from astjax.data.audio_file import UnreadableAudio
+from astjax.data.audio import UnreadableAudio
 from astjax.data.reader import Reader
+from astjax.engine.step import train_key
 from astjax.errors import UserError
-from astjax.ops import patches
+from astjax.ops import device_ops, patches
 
 RATE = 8000
 # One frame of 25 ms at 8 kHz.
@@ -189,7 +189,7 @@ def test_the_front_end_is_the_same_on_the_host_and_on_the_device(rate):
   )
   (waves,) = _train(decode, reader, step, step + 1, batch_size, seed=seed)
   assert waves["audio"].dtype == np.int16
-  key = jax.random.fold_in(train_step.train_key(seed), step)
+  key = jax.random.fold_in(train_key(seed), step)
   on_device = _on_device(front_end, waves, device_ops.row_keys(key, batch_size))
   np.testing.assert_array_equal(on_host["id"], waves["id"])
   assert on_host["fbank"].shape == (batch_size, frames, 16)
@@ -206,7 +206,7 @@ def test_masks_do_not_depend_on_the_side_of_the_ops_before_them():
   reader = Reader(Memory(audio=np.linspace(-1, 1, 600)))
   (here,) = _train(f"{MASKED}|time_mask(6)", reader)
   (half,) = _train(MASKED, reader)
-  keys = device_ops.row_keys(jax.random.fold_in(train_step.train_key(0), 0), 4)
+  keys = device_ops.row_keys(jax.random.fold_in(train_key(0), 0), 4)
   there = _on_device("time_mask(6)", half, keys)
   np.testing.assert_array_equal(here["fbank"], there["fbank"])
   assert (half["fbank"] != here["fbank"]).any()
@@ -217,7 +217,7 @@ def test_evaluation_draws_the_same_on_either_side():
   reader = Reader(Memory(6, audio=np.linspace(-1, 1, 600)))
   batches = _eval(MASKED, reader)
   plain = MASKED.removesuffix("|freq_mask(8)")
-  key = train_step.train_key(0)
+  key = train_key(0)
   for got, batch in zip(batches, _eval(plain, reader), strict=True):
     ids = jnp.asarray(batch["id"])
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)

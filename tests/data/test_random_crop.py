@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from astjax import pp
 from astjax.data.reader import Reader
 from astjax.errors import UserError
+from astjax.ops import recipe
 from tests.data.test_pipeline import RATE, Memory, _ops, _train
 
 CROP = 200  # samples: one frame
@@ -62,6 +62,6 @@ def test_a_function_of_seed_and_position():
 
 
 def test_it_draws_and_refuses_nonsense():
-  assert pp.draws(_ops("decode|random_crop(3)", Reader(Memory()))[1])
+  assert recipe.draws(_ops("decode|random_crop(3)", Reader(Memory()))[1])
   with pytest.raises(UserError, match="at least one sample, got 0"):
     rows(Memory(), crop=0)

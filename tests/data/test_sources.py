@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from astjax.data import listings, sources
+from astjax.data import sources, tables
 from astjax.data.several import Several
 from astjax.errors import UserError
 
@@ -343,7 +343,7 @@ def test_audioset_format_takes_names_and_mids(tmp_path):
 def test_plain_text_gives_the_order(tmp_path):
   path = tmp_path / "classes.txt"
   path.write_text("  zebra \n\ncat\r\nMale speech, man\n")
-  names, aliases = listings.read_label_list(str(path))
+  names, aliases = tables.read_label_list(str(path))
   assert names == ["zebra", "cat", "Male speech, man"]
   assert aliases == {"zebra": 0, "cat": 1, "Male speech, man": 2}
 
@@ -361,9 +361,9 @@ def test_classes_of_a_list_that_do_not_occur_keep_their_place(tmp_path):
 def test_a_byte_order_mark_is_no_part_of_a_list(tmp_path, text):
   path = tmp_path / "classes"
   path.write_text(text)
-  want = listings.read_label_list(str(path))
+  want = tables.read_label_list(str(path))
   path.write_bytes(b"\xef\xbb\xbf" + text.encode())
-  assert listings.read_label_list(str(path)) == want
+  assert tables.read_label_list(str(path)) == want
 
 
 BAD_LISTS = {
@@ -397,7 +397,7 @@ BAD_LISTS = {
 def test_a_bad_label_list_is_refused(tmp_path, case):
   text, parts = BAD_LISTS[case]
   path = str(tmp_path / _write(tmp_path, text, "classes"))
-  _refused(listings.read_label_list, path, *parts, path=path)
+  _refused(tables.read_label_list, path, *parts, path=path)
 
 
 # --- errors -----------------------------------------------------------------

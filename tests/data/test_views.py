@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from astjax import device_ops, pp, saved_model, train_step
 from astjax.data.reader import Reader
+from astjax.engine.step import train_key
 from astjax.errors import UserError
-from astjax.ops import backends
+from astjax.ops import device_ops, xp
+from astjax.ops.recipe import draws
 from astjax.serving import recording
+from astjax.weights import saved_model
 from tests.data.test_pipeline import (
   RATE,
   Memory,
@@ -73,10 +75,10 @@ def test_the_formula_of_a_place():
   (named,) = _ops(f"decode|{recipe}", Reader(Memory()))[1:]
   step, row = 3, 1
   out = rows(recipe, ramps(*[600] * 4), first=step, steps=step + 1, seed=7)
-  key = backends.random_key(7)
+  key = xp.random_key(7)
   for number in (step, row, named.fold):
-    key = backends.NUMPY.fold_in(key, number)
-  u = backends.NUMPY.uniform(key, 5).astype(np.float64)
+    key = xp.NUMPY.fold_in(key, number)
+  u = xp.NUMPY.uniform(key, 5).astype(np.float64)
   places = np.floor(u * [401, 401, 521, 521, 521])
   assert starts_of(out["audio"])[row].tolist() == places[:2].tolist()
   assert starts_of(out["audio_local"])[row].tolist() == places[2:].tolist()
@@ -98,7 +100,7 @@ def test_shorter_ones_are_padded_at_the_end(length):
 def test_at_fixed_places_for_evaluations():
   recipe = f"decode|{VIEWS}, random=False)"
   reader = Reader(ramps(*[600] * 3))
-  assert not pp.draws(_ops(recipe, reader)[1])
+  assert not draws(_ops(recipe, reader)[1])
   (batch,) = _eval(recipe, reader)
   whole = {k: v[batch["valid"]] for k, v in batch.items()}
   assert starts_of(whole["audio"]).tolist() == [[0, 400]] * 3
@@ -167,7 +169,7 @@ def test_roll_waveform():
   assert not rolled(0.0, steps=20).any()
   share = (rolled(0.5) > 0).mean()
   assert abs(share - 0.5) < 0.06
-  assert pp.draws(_ops("decode|roll_waveform", Reader(Memory()))[1])
+  assert draws(_ops("decode|roll_waveform", Reader(Memory()))[1])
 
 
 # --- the recipes of the two releases ----------------------------------------
@@ -211,7 +213,7 @@ def test_the_same_on_the_host_and_on_the_device(name):
   assert {v.dtype for k, v in waves.items() if "audio" in k} == {
     np.dtype(np.int16)
   }
-  key = jax.random.fold_in(train_step.train_key(seed), 0)
+  key = jax.random.fold_in(train_key(seed), 0)
   keys = device_ops.row_keys(key, batch_size)
   there = _on_device(on_device, waves, keys)
   for entry, shape in shapes.items():

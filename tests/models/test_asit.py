@@ -5,11 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from astjax import saved_model
 from astjax.errors import UserError
 from astjax.models import asit, ast, heads
-from astjax.weights import convert
-from astjax.weights.model_info import ModelInfo
+from astjax.weights import convert, saved_model
+from astjax.weights.info import ModelInfo
 from tests.ops.common import noise
 
 SQUARE = {"patch_size": (16, 16), "stride": (16, 16), "prefix": ("cls",)}

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import scipy.special
 
-from astjax import saved_model
 from astjax.errors import UserError
 from astjax.models import ast
-from astjax.weights import convert
-from astjax.weights.model_info import Head
+from astjax.weights import convert, saved_model
+from astjax.weights.info import Head
 from tests.models.test_ast import SMALL, fill, spectrogram
 
 DEPTH, K, CLASSES = 3, 7, 5

@@ -6,14 +6,14 @@ import jax
 import numpy as np
 import tensorflow as tf
 
-from astjax import device_ops, pp
 from astjax.data import tf_backend
-from astjax.ops import backends
+from astjax.ops import device_ops, xp
+from astjax.ops.recipe import apply
 
 BACKENDS = {
-  "numpy": backends.NUMPY,
-  "jax": backends.JaxBackend(double=True),
-  "jax_float32": backends.JaxBackend(double=False),
+  "numpy": xp.NUMPY,
+  "jax": xp.JaxBackend(double=True),
+  "jax_float32": xp.JaxBackend(double=False),
   "tf": tf_backend.TF,
 }
 
@@ -37,13 +37,13 @@ def signal_a() -> np.ndarray:
 def run_ops(recipe, example, key=0, name="numpy"):
   """The outputs of a recipe on one example, as NumPy arrays."""
   ops = device_ops.parse(recipe)
-  words = backends.random_key(key) if isinstance(key, int) else key
+  words = xp.random_key(key) if isinstance(key, int) else key
   if name == "numpy":
-    return pp.apply(ops, example, words, BACKENDS[name])
+    return apply(ops, example, words, BACKENDS[name])
   if name == "tf":
     tensors = {k: tf.constant(v) for k, v in example.items()}
-    out = pp.apply(ops, tensors, tf.constant(words), BACKENDS[name])
+    out = apply(ops, tensors, tf.constant(words), BACKENDS[name])
     return {k: v.numpy() for k, v in out.items()}
-  run = jax.jit(lambda e, k: pp.apply(ops, e, k, BACKENDS[name]))
+  run = jax.jit(lambda e, k: apply(ops, e, k, BACKENDS[name]))
   out = run(example, jax.random.wrap_key_data(words, impl="threefry2x32"))
   return {k: np.asarray(v) for k, v in out.items()}

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from astjax import device_ops, pp
 from astjax.data import host_ops, tf_backend
 from astjax.errors import UserError
-from astjax.ops import backends, fbank, patches
+from astjax.ops import device_ops, fbank, patches, xp
+from astjax.ops.recipe import apply
 from tests.ops.common import noise, run_ops, signal_a
 
 # JAX in the precision that the training loop uses on this machine.
@@ -43,27 +43,27 @@ def test_fold_in_is_that_of_jax():
   data[:4] = (0, 1, 2**31, 2**32 - 1)
   folded = jax.jit(jax.vmap(jax.random.fold_in))(wrap(keys), data)
   np.testing.assert_array_equal(
-    backends.NUMPY.fold_in(keys, data), jax.random.key_data(folded)
+    xp.NUMPY.fold_in(keys, data), jax.random.key_data(folded)
   )
   # One key with one number, as the ops call it.
   for key, n in zip(keys[:20], data[:20], strict=True):
     np.testing.assert_array_equal(
-      backends.NUMPY.fold_in(key, int(n)),
-      backends.NUMPY.fold_in(keys, data)[list(data).index(n)],
+      xp.NUMPY.fold_in(key, int(n)),
+      xp.NUMPY.fold_in(keys, data)[list(data).index(n)],
     )
 
 
 @pytest.mark.parametrize("seed", [0, 1, 42, 2**31, 2**32 - 1])
 def test_random_key_is_that_of_jax(seed):
   key = jax.random.key(seed, impl="threefry2x32")
-  words = backends.random_key(seed)
+  words = xp.random_key(seed)
   assert words.dtype == np.uint32
   np.testing.assert_array_equal(words, jax.random.key_data(key))
 
 
 def test_uniform_numbers():
   keys = random_keys(5_000)
-  drawn = np.stack([backends.NUMPY.uniform(k, 2) for k in keys], axis=1)
+  drawn = np.stack([xp.NUMPY.uniform(k, 2) for k in keys], axis=1)
   assert drawn.dtype == np.float32
   assert drawn.min() >= 0.0
   assert drawn.max() < 1.0
@@ -71,7 +71,7 @@ def test_uniform_numbers():
     expected = (np.arange(5_000) + 0.5) / 5_000
     assert np.abs(np.sort(column) - expected).max() < 0.025
   assert abs(np.corrcoef(drawn)[0, 1]) < 0.05
-  of_jax = jax.vmap(lambda k: backends.JAX.uniform(k, 2))(wrap(keys))
+  of_jax = jax.vmap(lambda k: xp.JAX.uniform(k, 2))(wrap(keys))
   np.testing.assert_array_equal(drawn, np.transpose(of_jax))
 
 
@@ -83,8 +83,8 @@ def test_tensorflow_draws_the_same():
   )
   for key in keys:
     folded, u = run(tf.constant(key))
-    np.testing.assert_array_equal(folded, backends.NUMPY.fold_in(key, 7))
-    np.testing.assert_array_equal(u, backends.NUMPY.uniform(key, 2))
+    np.testing.assert_array_equal(folded, xp.NUMPY.fold_in(key, 7))
+    np.testing.assert_array_equal(u, xp.NUMPY.uniform(key, 2))
 
 
 # Waveform ops
@@ -449,12 +449,12 @@ def test_mask_formula(op, axis, max_width):
   # v = U * P, s = U' * (L - v), cells floor(s) ... floor(s) + floor(v) - 1.
   (named,) = device_ops.parse(f"{op}({max_width})")
   for key in random_keys(200):
-    own = backends.NUMPY.fold_in(key, named.fold)
-    u, w = map(float, backends.NUMPY.uniform(own, 2))
+    own = xp.NUMPY.fold_in(key, named.fold)
+    u, w = map(float, xp.NUMPY.uniform(own, 2))
     v = u * max_width
     s = w * (64 - v)
-    out = pp.apply(
-      (named,), {"fbank": np.ones((64, 64), np.float32)}, key, backends.NUMPY
+    out = apply(
+      (named,), {"fbank": np.ones((64, 64), np.float32)}, key, xp.NUMPY
     )["fbank"]
     cells = np.flatnonzero(np.all(out == 0.0, axis=1 - axis))
     assert cells.tolist() == list(range(int(s), int(s) + int(v)))
@@ -521,13 +521,13 @@ def test_backends_draw_the_same_masks():
   ops = device_ops.parse(recipe)
   ones = np.ones((96, 64), np.float32)
   run_tf = tf.function(
-    lambda k: pp.apply(ops, {"fbank": tf.constant(ones)}, k, tf_backend.TF),
+    lambda k: apply(ops, {"fbank": tf.constant(ones)}, k, tf_backend.TF),
     input_signature=[tf.TensorSpec([2], tf.uint32)],
   )
   of_jax = masks(recipe, 96, 64, 150)
   assert 0.2 < of_jax.mean() < 0.6
   for i, key in enumerate(random_keys(150)):
-    of_numpy = pp.apply(ops, {"fbank": ones}, key, backends.NUMPY)["fbank"]
+    of_numpy = apply(ops, {"fbank": ones}, key, xp.NUMPY)["fbank"]
     np.testing.assert_array_equal(of_numpy == 0.0, of_jax[i])
     of_tf = run_tf(tf.constant(key))["fbank"].numpy()
     np.testing.assert_array_equal(of_tf == 0.0, of_jax[i])

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from astjax import device_ops, pp
 from astjax.errors import UserError
-from astjax.ops import backends
+from astjax.ops import device_ops, xp
+from astjax.ops.recipe import apply, draws
 from tests.ops.common import run_ops
 from tests.ops.test_frontend import EVERY, random_keys
 
@@ -17,7 +17,7 @@ def drawn(recipe, x, count):
   ops = device_ops.parse(recipe)
   return np.stack(
     [
-      pp.apply(ops, {"fbank": x}, key, backends.NUMPY)["fbank"]
+      apply(ops, {"fbank": x}, key, xp.NUMPY)["fbank"]
       for key in random_keys(count)
     ]
   )
@@ -76,4 +76,4 @@ def test_nonsense(recipe):
 
 @pytest.mark.parametrize("recipe", ["noise", "roll"])
 def test_they_draw(recipe):
-  assert pp.draws(device_ops.parse(recipe)[0])
+  assert draws(device_ops.parse(recipe)[0])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from astjax.errors import UserError
-from astjax.ops import backends, patches
+from astjax.ops import patches, xp
 from tests.ops.common import BACKENDS, noise
 
 CASES = [
@@ -104,9 +104,7 @@ def test_under_jit():
 
   @jax.jit
   def there_and_back(x):
-    cut = patches.patchify(
-      x, patch_size=(8, 4), stride=(8, 4), backend=backends.JAX
-    )
+    cut = patches.patchify(x, patch_size=(8, 4), stride=(8, 4), backend=xp.JAX)
     return cut, patches.unpatchify(cut, patch_size=(8, 4))
 
   cut, back = there_and_back(x)

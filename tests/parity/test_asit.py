@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from astjax import optim, sharding, train_step
+from astjax.engine import optim, sharding
+from astjax.engine.step import init_state, make_train_step, train_key
 from astjax.ops import patches as patch_ops
 from astjax.tasks import asit
-from astjax.weights import convert, maps
+from astjax.weights import convert, tables
 from tests.parity.conftest import assert_close
 
-TABLES = {"r1": maps.ASIT_R1_PTH, "r2": maps.ASIT_R2_PTH}
+TABLES = {"r1": tables.ASIT_R1_PTH, "r2": tables.ASIT_R2_PTH}
 PREFIX = {"r1": "head_cls.", "r2": "head."}
 LAYERS = {"r1": ("cls_layer", "data_layer"), "r2": ("last_layer",)}
 WEIGHTS = {
@@ -212,14 +213,14 @@ def test_train(fixture, monkeypatch):
   )
   monkeypatch.setattr(asit.Asit, "corrupt", lambda self, batch, *_: batch)
   mesh = sharding.make_mesh(jax.devices()[:1])
-  step_fn = train_step.make_train_step(task, tx, (), mesh)
-  state = jax.jit(lambda p: train_step.init_state(task, p, tx))(params)
+  step_fn = make_train_step(task, tx, (), mesh)
+  state = jax.jit(lambda p: init_state(task, p, tx))(params)
   state = jax.device_put(state, sharding.replicated(mesh))
   columns = [METRICS.get(name, name) for name in meta["history_columns"]]
   history = []
   for step in range(meta["steps"]):
     batch = sharding.to_global(batch_of(fixture, step), mesh)
-    state, metrics = step_fn(state, batch, step, train_step.train_key(0))
+    state, metrics = step_fn(state, batch, step, train_key(0))
     assert metrics["finite"]
     history.append([float(metrics[name]) for name in columns])
   assert_close(history, fixture["history"], 1e-4)

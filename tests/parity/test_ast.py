@@ -8,9 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from astjax import optim, sharding, train_step
+from astjax.engine import optim, sharding
+from astjax.engine.step import init_state, make_train_step, train_key
 from astjax.tasks import supervised
-from astjax.weights import convert, maps
+from astjax.weights import convert, tables
 from tests.parity.conftest import assert_close
 
 LOSSES = {"bce": "bce", "ce": "softmax_xent"}
@@ -39,7 +40,7 @@ def build(meta, *, num_classes, loss="bce"):
 def test_forward(fixture):
   meta = fixture.meta
   task, expected = build(meta, num_classes=meta["label_dim"])
-  params = convert.convert(fixture.state_dict(), maps.AST_PTH, expected)
+  params = convert.convert(fixture.state_dict(), tables.AST_PTH, expected)
   spec = fixture.seeded.seeded_spectrogram(
     meta["spec_name"],
     (meta["batch"], meta["input_tdim"], meta["input_fdim"]),
@@ -64,7 +65,7 @@ def test_train(fixture):
   task, expected = build(
     meta, num_classes=meta["label_dim"], loss=LOSSES[meta["loss"]]
   )
-  params = convert.convert(fixture.state_dict(), maps.AST_PTH, expected)
+  params = convert.convert(fixture.state_dict(), tables.AST_PTH, expected)
   assert meta["optimizer"] == "Adam"
   tx = optim.make_optimizer(
     params,
@@ -76,8 +77,8 @@ def test_train(fixture):
     weight_decay=meta["weight_decay_l2"],
   )
   mesh = sharding.make_mesh(jax.devices()[:1])
-  step_fn = train_step.make_train_step(task, tx, (), mesh)
-  state = jax.jit(lambda p: train_step.init_state(task, p, tx))(params)
+  step_fn = make_train_step(task, tx, (), mesh)
+  state = jax.jit(lambda p: init_state(task, p, tx))(params)
   state = jax.device_put(state, sharding.replicated(mesh))
   losses, norms = [], []
   for step in range(meta["steps"]):
@@ -90,7 +91,7 @@ def test_train(fixture):
       "id": np.arange(meta["batch"], dtype=np.int32),
     }
     batch = sharding.to_global(batch, mesh)
-    state, metrics = step_fn(state, batch, step, train_step.train_key(0))
+    state, metrics = step_fn(state, batch, step, train_key(0))
     losses.append(float(metrics["loss"]))
     norms.append(float(metrics["grad_norm"]))
   assert_close(losses, fixture["loss"], 1e-4)

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from astjax.data import tf_backend
-from astjax.ops import backends, fbank
+from astjax.ops import fbank, xp
 
 BACKENDS = {
-  "numpy": backends.NUMPY,
-  "jax": backends.JAX,
-  "jax_float32": backends.JaxBackend(double=False),
+  "numpy": xp.NUMPY,
+  "jax": xp.JAX,
+  "jax_float32": xp.JaxBackend(double=False),
   "tf": tf_backend.TF,
 }
 
@@ -51,5 +51,5 @@ def test_jit_agrees_with_numpy():
   wave = np.random.default_rng(0).standard_normal((2, 8_000))
   wave = wave.astype(np.float32) * 0.1
   spec = fbank.FbankSpec(num_mel_bins=64)
-  run = jax.jit(lambda x: fbank.fbank(x, spec, backend=backends.JAX))
+  run = jax.jit(lambda x: fbank.fbank(x, spec, backend=xp.JAX))
   np.testing.assert_allclose(run(wave), fbank.fbank(wave, spec), atol=2e-6)

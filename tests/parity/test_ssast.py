@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from astjax import optim, sharding, train_step
+from astjax.engine import optim, sharding
+from astjax.engine.step import init_state, make_train_step, train_key
 from astjax.tasks import ssast
-from astjax.weights import convert, maps
+from astjax.weights import convert, tables
 from tests.parity.conftest import assert_close
 
 
@@ -41,7 +42,7 @@ def size(meta):
 def official(fixture, expected):
   """The fixture's weights, its layers of other names left out."""
   names = fixture.state_dict()
-  return convert.convert(names, maps.SSAST_PTH, expected)
+  return convert.convert(names, tables.SSAST_PTH, expected)
 
 
 @pytest.mark.fixtures("ssast_pretrain_*")
@@ -83,8 +84,8 @@ def test_train(fixture, monkeypatch):
   )
   monkeypatch.setattr(ssast.Ssast, "corrupt", handed_in)
   mesh = sharding.make_mesh(jax.devices()[:1])
-  step_fn = train_step.make_train_step(task, tx, (), mesh)
-  state = jax.jit(lambda p: train_step.init_state(task, p, tx))(params)
+  step_fn = make_train_step(task, tx, (), mesh)
+  state = jax.jit(lambda p: init_state(task, p, tx))(params)
   state = jax.device_put(state, sharding.replicated(mesh))
   columns = how["history_columns"]
   history = []
@@ -96,7 +97,7 @@ def test_train(fixture, monkeypatch):
       "id": np.arange(meta["batch"], dtype=np.int32),
     }
     batch = sharding.to_global(batch, mesh)
-    state, metrics = step_fn(state, batch, step, train_step.train_key(0))
+    state, metrics = step_fn(state, batch, step, train_key(0))
     history.append([float(metrics[name]) for name in columns])
   reference = fixture["train_history"]
   for i, name in enumerate(columns):

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from astjax import pretrained
 from astjax.models import ast, heads
-from astjax.weights import convert, maps, model_info
+from astjax.weights import convert, info, load, tables
 from tests.parity.conftest import assert_close
 
 POOLING = {"logits_avgtok": "tokens", "logits_cls": "prefix"}
@@ -25,10 +24,10 @@ def checkpoint(fixture, tmp_path, says_its_size):
     names["p_input_tdim"] = np.array(meta["pretrain_tdim"])
   path = tmp_path / "pretrained.safetensors"
   save_file({f"module.{k}": v for k, v in names.items()}, path)
-  options = pretrained.Options(
+  options = load.Options(
     num_mel_bins=meta["pretrain_fdim"], num_heads=meta["num_heads"]
   )
-  loaded = pretrained.load(path, options)
+  loaded = load.load(path, options)
   shape = (meta["fshape"], meta["tshape"])
   assert loaded.info.model["patch_size"] == shape
   assert loaded.info.model["stride"] == shape
@@ -40,7 +39,7 @@ def classifier(fixture):
     fixture.meta["head_shapes"], fixture.seed
   )
   flat, _ = convert.rename(
-    {f"mlp_head.{k}": v for k, v in names.items()}, maps.AST_PTH
+    {f"mlp_head.{k}": v for k, v in names.items()}, tables.AST_PTH
   )
   return convert.unflatten(flat)["head"]
 
@@ -59,14 +58,12 @@ def test_fine_tuning(fixture, says_its_size, tmp_path):
   )
   compared = 0
   for name, pooling in POOLING.items():
-    head = model_info.Head(num_classes=meta["label_dim"], pooling=pooling)
+    head = info.Head(num_classes=meta["label_dim"], pooling=pooling)
     model = ast.AST(
       backbone, heads.ClassifierHead(head.num_classes), head.pooling
     )
     init = jax.jit(lambda m=model: m.init(jax.random.key(0), spec)["params"])
-    params, report = pretrained.start(
-      loaded, init(), backbone=backbone, head=head
-    )
+    params, report = load.start(loaded, init(), backbone=backbone, head=head)
     assert all(path.startswith("head/") for path in report.fresh)
     assert "of the pre-training" in report.dropped.values()
     params["head"] = classifier(fixture)
@@ -75,7 +72,7 @@ def test_fine_tuning(fixture, says_its_size, tmp_path):
       assert_close(logits, fixture[name], 2e-5)
       compared += 1
   assert compared
-  sequence = convert.revert({"backbone": params["backbone"]}, maps.SSAST_PTH)
+  sequence = convert.revert({"backbone": params["backbone"]}, tables.SSAST_PTH)
   assert stored_positions(fixture, sequence["v.pos_embed"])
 
 

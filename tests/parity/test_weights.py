@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from astjax import pretrained
 from astjax.models import ast, heads
-from astjax.weights import convert, maps
+from astjax.weights import convert, load, tables
 from tests.parity.conftest import assert_close
 
 
@@ -34,18 +33,16 @@ def adapted(fixture, tmp_path, options):
   """The fixture's weights, in the official names, at the size it asks for."""
   meta = fixture.meta
   save_file(fixture.state_dict("source"), tmp_path / "source.safetensors")
-  loaded = pretrained.load(tmp_path / "source.safetensors", options)
+  loaded = load.load(tmp_path / "source.safetensors", options)
   stride = (meta["fstride"], meta["tstride"])
   backbone = ast.make_backbone(**{**loaded.info.model, "stride": stride})
   spec = np.zeros((1, meta["input_tdim"], meta["input_fdim"]), np.float32)
   init = jax.jit(lambda: backbone.init(jax.random.key(0), spec)["params"])
-  params, report = pretrained.start(
-    loaded, {"backbone": init()}, backbone=backbone
-  )
+  params, report = load.start(loaded, {"backbone": init()}, backbone=backbone)
   assert not report.fresh  # the whole backbone comes from the file
   logits = jax.eval_shape(backbone.apply, {"params": params["backbone"]}, spec)
   assert logits["tokens"].shape[0] == 1
-  return convert.revert(params, maps.AST_PTH)
+  return convert.revert(params, tables.AST_PTH)
 
 
 @pytest.mark.fixtures("deit_to_ast_*")
@@ -62,7 +59,7 @@ def test_from_images(fixture, tmp_path):
 @pytest.mark.fixtures("audioset_to_ast_*")
 def test_from_audioset(fixture, tmp_path):
   meta = fixture.meta
-  options = pretrained.Options(
+  options = load.Options(
     grid=tuple(meta["source_grid"]),
     stride=(meta["source_fstride"], meta["source_tstride"]),
     num_mel_bins=meta["source_input_fdim"],
@@ -80,7 +77,7 @@ def test_hugging_face(fixture, tmp_path):
   }
   (tmp_path / "config.json").write_text(json.dumps(config | meta["config"]))
   save_file(fixture.state_dict(), tmp_path / "model.safetensors")
-  loaded = pretrained.load(tmp_path)
+  loaded = load.load(tmp_path)
   info = loaded.info
   head = heads.ClassifierHead(
     info.head.num_classes, layer_norm_eps=info.head.layer_norm_eps

@@ -9,8 +9,11 @@ import numpy as np
 import soundfile
 from ml_collections import ConfigDict
 
-from astjax import evaluate, job, sharding, train, train_step
+from astjax import train
 from astjax.data import pipeline
+from astjax.engine import sharding
+from astjax.engine.step import make_eval_step
+from astjax.run import evaluate, job
 from tests.tiny import RATE, SAMPLES, tiny_config
 
 # name -> (samples, rate, channels)
@@ -65,7 +68,7 @@ def evaluation(workdir):
   """(names, outputs, metrics) of the run's own evaluation."""
   loaded, state = job.load_run(workdir)
   split = loaded.evals["val"]
-  step = train_step.make_eval_step(loaded.task, split.device_ops, loaded.mesh)
+  step = make_eval_step(loaded.task, split.device_ops, loaded.mesh)
   batches = pipeline.eval_batches(split.reader, split.host_ops, batch_size=4)
   with contextlib.closing(batches):
     out = evaluate.outputs(step, state, batches, loaded.mesh)

@@ -12,15 +12,15 @@ import pytest
 import soundfile
 
 import astjax
-from astjax import pretrained
-from astjax.data import audio_file
+from astjax.data.audio import read, resample, to_mono
 from astjax.errors import UserError
 from astjax.models import ast
 from astjax.ops import fbank
 from astjax.serving import recording
 from astjax.serving.bundle import Bundle
-from astjax.weights import adapt, model_info
-from astjax.weights.model_info import FrontEnd, Head, ModelInfo
+from astjax.weights import adapt, load
+from astjax.weights import info as model_info
+from astjax.weights.info import FrontEnd, Head, ModelInfo
 from tests.serving import sounds
 from tests.serving.sounds import noise
 from tests.tiny import RATE, SAMPLES
@@ -59,13 +59,13 @@ def test_a_run_s_own_evaluation(run):
   np.testing.assert_allclose(got, out["logits"], atol=1e-5)
   # One by one, as arrays; and whole, where the trained length holds it.
   for name, path, want in zip(names, paths, out["logits"], strict=True):
-    audio, rate = audio_file.read(path)
+    audio, rate = read(path)
     got = bundle.logits(audio, rate, whole=False)
     np.testing.assert_allclose(got, want, atol=1e-5, err_msg=name)
     if "long" not in name and "fast" not in name:
       got = bundle.logits(path)
       np.testing.assert_allclose(got, want, atol=1e-5, err_msg=name)
-  saved = pretrained.load(run)
+  saved = load.load(run)
   assert bundle.digest == saved.digest
 
 
@@ -199,14 +199,14 @@ def test_a_file_in_blocks_is_the_whole_file(model, tmp_path, monkeypatch):
   assert len(want.window_times) > 4
   array = model.predict(audio, 44_100)
   np.testing.assert_array_equal(want.window_scores, array.window_scores)
-  monkeypatch.setattr(audio_file, "_BLOCK", 1009)
+  monkeypatch.setattr("astjax.data.audio._BLOCK", 1009)
   monkeypatch.setattr(recording, "_BLOCK", 997)
   found = model.predict(tmp_path / "x.wav")
   np.testing.assert_array_equal(found.window_scores, want.window_scores)
   assert found.seconds == pytest.approx(90_000 / 44_100)
   # And resampled at once.
-  mono = audio_file.to_mono(audio, "mean")
-  whole = audio_file.resample(mono, 44_100, 16_000)
+  mono = to_mono(audio, "mean")
+  whole = resample(mono, 44_100, 16_000)
   found = model.predict(whole, 16_000)
   np.testing.assert_array_equal(found.window_scores, want.window_scores)
 
@@ -391,7 +391,7 @@ def test_a_file_that_breaks_after_some_windows(model, tmp_path, monkeypatch):
   audio = noise(60_000)[:, 0]
   audio[50_000] = np.nan
   soundfile.write(tmp_path / "x.wav", audio, 16_000, subtype="FLOAT")
-  monkeypatch.setattr(audio_file, "_BLOCK", 10_000)
+  monkeypatch.setattr("astjax.data.audio._BLOCK", 10_000)
   good = noise(5_000)
   found = list(model.stream([good, tmp_path / "x.wav", good], 16_000))
   assert isinstance(found[1], UserError)

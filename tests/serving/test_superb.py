@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 
 import astjax
-from astjax import device_ops, job, pretrained, train_step
-from astjax.data import audio_file
+from astjax.data.audio import fit, quantise
+from astjax.engine import step
 from astjax.errors import UserError
-from astjax.ops import fbank
-from astjax.ops.backends import NUMPY
+from astjax.ops import device_ops, fbank
+from astjax.ops.xp import NUMPY
+from astjax.run import job
 from astjax.serving import recording
 from astjax.tools import convert_weights, evaluate
-from astjax.weights import hugging_face, model_info
-from astjax.weights.model_info import Head
+from astjax.weights import hugging_face, load
+from astjax.weights.info import Head, front_end
 from tests.serving import sounds
 from tests.tiny import FRAMES, MELS, RATE, on_device
 from tests.weights.test_model_info import INFO, random_params
@@ -52,14 +53,14 @@ def test_the_front_end_by_hand():
   recipe = recording.parse(RECIPE)
   for samples in (250, 1_000, 1_720, 3_000):
     audio = sounds.noise(samples, seed=2)[:, 0] + np.float32(0.1)
-    fitted, count = audio_file.fit(audio, spec.num_samples(FRAMES))
+    fitted, count = fit(audio, spec.num_samples(FRAMES))
     batch = {
-      "audio": audio_file.quantise(fitted)[None],
+      "audio": quantise(fitted)[None],
       "num_samples": np.array([count], np.int32),
     }
-    keys = device_ops.row_keys(train_step.train_key(0), 1)
+    keys = device_ops.row_keys(step.train_key(0), 1)
     out = device_ops.apply(recipe.ops, batch, keys)["fbank"][0]
-    real = audio_file.quantise(audio) / 2**15
+    real = quantise(audio) / 2**15
     mels = fbank.fbank(real, spec, backend=NUMPY)[:FRAMES]
     expected = np.zeros((FRAMES, MELS))
     expected[: len(mels)] = (mels + 3.559) / 7.0
@@ -70,7 +71,7 @@ def test_the_front_end_by_hand():
 def test_it_is_another_front_end_than_ast_s():
   """There, a padded cell becomes (0 + 3.559) / 7."""
   with pytest.raises(UserError, match="can follow only"):
-    model_info.front_end(RECIPE)
+    front_end(RECIPE)
   assert on_device().index("pad_frames") < on_device().index("standardize")
 
 
@@ -109,13 +110,13 @@ def test_saved_and_loaded(run, tmp_path, capsys):
   np.testing.assert_array_equal(old.logits(sound), new.logits(sound))
   # Taken over whole, by another training.
   built, _ = job.load_run(run)
-  params, report = pretrained.start(
-    pretrained.load(tmp_path / "model"),
+  params, report = load.start(
+    load.load(tmp_path / "model"),
     jax.jit(built.fresh_params)(),
     backbone=built.task.backbone,
     head=built.task.head,
     class_names=built.train.class_names,
-    options=pretrained.Options(fresh=()),
+    options=load.Options(fresh=()),
   )
   assert not report.fresh and not report.dropped
   assert params["head"]["layer_weights"].shape == (2,)

@@ -6,12 +6,14 @@ import numpy as np
 import optax
 import pytest
 
-from astjax import job, optim, sharding, train_step
+from astjax.engine import optim, sharding
+from astjax.engine.step import init_state, make_train_step, train_key
 from astjax.errors import UserError
 from astjax.ops import gmml, losses, posemb
+from astjax.run import job
 from astjax.tasks import asit
 from astjax.tools import average_checkpoints
-from astjax.weights import convert, maps
+from astjax.weights import convert, tables
 from tests.tasks.test_contract import KWARGS, MODEL, make_batch, make_views
 from tests.test_train import assert_same_bits, final_state, run
 from tests.tiny import tiny_asit
@@ -288,7 +290,7 @@ def test_no_buffer_is_held_twice():
   batch = make_views()
   params = jax.jit(task.init_params)(jax.random.key(0), batch)
   tx = optax.sgd(0.1)
-  state = jax.jit(lambda p: train_step.init_state(task, p, tx))(params)
+  state = jax.jit(lambda p: init_state(task, p, tx))(params)
   places = [
     shard.data.unsafe_buffer_pointer()
     for x in jax.tree.leaves((state.params, state.task_state))
@@ -342,12 +344,12 @@ SGD = optax.chain(optim._clip_each(3.0), optax.sgd(0.05))
 def step_of(task, tx, size, rows, **kw):
   """One step on so many devices: (state, metrics, compiled text)."""
   mesh = sharding.make_mesh(jax.devices()[:size])
-  step = train_step.make_train_step(task, tx, (), mesh, **kw)
+  step = make_train_step(task, tx, (), mesh, **kw)
   params = jax.jit(task.init_params)(jax.random.key(0), rows)
-  state = jax.jit(lambda p: train_step.init_state(task, p, tx))(params)
+  state = jax.jit(lambda p: init_state(task, p, tx))(params)
   state = jax.device_put(state, sharding.replicated(mesh))
   rows = {k: v for k, v in rows.items() if k != "label"}
-  key = train_step.train_key(0)
+  key = train_key(0)
   for i in range(2):
     state, metrics = step(state, sharding.to_global(rows, mesh), i, key)
   return state, {k: float(v) for k, v in metrics.items()}
@@ -410,7 +412,7 @@ def test_a_student_learns():
     assert shown[-1][name] < shown[0][name], name
 
 
-TABLES = {"r1": maps.ASIT_R1_PTH, "r2": maps.ASIT_R2_PTH}
+TABLES = {"r1": tables.ASIT_R1_PTH, "r2": tables.ASIT_R2_PTH}
 
 
 @pytest.mark.parametrize("preset", TABLES)

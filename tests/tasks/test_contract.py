@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from astjax import saved_model, tasks
-from astjax.weights import convert
-from astjax.weights.model_info import ModelInfo
+from astjax import tasks
+from astjax.weights import convert, saved_model
+from astjax.weights.info import ModelInfo
 
 MODEL = {
   "width": 16,

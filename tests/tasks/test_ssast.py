@@ -6,9 +6,12 @@ import numpy as np
 import optax
 import pytest
 
-from astjax import job, sharding, train, train_step
+from astjax import train
+from astjax.engine import sharding
+from astjax.engine.step import init_state, make_train_step, train_key
 from astjax.errors import UserError
 from astjax.ops import losses, patches
+from astjax.run import job
 from astjax.tasks import ssast
 from tests.tasks.test_contract import MODEL, make_batch
 from tests.tiny import tiny_ssast
@@ -164,13 +167,13 @@ def test_one_and_four_devices():
       out_shardings=sharding.by_row(mesh),
     )(batch)
     tx = optax.sgd(0.1)
-    step = train_step.make_train_step(task, tx, (), mesh)
-    state = jax.jit(lambda p, tx=tx: train_step.init_state(task, p, tx))(params)
+    step = make_train_step(task, tx, (), mesh)
+    state = jax.jit(lambda p, tx=tx: init_state(task, p, tx))(params)
     state = jax.device_put(state, sharding.replicated(mesh))
-    text = step.lower(state, batch, 0, train_step.train_key(0)).compile()
+    text = step.lower(state, batch, 0, train_key(0)).compile()
     for name in ("all-gather", "all-to-all", "collective-permute"):
       assert name not in text.as_text(), name
-    _, metrics = step(state, batch, 0, train_step.train_key(0))
+    _, metrics = step(state, batch, 0, train_key(0))
     found.append((np.asarray(masks), {k: float(v) for k, v in metrics.items()}))
   np.testing.assert_array_equal(found[0][0], found[1][0])
   for name, value in found[0][1].items():

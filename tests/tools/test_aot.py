@@ -13,10 +13,12 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from astjax import chips, flops, sharding, target
-from astjax import job as jobs
+from astjax.engine import flops, sharding
+from astjax.engine.devices import find
 from astjax.errors import UserError
 from astjax.models import vit
+from astjax.ops import platform
+from astjax.run import job as jobs
 from astjax.tools import aot, collectives
 from tests.tiny import tiny_config
 
@@ -166,9 +168,9 @@ def test_the_platform_decides_while_tracing():
     text = str(jax.make_jaxpr(lambda q: vit.ATTENTION["auto"](q, q, q))(x))
     return "scan" in text
 
-  assert target.platform() == "cpu"
+  assert platform.platform() == "cpu"
   assert loops()
-  with target.compiling_for("tpu"):
+  with platform.compiling_for("tpu"):
     assert not loops()
   assert loops()
 
@@ -265,7 +267,7 @@ def test_what_is_suggested_fits(monkeypatch):
 
 def test_pencil_and_paper():
   """197 TFLOP/s; 200 GB/s out of each chip; all-reduces count twice."""
-  chip = chips.find("TPU v5 lite")
+  chip = find("TPU v5 lite")
   traffic = {
     "all-reduce": collectives.Traffic(3, 100_000_000),
     "all-gather": collectives.Traffic(1, 50_000_000),

@@ -6,9 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from astjax import checkpoint, pretrained
+from astjax.run import checkpoint
 from astjax.tools import average_checkpoints
-from astjax.weights import model_info
+from astjax.weights import info as model_info
+from astjax.weights import load
 from tests.test_train import run
 from tests.tiny import tiny_config
 
@@ -53,7 +54,7 @@ def test_mean_of_the_steps(flags, steps, workdir, tmp_path, capsys):
     parts = [saved(workdir, s)[name].astype(np.float64) for s in steps]
     expected = np.mean(parts, axis=0).astype(np.float32)
     np.testing.assert_allclose(value, expected, rtol=1e-7, atol=0)
-  loaded = pretrained.load(out)
+  loaded = load.load(out)
   assert loaded.info.head.num_classes == 10
   run(tmp_path / "next", tiny_config(steps=1, init_from=str(out)))
 

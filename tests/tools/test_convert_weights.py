@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from astjax import pretrained
 from astjax.tools import convert_weights
-from astjax.weights import convert, maps, model_info
+from astjax.weights import convert, load, tables
+from astjax.weights import info as model_info
 from tests.weights import google
 from tests.weights.test_model_info import INFO, random_params
 
@@ -55,7 +55,7 @@ def test_every_format_comes_back_bit_by_bit(kind, model, tmp_path, capsys):
   assert f"wrote {out}" in said and "taken: " in said
   assert "licence of the weights: Apache-2.0" in said and "mAP 0.5" in said
   assert command(out, tmp_path / "back") == 0
-  written, read = (pretrained.load(p).info for p in (model, tmp_path / "back"))
+  written, read = (load.load(p).info for p in (model, tmp_path / "back"))
   assert written.model == read.model  # the number of heads, too
   assert written.class_names == read.class_names
   back = load_file(tmp_path / "back" / "params.safetensors")
@@ -69,7 +69,7 @@ def test_official_names(model, tmp_path):
   command(model, tmp_path / "out.safetensors", "--format=official")
   names = load_file(tmp_path / "out.safetensors")
   assert "v.blocks.1.attn.qkv.weight" in names and "mlp_head.1.bias" in names
-  assert names.keys() == convert.revert(PARAMS, maps.AST_PTH).keys()
+  assert names.keys() == convert.revert(PARAMS, tables.AST_PTH).keys()
 
 
 def test_from_images(image, tmp_path, capsys):
@@ -86,7 +86,7 @@ def test_from_images(image, tmp_path, capsys):
   assert "dropped (not used by the model): head/kernel, head/bias" in said
   assert "fresh: " in said and "backbone/dist_token" in said
   assert "the front-end is unknown" in said
-  loaded = pretrained.load(tmp_path / "out")
+  loaded = load.load(tmp_path / "out")
   assert loaded.params[convert.GRID].shape == (3, 5, 32)
   assert loaded.info.model["stride"] == (10, 10)
   assert loaded.info.head.num_classes == 5
@@ -96,7 +96,7 @@ def test_rows_become_time(image, tmp_path):
   args = ["--num_heads=2", "--input=64x64", "--stride=16x16"]
   assert command(image, tmp_path / "f", *args) == 0
   assert command(image, tmp_path / "t", *args, "--rows=time") == 0
-  f, t = (pretrained.load(tmp_path / k).params for k in ("f", "t"))
+  f, t = (load.load(tmp_path / k).params for k in ("f", "t"))
   np.testing.assert_array_equal(f[convert.GRID], t[convert.GRID].swapaxes(0, 1))
   name = "backbone/patch_embed/kernel"
   np.testing.assert_array_equal(f[name], t[name].swapaxes(0, 1))
@@ -104,7 +104,7 @@ def test_rows_become_time(image, tmp_path):
 
 def test_another_length_keeps_the_classifier(model, tmp_path):
   assert command(model, tmp_path / "out", "--input=36x86") == 0
-  loaded = pretrained.load(tmp_path / "out")
+  loaded = load.load(tmp_path / "out")
   assert loaded.params[convert.GRID].shape[:2] == (3, 8)
   np.testing.assert_array_equal(
     loaded.params["head/linear/kernel"], PARAMS["head"]["linear"]["kernel"]
@@ -121,10 +121,10 @@ def test_new_classes(model, tmp_path):
   assert command(model, tmp_path / "out", *args) == 0
   assert command(model, tmp_path / "same", *args) == 0
   assert command(model, tmp_path / "other", *args, "--seed=1") == 0
-  info = pretrained.load(tmp_path / "out").info
+  info = load.load(tmp_path / "out").info
   assert info.class_names == ("one", "two") and info.head.scores == "softmax"
   kernels = [
-    pretrained.load(tmp_path / k).params["head/linear/kernel"]
+    load.load(tmp_path / k).params["head/linear/kernel"]
     for k in ("out", "same", "other")
   ]
   np.testing.assert_array_equal(kernels[0], kernels[1])
@@ -133,7 +133,7 @@ def test_new_classes(model, tmp_path):
 
 def test_a_front_end_by_hand(tmp_path):
   """A bare file becomes a Hugging Face folder when its front-end is told."""
-  save_file(convert.revert(PARAMS, maps.AST_PTH), tmp_path / "m.safetensors")
+  save_file(convert.revert(PARAMS, tables.AST_PTH), tmp_path / "m.safetensors")
   args = [
     tmp_path / "m.safetensors",
     tmp_path / "hf",
@@ -148,7 +148,7 @@ def test_a_front_end_by_hand(tmp_path):
   extractor = json.loads((tmp_path / "hf/preprocessor_config.json").read_text())
   assert (extractor["mean"], extractor["std"]) == (-4.0, 4.5)
   assert extractor["max_length"] == 36
-  assert pretrained.load(tmp_path / "hf").info.class_names[2] == "LABEL_2"
+  assert load.load(tmp_path / "hf").info.class_names[2] == "LABEL_2"
 
 
 @pytest.mark.slow
@@ -215,7 +215,7 @@ def test_names_for_the_classes_that_are_there(model, tmp_path, capsys):
   args = [model, tmp_path / "out", f"--labels={tmp_path / 'labels.txt'}"]
   assert command(*args) == 0
   assert "fresh" not in capsys.readouterr().out
-  loaded = pretrained.load(tmp_path / "out")
+  loaded = load.load(tmp_path / "out")
   assert loaded.info.class_names == ("one", "two", "three")
   np.testing.assert_array_equal(
     loaded.params["head/linear/kernel"], PARAMS["head"]["linear"]["kernel"]
@@ -227,8 +227,8 @@ def test_names_for_the_classes_that_are_there(model, tmp_path, capsys):
 def test_a_published_result_stays_with_its_weights(model, tmp_path):
   command(model, tmp_path / "same")
   command(model, tmp_path / "longer", "--input=36x86")
-  assert pretrained.load(tmp_path / "same").info.expected == "mAP 0.5"
-  assert pretrained.load(tmp_path / "longer").info.expected == ""
+  assert load.load(tmp_path / "same").info.expected == "mAP 0.5"
+  assert load.load(tmp_path / "longer").info.expected == ""
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_any_recipe_travels_as_it_is(recipe, tmp_path, capsys):
   info = dataclasses.replace(INFO, recipe=recipe)
   model_info.save(tmp_path / "m", info, PARAMS)
   assert command(tmp_path / "m", tmp_path / "out") == 0
-  assert pretrained.load(tmp_path / "out").info.recipe == recipe
+  assert load.load(tmp_path / "out").info.recipe == recipe
   capsys.readouterr()
   assert "recipe" in refused(
     capsys, tmp_path / "m", tmp_path / "hf", "--format=hf"
@@ -257,19 +257,19 @@ def test_a_fine_tuned_ssast_in_official_names(tmp_path, capsys):
   out = tmp_path / "o.safetensors"
   assert command(tmp_path / "m", out, "--format=official") == 0
   assert "pooling='tokens' is ft_avgtok" in capsys.readouterr().out
-  assert pretrained.load(out).info.head == head
-  wrong = pretrained.Options(pooling="prefix")
-  assert pretrained.load(out, wrong).info.head.pooling == "tokens"
+  assert load.load(out).info.head == head
+  wrong = load.Options(pooling="prefix")
+  assert load.load(out, wrong).info.head.pooling == "tokens"
   bare = tmp_path / "bare.safetensors"
   save_file(load_file(out), bare)
   args = [bare, "--source_grid=3x3", "--num_heads=2"]
   assert command(args[0], tmp_path / "a", *args[1:]) == 0
   assert "pooling is assumed to be 'prefix'" in capsys.readouterr().out
-  assert pretrained.load(tmp_path / "a").info.head.pooling == "prefix"
+  assert load.load(tmp_path / "a").info.head.pooling == "prefix"
   args.append("--source_pooling=tokens")
   assert command(args[0], tmp_path / "b", *args[1:]) == 0
   assert "assumed to be 'prefix'" not in capsys.readouterr().out
-  assert pretrained.load(tmp_path / "b").info.head.pooling == "tokens"
+  assert load.load(tmp_path / "b").info.head.pooling == "tokens"
 
 
 def test_the_disk_is_full(model, tmp_path, monkeypatch, capsys):

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import scipy.special
 
-from astjax import evaluate, job, train_step
 from astjax.data import pipeline
+from astjax.engine.step import make_eval_step
 from astjax.ops import metrics
+from astjax.run import evaluate, job
 from astjax.tools import ensemble
 from tests.test_train import run
 from tests.tiny import tiny_config
@@ -35,7 +36,7 @@ def logits(folder):
   """By hand, from the work directory."""
   built, state = job.load_run(folder)
   split = built.evals["val"]
-  step = train_step.make_eval_step(built.task, split.device_ops, built.mesh)
+  step = make_eval_step(built.task, split.device_ops, built.mesh)
   batches = pipeline.eval_batches(
     split.reader, split.host_ops, batch_size=split.config.batch_size
   )

@@ -8,11 +8,11 @@ import json
 import numpy as np
 import pytest
 
-from astjax import pretrained
 from astjax.data import sources
 from astjax.ops import metrics
 from astjax.tools import evaluate
-from astjax.weights import convert, model_info, registry
+from astjax.weights import convert, load, registry
+from astjax.weights import info as model_info
 from tests.serving import sounds
 
 
@@ -25,7 +25,7 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def saved(run):
   """The same model as a folder, with a published number."""
-  loaded = pretrained.load(run)
+  loaded = load.load(run)
   info = dataclasses.replace(
     loaded.info, expected="Sounds mAP 0.9", reported=("mAP", 0.9)
   )
@@ -97,7 +97,7 @@ def test_unreadable_recordings_are_left_out(run, saved, tmp_path, capsys):
 
 
 def test_a_model_without_names(run, saved, tmp_path, capsys):
-  loaded = pretrained.load(saved)
+  loaded = load.load(saved)
   info = dataclasses.replace(loaded.info, class_names=())
   folder = tmp_path / "model"
   model_info.save(folder, info, convert.unflatten(loaded.params))

@@ -19,7 +19,7 @@ import soundfile
 import astjax
 from astjax.serving import bundle
 from astjax.tools import predict
-from astjax.weights import model_info
+from astjax.weights import info
 from tests.serving.sounds import noise
 from tests.weights.test_model_info import INFO, random_params
 
@@ -31,7 +31,7 @@ NAMES = ("a.wav", "b, c.wav", 'd "e".flac', "sub/ü.wav", "sub/z.wav")
 def folder(tmp_path_factory):
   """A model and recordings, one of them broken."""
   root = tmp_path_factory.mktemp("predict")
-  model_info.save(root / "model", INFO, random_params())
+  info.save(root / "model", INFO, random_params())
   (root / "in" / "sub").mkdir(parents=True)
   for seed, name in enumerate(NAMES):
     audio = noise(4_000 + 9_000 * (seed == 1), 1 + seed % 2, seed)

@@ -9,11 +9,13 @@ import pytest
 import soundfile
 
 import astjax
-from astjax import metric_log, probes
-from astjax.data import audio_file, sources
+from astjax.data import sources
+from astjax.data.audio import quantise, resample, to_mono
 from astjax.data.reader import Reader
 from astjax.ops import fbank, metrics
+from astjax.run import log
 from astjax.serving import recording
+from astjax.tasks import probes
 from astjax.tools import probe
 from tests.serving import sounds
 
@@ -88,7 +90,7 @@ def test_log_mels_are_those_of_the_front_end(model):
   """Of the beginning, centred and standardised, over real frames alone."""
   bundle = astjax.load(model)
   reader = readers(model)["train"]
-  console = metric_log.Console(False)
+  console = log.Console(False)
   found = probe.hear(bundle, reader, console, "train")
   assert {k: v.shape for k, v in found.items()} == {
     "embedding": (4, 16),
@@ -99,9 +101,9 @@ def test_log_mels_are_those_of_the_front_end(model):
   spec = fbank.FbankSpec(sample_rate=frames.sample_rate, num_mel_bins=16)
   for i, got in enumerate(found["log_mels"]):
     audio, rate = reader.read(i)
-    audio = audio_file.to_mono(audio, "mean")
-    audio = audio_file.resample(audio, rate, frames.sample_rate)[:1720]
-    audio = audio_file.quantise(audio) / 32_768
+    audio = to_mono(audio, "mean")
+    audio = resample(audio, rate, frames.sample_rate)[:1720]
+    audio = quantise(audio) / 32_768
     mean = np.round(audio.mean() * 32_768) / 32_768
     mels = fbank.fbank((audio - mean).astype(np.float32), spec)
     want = ((mels + 3.559) / 7.0).mean(0)

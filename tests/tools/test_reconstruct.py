@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from astjax import pretrained, train
+from astjax import train
 from astjax.tools import looks, reconstruct, report
+from astjax.weights import load
 from tests.tiny import tiny_config, tiny_ssast
 
 RATE = 8_000
@@ -21,7 +22,7 @@ def clips(tmp_path_factory):
 
 
 def look(model, clips, network="teacher", **kwargs):
-  loaded = pretrained.load(model, pretrained.Options(network=network))
+  loaded = load.load(model, load.Options(network=network))
   return looks.look(loaded, clips, **kwargs)
 
 

@@ -3,7 +3,8 @@
 import jax
 import pytest
 
-from astjax import sharding, train
+from astjax import train
+from astjax.engine import sharding
 from astjax.tools import report
 from tests.tiny import tiny_config
 

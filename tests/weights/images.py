@@ -3,8 +3,8 @@
 import jax
 import numpy as np
 
-from astjax import pretrained
 from astjax.models import ast
+from astjax.weights import load
 
 
 def gray_images(side=64):
@@ -16,14 +16,14 @@ def gray_images(side=64):
 
 def image_tokens(path, gray, rows, prefix):
   """An image model's tokens by ours: rows as frequency, or as time."""
-  options = pretrained.Options(rows=rows, num_heads=2)
-  loaded = pretrained.load(path, options)
+  options = load.Options(rows=rows, num_heads=2)
+  loaded = load.load(path, options)
   size, patch = gray.shape[1] // 16, (16, 16)
   backbone = ast.make_backbone(**{**loaded.info.model, "stride": patch})
   assert backbone.prefix == prefix
   cells = np.zeros((1, size, size, 256), np.float32)
   fresh = backbone.init(jax.random.key(0), patches=cells)["params"]
-  params, report = pretrained.start(
+  params, report = load.start(
     loaded, {"backbone": fresh}, backbone=backbone, options=options
   )
   assert not report.fresh

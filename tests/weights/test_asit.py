@@ -12,22 +12,25 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import astjax
-from astjax import (
-  checkpoint,
-  identify,
-  pretrained,
-  saved_model,
-  train_step,
-  workdir,
-)
+from astjax.engine import step
 from astjax.errors import UserError
+from astjax.run import checkpoint, workdir
 from astjax.tools import convert_weights
-from astjax.weights import adapt, convert, maps, model_info, registry
-from astjax.weights.model_info import FrontEnd, Head, ModelInfo
+from astjax.weights import (
+  adapt,
+  convert,
+  identify,
+  load,
+  registry,
+  saved_model,
+  tables,
+)
+from astjax.weights import info as model_info
+from astjax.weights.info import FrontEnd, Head, ModelInfo
 from tests.parity.conftest import HERE, Fixture
 from tests.weights.test_model_info import same
 
-TABLES = {"r1": maps.ASIT_R1_PTH, "r2": maps.ASIT_R2_PTH}
+TABLES = {"r1": tables.ASIT_R1_PTH, "r2": tables.ASIT_R2_PTH}
 SIZES = {
   "r1": {"hidden": 20, "bottleneck": 10, "outputs": (12, 8)},
   "r2": {"hidden": 20, "bottleneck": 10, "outputs": (12,)},
@@ -78,7 +81,7 @@ def official(folder, preset="r2", *, networks=("teacher",), change=None):
 
 
 def options(**kwargs):
-  return pretrained.Options(**{"num_heads": 2, "num_mel_bins": 48, **kwargs})
+  return load.Options(**{"num_heads": 2, "num_mel_bins": 48, **kwargs})
 
 
 def command(*args):
@@ -90,7 +93,7 @@ def command(*args):
 
 @pytest.mark.parametrize("preset", TABLES)
 def test_the_two_releases(preset, tmp_path):
-  loaded = pretrained.load(official(tmp_path, preset), options())
+  loaded = load.load(official(tmp_path, preset), options())
   which = {"r1": "first", "r2": "second"}[preset]
   assert loaded.kind == f"official ASiT ({which} release)"
   assert loaded.info.model == BACKBONE
@@ -125,12 +128,12 @@ def test_one_of_two_networks(tmp_path):
     names["CLS_PATCH_loss.center"] = np.zeros((1, 12), np.float32)
 
   path = official(tmp_path, networks=("student", "teacher"), change=change)
-  teacher = pretrained.load(path, options())
+  teacher = load.load(path, options())
   same(teacher.params, PARAMS["r2"])
   assert "of two networks the teacher" in teacher.notes
   assert "CLS_PATCH_loss.center" in teacher.dropped
   assert "student.module.backbone.cls_token" in teacher.dropped
-  student = pretrained.load(path, options(network="student"))
+  student = load.load(path, options(network="student"))
   same(student.params, STUDENTS["r2"])
   assert "teacher.backbone.cls_token" in student.dropped
 
@@ -142,7 +145,7 @@ def test_a_network_that_is_not_there(have, want, tmp_path):
   path = official(tmp_path, networks=(have,))
   told = f"has no {want}, only a {have}: network='{have}' takes that"
   with pytest.raises(UserError, match=told):
-    pretrained.load(path, options(network=want))
+    load.load(path, options(network=want))
 
 
 @pytest.mark.parametrize("wrapper", ["", "module."])
@@ -151,7 +154,7 @@ def test_bare_names(wrapper, tmp_path):
   save_file(
     {wrapper + k: v for k, v in names.items()}, tmp_path / "m.safetensors"
   )
-  loaded = pretrained.load(tmp_path / "m.safetensors", options())
+  loaded = load.load(tmp_path / "m.safetensors", options())
   same(loaded.params, PARAMS["r1"])
   assert not loaded.dropped
 
@@ -162,12 +165,12 @@ def test_bare_names(wrapper, tmp_path):
 def test_the_transformer_alone(wrapper, tmp_path):
   """As other people's files have it."""
   backbone = {"backbone": PARAMS["r2"]["backbone"]}
-  names = convert.revert(backbone, maps.ASIT_BACKBONE)
+  names = convert.revert(backbone, tables.ASIT_BACKBONE)
   assert names["pos_embed"].shape == (1, 13, 32) and "cls_token" in names
   save_file(
     {wrapper + k: v for k, v in names.items()}, tmp_path / "m.safetensors"
   )
-  loaded = pretrained.load(tmp_path / "m.safetensors", options())
+  loaded = load.load(tmp_path / "m.safetensors", options())
   assert loaded.kind == "ASiT" and loaded.info.model == BACKBONE
   assert not loaded.info.objective and loaded.info.head is None
   assert not loaded.info.recipe
@@ -179,7 +182,7 @@ def test_a_transformer_of_images_is_none(tmp_path):
   save_file(
     {f"backbone.{k}": v for k, v in names.items()}, tmp_path / "m.safetensors"
   )
-  loaded = pretrained.load(tmp_path / "m.safetensors", options())
+  loaded = load.load(tmp_path / "m.safetensors", options())
   assert loaded.is_image and loaded.kind == "timm vision transformer"
 
 
@@ -195,12 +198,12 @@ def tuned(stride=(10, 10)):
 def test_a_fine_tuned_one(tmp_path):
   info = tuned()
   params = random_params(info, grid=(4, 7))
-  names = convert.revert(params, maps.ASIT_PTH)
+  names = convert.revert(params, tables.ASIT_PTH)
   assert {k for k in names if not k.startswith("v.")} == {
     f"mlp_head.{i}.{k}" for i in (0, 1) for k in ("weight", "bias")
   }
   save_file(names, tmp_path / "m.safetensors")
-  loaded = pretrained.load(tmp_path / "m.safetensors", options())
+  loaded = load.load(tmp_path / "m.safetensors", options())
   assert loaded.kind == "fine-tuned ASiT"
   assert loaded.info.model == info.model and loaded.info.head == info.head
   same(loaded.params, params)
@@ -210,7 +213,7 @@ def test_a_fine_tuned_one(tmp_path):
 def test_time_before_frequency(tmp_path):
   """Token t * 3 + f of the file is the one at (f, t) here."""
   names = load_file(official(tmp_path))
-  loaded = pretrained.load(tmp_path / "m.safetensors", options())
+  loaded = load.load(tmp_path / "m.safetensors", options())
   grid, sequence = loaded.params[convert.GRID], "teacher.backbone.pos_embed"
   for f, t in np.ndindex(3, 4):
     np.testing.assert_array_equal(grid[f, t], names[sequence][0, 1 + t * 3 + f])
@@ -230,7 +233,7 @@ def test_lengths_of_a_teacher_are_nearly_one(tmp_path):
   def change(names):
     names["teacher.head_cls.cls_layer.weight_g"] -= np.float32(1e-6)
 
-  loaded = pretrained.load(official(tmp_path, "r1", change=change), options())
+  loaded = load.load(official(tmp_path, "r1", change=change), options())
   same(loaded.params, PARAMS["r1"])
 
 
@@ -283,7 +286,7 @@ def drop(*starts):
 def test_a_file_that_does_not_fit(preset, change, given, told, tmp_path):
   path = official(tmp_path, preset, change=change)
   with pytest.raises(UserError, match=told) as e:
-    pretrained.load(path, options(**given))
+    load.load(path, options(**given))
   assert "\n" not in str(e.value)
 
 
@@ -317,7 +320,7 @@ def test_a_checkpoint_of_torch(preset, container, tmp_path):
   path = tmp_path / "checkpoint.pth"
   torch.save(value, path, _use_new_zipfile_serialization=container == "zip")
   for network, seed in (("teacher", 0), ("student", 1)):
-    loaded = pretrained.load(path, options(network=network))
+    loaded = load.load(path, options(network=network))
     assert loaded.info.objective == INFO[preset].objective
     same(loaded.params, random_params(INFO[preset], seed))
 
@@ -332,7 +335,7 @@ def test_arguments_that_cannot_be_read(tmp_path):
   value["args"] = argparse.Namespace(folder=tmp_path)
   torch.save(value, tmp_path / "m.pth")
   with pytest.raises(UserError, match=r"wants to use 'pathlib.*PosixPath'"):
-    pretrained.load(tmp_path / "m.pth", options())
+    load.load(tmp_path / "m.pth", options())
 
 
 # Our own formats.
@@ -344,18 +347,18 @@ def test_a_folder(preset, tmp_path):
   objective = INFO[preset].objective | {"task_kw": how}
   info = dataclasses.replace(INFO[preset], objective=objective)
   model_info.save(tmp_path / "model", info, PARAMS[preset])
-  loaded = pretrained.load(tmp_path / "model")
+  loaded = load.load(tmp_path / "model")
   assert loaded.info.objective["preset"] == preset
   assert loaded.info.objective["task_kw"] == how
   same(loaded.params, PARAMS[preset])
   with pytest.raises(UserError, match="network='student' is for runs"):
-    pretrained.load(tmp_path / "model", pretrained.Options(network="student"))
+    load.load(tmp_path / "model", load.Options(network="student"))
 
 
 def save_run(run, preset="r2"):
   """A work directory with one checkpoint of two networks."""
   saved = checkpoint.Checkpoints(run)
-  state = train_step.TrainState(
+  state = step.TrainState(
     step=np.int32(3),
     params=STUDENTS[preset],
     opt_state=optax.sgd(1.0).init(STUDENTS[preset]),
@@ -374,10 +377,10 @@ def test_a_run_has_both_networks(tmp_path):
     ("teacher", PARAMS["r2"]),
     ("student", STUDENTS["r2"]),
   ):
-    loaded = pretrained.load(run, options(network=network))
+    loaded = load.load(run, options(network=network))
     same(loaded.params, params)
     assert loaded.info.origin.endswith(f"step 3, {network}")
-  assert pretrained.load(run).info.origin.endswith("teacher")
+  assert load.load(run).info.origin.endswith("teacher")
 
 
 @pytest.mark.parametrize("network", STARTS)
@@ -398,10 +401,10 @@ def test_official_names(preset, network, tmp_path, capsys):
   assert all(k.startswith(STARTS[network]) for k in names)
   save_file(names, tmp_path / "bare.safetensors")
   for path, own in (
-    (out, pretrained.Options(network=network)),
+    (out, load.Options(network=network)),
     (tmp_path / "bare.safetensors", options(network=network)),
   ):
-    loaded = pretrained.load(path, own)
+    loaded = load.load(path, own)
     assert loaded.info.model == BACKBONE
     assert loaded.info.objective["preset"] == preset
     same(loaded.params, params)
@@ -414,7 +417,7 @@ def test_official_names_of_a_fine_tuned_one(tmp_path, capsys):
   out = tmp_path / "o.safetensors"
   assert command(tmp_path / "m", out, "--format=official") == 0
   assert "a class token, time before frequency" in capsys.readouterr().out
-  loaded = pretrained.load(out)
+  loaded = load.load(out)
   assert loaded.kind == "fine-tuned ASiT" and loaded.info.head == info.head
   same(loaded.params, params)
 
@@ -461,8 +464,8 @@ def started(given=None, *, info, grid, source, params, folder):
 
 def _started(path, given, *, info, grid):
   init = jax.jit(partial(saved_model.init_params, info, grid))
-  return pretrained.start(
-    pretrained.load(path, given),
+  return load.start(
+    load.load(path, given),
     init(jax.random.key(0)),
     backbone=saved_model.backbone_of(info),
     head=info.head,
@@ -575,7 +578,7 @@ def image_names():
   """A plain vision transformer on 14 x 14 patches of images, named by timm."""
   info = ModelInfo(model=BACKBONE)
   params = random_params(info, 2, grid=(14, 14))
-  names = convert.revert(params, maps.TIMM_VIT)
+  names = convert.revert(params, tables.TIMM_VIT)
   rng = np.random.default_rng(3)
   kernel = rng.standard_normal((32, 3, 16, 16)).astype(np.float32)
   return names | {"patch_embed.proj.weight": kernel}
@@ -651,7 +654,7 @@ def test_a_classifier_by_command(tmp_path, capsys):
   assert command(source, tmp_path / "out", *args) == 0
   said = capsys.readouterr().out
   assert "dropped (of the pre-training): " in said and "fresh: head" in said
-  info = pretrained.load(tmp_path / "out").info
+  info = load.load(tmp_path / "out").info
   assert not info.objective and info.head == Head(num_classes=3)
   front_end = model_info.front_end(info.recipe)
   assert front_end.num_frames == 128 and front_end.padding == "waveform"

@@ -7,7 +7,7 @@ import pytest
 
 from astjax.errors import UserError
 from astjax.models import ast, heads
-from astjax.weights import convert, maps
+from astjax.weights import convert, tables
 from astjax.weights.convert import Rule, Transform
 
 D, DEPTH, CLASSES, GRID, PATCH = 8, 11, 5, (2, 3), (4, 6)
@@ -67,8 +67,8 @@ def expected():
 
 def official(source, tree):
   """As a file is read: recognised first, then converted."""
-  what, table, names, *_ = maps.recognise(source)
-  assert what == "official AST" and table is maps.AST_PTH
+  what, table, names, *_ = tables.recognise(source)
+  assert what == "official AST" and table is tables.AST_PTH
   return convert.convert(names, table, tree)
 
 
@@ -129,9 +129,9 @@ def test_no_name_may_be_missing(name, expected):
   source = state_dict()
   del source[name]
   if name.startswith("v.head"):  # not used, so not needed
-    convert.convert(source, maps.AST_PTH, expected)
+    convert.convert(source, tables.AST_PTH, expected)
     return
-  problems = message(source, maps.AST_PTH, expected)
+  problems = message(source, tables.AST_PTH, expected)
   assert len(problems) == (2 if name == "v.pos_embed" else 1)
   assert all(f"({name})" in p for p in problems)
   assert all(p.startswith("- ") for p in problems)
@@ -141,7 +141,7 @@ def test_no_name_may_be_missing(name, expected):
 def test_a_missing_name_is_told(expected):
   source = state_dict()
   del source["v.blocks.3.mlp.fc1.weight"]
-  assert message(source, maps.AST_PTH, expected) == [
+  assert message(source, tables.AST_PTH, expected) == [
     "- backbone/encoder/block_3/mlp/fc1/kernel (v.blocks.3.mlp.fc1.weight) is "
     "not in the file"
   ]
@@ -162,7 +162,7 @@ def test_a_missing_name_is_told(expected):
 )
 def test_a_name_without_a_rule(name, expected):
   source = state_dict() | {name: np.zeros(D, np.float32)}
-  assert message(source, maps.AST_PTH, expected) == [
+  assert message(source, tables.AST_PTH, expected) == [
     f"+ {name} meets no rule of the table"
   ]
 
@@ -170,7 +170,7 @@ def test_a_name_without_a_rule(name, expected):
 def test_a_block_too_many(expected):
   name = "v.blocks.11.norm1.weight"
   source = state_dict() | {name: np.zeros(D, np.float32)}
-  assert message(source, maps.AST_PTH, expected) == [
+  assert message(source, tables.AST_PTH, expected) == [
     f"+ backbone/encoder/block_11/norm1/scale ({name}) is not in the model"
   ]
 
@@ -178,12 +178,12 @@ def test_a_block_too_many(expected):
 def test_with_and_without_module_in_one_file(expected):
   source = state_dict("module.") | {"v.norm.bias": np.zeros(D, np.float32)}
   with pytest.raises(UserError, match=r"module\.v\.cls_token meets no rule"):
-    convert.convert(source, maps.AST_PTH, expected)
+    convert.convert(source, tables.AST_PTH, expected)
 
 
 def test_a_block_under_two_numbers(expected):
   source = state_dict() | {"v.blocks.01.norm1.bias": np.zeros(D, np.float32)}
-  assert message(source, maps.AST_PTH, expected) == [
+  assert message(source, tables.AST_PTH, expected) == [
     "v.blocks.01.norm1.bias is given twice"
   ]
 
@@ -211,7 +211,7 @@ def test_a_block_under_two_numbers(expected):
 def test_a_wrong_shape(name, shape, told, expected):
   source = state_dict() | {name: np.zeros(shape, np.float32)}
   with pytest.raises(UserError) as e:
-    convert.convert(source, maps.AST_PTH, expected)
+    convert.convert(source, tables.AST_PTH, expected)
   assert told in str(e.value)
 
 
@@ -219,18 +219,18 @@ def test_a_wrong_shape(name, shape, told, expected):
 def test_a_value_that_is_not_finite(value, expected):
   source = state_dict()
   source["v.norm.bias"][3] = value
-  assert "not finite" in message(source, maps.AST_PTH, expected)[0]
+  assert "not finite" in message(source, tables.AST_PTH, expected)[0]
 
 
 def test_whole_numbers_are_no_weights(expected):
   source = state_dict() | {"v.norm.bias": np.zeros(D, np.int64)}
-  assert "of type int64" in message(source, maps.AST_PTH, expected)[0]
+  assert "of type int64" in message(source, tables.AST_PTH, expected)[0]
 
 
 def test_out_and_in_again(expected):
   source = state_dict()
-  params = convert.convert(source, maps.AST_PTH, expected)
-  out = convert.revert(params, maps.AST_PTH)
+  params = convert.convert(source, tables.AST_PTH, expected)
+  out = convert.revert(params, tables.AST_PTH)
   unused = {k for k in source if k.startswith("v.head")}
   assert out.keys() == source.keys() - unused
   for name, array in out.items():
@@ -239,11 +239,11 @@ def test_out_and_in_again(expected):
 
 def test_a_parameter_without_a_name():
   with pytest.raises(UserError, match="no name for the parameter mask_token"):
-    convert.revert({"mask_token": np.zeros(D)}, maps.AST_PTH)
+    convert.revert({"mask_token": np.zeros(D)}, tables.AST_PTH)
 
 
 def test_many_problems_are_counted(expected):
-  problems = message({}, maps.AST_PTH, expected)
+  problems = message({}, tables.AST_PTH, expected)
   total = len(jax.tree.leaves(expected))
   assert len(problems) == 9
   assert problems[-1] == f"and {total - 8} more"

@@ -11,18 +11,20 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import astjax
-from astjax import (
-  checkpoint,
-  identify,
-  pretrained,
-  saved_model,
-  train_step,
-  workdir,
-)
+from astjax.engine import step
 from astjax.errors import UserError
+from astjax.run import checkpoint, workdir
 from astjax.tools import convert_weights
-from astjax.weights import convert, maps, model_info, registry
-from astjax.weights.model_info import Head, ModelInfo
+from astjax.weights import (
+  convert,
+  identify,
+  load,
+  registry,
+  saved_model,
+  tables,
+)
+from astjax.weights import info as model_info
+from astjax.weights.info import Head, ModelInfo
 from tests.parity.conftest import HERE, Fixture
 from tests.weights.test_model_info import same
 
@@ -67,7 +69,7 @@ FRAME = info_of((128, 2))
 
 def official(folder, *, info=INFO, params=PARAMS, size=None, change=None):
   """A file as its authors write it, without metadata."""
-  names = convert.revert(params, maps.SSAST_PTH)
+  names = convert.revert(params, tables.SSAST_PTH)
   names |= {"v.head.weight": np.zeros((5, 32)), "v.head.bias": np.zeros(5)}
   if size:
     keys = ("p_input_fdim", "p_input_tdim")
@@ -81,7 +83,7 @@ def official(folder, *, info=INFO, params=PARAMS, size=None, change=None):
 
 
 def options(**kwargs):
-  return pretrained.Options(**{"num_heads": 2, **kwargs})
+  return load.Options(**{"num_heads": 2, **kwargs})
 
 
 def command(*args):
@@ -94,7 +96,7 @@ def command(*args):
 @pytest.mark.parametrize("wrapper", ["", "module."])
 def test_the_table_both_ways(wrapper):
   names = convert.revert(
-    {**PARAMS, convert.INPUT_SIZE: np.array([48, 64])}, maps.SSAST_PTH
+    {**PARAMS, convert.INPUT_SIZE: np.array([48, 64])}, tables.SSAST_PTH
   )
   for name, shape in NAMES.items():
     assert names[name].shape == shape
@@ -102,8 +104,8 @@ def test_the_table_both_ways(wrapper):
   assert names["p_input_fdim"].dtype == np.int64
   kernel = PARAMS["generative"]["fc2"]["kernel"]
   np.testing.assert_array_equal(names["gpredlayer.2.weight"], kernel.T)
-  found = maps.recognise({wrapper + k: v for k, v in names.items()})
-  assert found.kind == "official SSAST" and found.table is maps.SSAST_PTH
+  found = tables.recognise({wrapper + k: v for k, v in names.items()})
+  assert found.kind == "official SSAST" and found.table is tables.SSAST_PTH
   expected = saved_model.expected_params(INFO, GRIDS[16, 16])
   back = convert.convert(found.names, found.table, expected)
   same(convert.flatten(back), PARAMS)
@@ -120,7 +122,7 @@ def test_the_table_both_ways(wrapper):
   ],
 )
 def test_the_grid_of_patches(size, given, tmp_path):
-  loaded = pretrained.load(official(tmp_path, size=size), options(**given))
+  loaded = load.load(official(tmp_path, size=size), options(**given))
   assert loaded.kind == "official SSAST"
   assert loaded.info.model == INFO.model
   assert loaded.info.objective == INFO.objective
@@ -134,7 +136,7 @@ def test_the_grid_of_patches(size, given, tmp_path):
 def test_the_grid_of_frames(size, tmp_path):
   params = random_params(FRAME)
   path = official(tmp_path, info=FRAME, params=params, size=size)
-  loaded = pretrained.load(path, options())
+  loaded = load.load(path, options())
   assert loaded.info.model == FRAME.model
   same(loaded.params, params)
 
@@ -143,7 +145,7 @@ def test_the_grid_of_frames(size, tmp_path):
 def test_one_objective_alone(head, tmp_path):
   info = info_of(heads=(head,))
   params = random_params(info)
-  loaded = pretrained.load(
+  loaded = load.load(
     official(tmp_path, params=params, size=(48, 64)), options()
   )
   assert loaded.info.objective == info.objective
@@ -155,9 +157,9 @@ def test_a_fine_tuned_frame_model_without_its_stride(tmp_path):
   info = tuned((128, 1), FRAME)
   shapes = saved_model.expected_params(info, (1, 5))
   params = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), shapes)
-  names = convert.revert(params, maps.AST_PTH)
+  names = convert.revert(params, tables.AST_PTH)
   save_file(names, tmp_path / "m.safetensors")
-  loaded = pretrained.load(tmp_path / "m.safetensors", options())
+  loaded = load.load(tmp_path / "m.safetensors", options())
   assert loaded.info.model == info.model and not loaded.info.objective
   assert loaded.params[convert.GRID].shape[:2] == (1, 5)
   assert "128 x 1 (assumed)" in loaded.notes[0]
@@ -204,7 +206,7 @@ def drop(*starts):
 def test_a_file_that_does_not_fit(change, given, told, tmp_path):
   path = official(tmp_path, size=(48, 64), change=change)
   with pytest.raises(UserError, match=told) as e:
-    pretrained.load(path, options(**given))
+    load.load(path, options(**given))
   assert "\n" not in str(e.value)
 
 
@@ -221,7 +223,7 @@ def test_a_published_file(says_its_size):
   info = dataclasses.replace(FRAME, model=FRAME.model | {"width": 64})
   shapes = saved_model.expected_params(info, (1, 512))
   params = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), shapes)
-  names = convert.revert(params, maps.SSAST_PTH)
+  names = convert.revert(params, tables.SSAST_PTH)
   names |= size if says_its_size else {}
   known = registry.of_file("SSAST-Tiny-Frame-400.pth")
   hints = identify.Hints(file_name=known.file_name, known=known)
@@ -246,7 +248,7 @@ def test_a_file_of_torch(container, tmp_path):
   assert tensors["module.p_input_fdim"].shape == ()
   path = tmp_path / "m.pth"
   torch.save(tensors, path, _use_new_zipfile_serialization=container == "zip")
-  loaded = pretrained.load(path, options())
+  loaded = load.load(path, options())
   assert loaded.info.objective == INFO.objective
   same(loaded.params, PARAMS)
 
@@ -259,13 +261,13 @@ def test_a_folder_and_a_run(heads, tmp_path):
   info = info_of(heads=heads)
   params = random_params(info)
   model_info.save(tmp_path / "model", info, params)
-  loaded = pretrained.load(tmp_path / "model")
+  loaded = load.load(tmp_path / "model")
   assert loaded.info == info
   same(loaded.params, params)
 
   run = tmp_path / "run"
   saved = checkpoint.Checkpoints(run)
-  state = train_step.TrainState(
+  state = step.TrainState(
     step=np.int32(3),
     params=params,
     opt_state=optax.sgd(1.0).init(params),
@@ -275,7 +277,7 @@ def test_a_folder_and_a_run(heads, tmp_path):
   saved.wait()
   saved.close()
   workdir.write_model(run, info.to_json())
-  loaded = pretrained.load(run)
+  loaded = load.load(run)
   assert loaded.info.objective == info.objective
   same(loaded.params, params)
 
@@ -283,12 +285,12 @@ def test_a_folder_and_a_run(heads, tmp_path):
 def test_a_folder_of_another_objective(tmp_path):
   model_info.save(tmp_path / "model", info_of(heads=HEADS[:1]), PARAMS)
   with pytest.raises(UserError, match=r"\+ generative/fc1/bias is not in the"):
-    pretrained.load(tmp_path / "model")
+    load.load(tmp_path / "model")
   config = json.loads((tmp_path / "model" / "config.json").read_text())
   config["objective"]["name"] = "ssat"
   (tmp_path / "model" / "config.json").write_text(json.dumps(config))
   with pytest.raises(UserError, match="Did you mean 'ssast'"):
-    pretrained.load(tmp_path / "model")
+    load.load(tmp_path / "model")
 
 
 def test_official_names(tmp_path, capsys):
@@ -305,7 +307,7 @@ def test_official_names(tmp_path, capsys):
   ]
   save_file(names, tmp_path / "bare.safetensors")
   for path, own in ((out, None), (tmp_path / "bare.safetensors", options())):
-    loaded = pretrained.load(path, own)
+    loaded = load.load(path, own)
     assert loaded.info.model == INFO.model
     assert loaded.info.objective == INFO.objective
     same(loaded.params, PARAMS)
@@ -318,7 +320,7 @@ def test_official_names_of_one_objective(tmp_path, capsys):
   out = tmp_path / "o.safetensors"
   assert command(tmp_path / "m", out, "--format=official") == 0
   assert "SSAST has a discriminative head" in capsys.readouterr().out
-  same(pretrained.load(out).params, params)
+  same(load.load(out).params, params)
 
 
 def test_hugging_face_has_no_such_model(tmp_path, capsys):
@@ -372,7 +374,7 @@ def test_every_size_comes_back_bit_by_bit(name, tmp_path):
     assert (array.dtype, array.shape) == (want.dtype, want.shape)
     np.testing.assert_array_equal(array, want)
   ours = load_file(tmp_path / "ours" / "params.safetensors")
-  again = pretrained.load(out).params
+  again = load.load(out).params
   assert ours.keys() == again.keys()
   for path, array in ours.items():
     np.testing.assert_array_equal(array, again[path])
@@ -385,8 +387,8 @@ def started(given=None, *, info, grid, source=INFO, params=PARAMS, folder):
   """The start of a model like `info` from a saved one: (params, report)."""
   model_info.save(folder / "source", source, params)
   init = jax.jit(partial(saved_model.init_params, info, grid))
-  return pretrained.start(
-    pretrained.load(folder / "source"),
+  return load.start(
+    load.load(folder / "source"),
     init(jax.random.key(0)),
     backbone=saved_model.backbone_of(info),
     head=info.head,
@@ -468,7 +470,7 @@ def test_a_classifier_by_command(tmp_path, capsys):
   assert command(tmp_path / "m", tmp_path / "out", *args) == 0
   said = capsys.readouterr().out
   assert "dropped (of the pre-training): " in said and "fresh: head" in said
-  info = pretrained.load(tmp_path / "out").info
+  info = load.load(tmp_path / "out").info
   assert not info.objective and info.head == Head(
     num_classes=3, pooling="tokens"
   )

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from astjax import device_ops, pretrained, saved_model, train_step
 from astjax.data import host_ops, pipeline, sources
 from astjax.data.reader import Reader
+from astjax.engine import step
 from astjax.models import ast, heads
+from astjax.ops import device_ops
 from astjax.tools import convert_weights
-from astjax.weights import convert, hugging_face, model_info
+from astjax.weights import convert, hugging_face, load, saved_model
+from astjax.weights import info as model_info
 from tests.weights.images import gray_images, image_tokens
 
 pytestmark = [
@@ -84,16 +86,16 @@ def spectrogram(frames, mels=128):
 def test_theirs_here(size, frames, tmp_path):
   model = random_hf(size, frames)
   model.save_pretrained(tmp_path)
-  loaded = pretrained.load(tmp_path)
+  loaded = load.load(tmp_path)
   spec = spectrogram(frames)
   params = convert.unflatten(loaded.params)
   ours = our_logits(loaded.info, params, spec)
   np.testing.assert_allclose(ours, their_logits(model, spec), atol=1e-4)
   # The names in memory, which transformers 5 has changed, are read as well.
   torch.save(model.state_dict(), tmp_path / "memory.pth")
-  again = pretrained.load(
+  again = load.load(
     tmp_path / "memory.pth",
-    pretrained.Options(num_heads=SIZES[size]["num_heads"]),
+    load.Options(num_heads=SIZES[size]["num_heads"]),
   )
   for name, array in loaded.params.items():
     np.testing.assert_array_equal(again.params[name], array)
@@ -131,7 +133,7 @@ def test_ours_there(size, frames, tmp_path, capsys):
   spec = spectrogram(frames)
   ours = our_logits(info, params, spec)
   np.testing.assert_allclose(ours, their_logits(model.eval(), spec), atol=1e-4)
-  back = pretrained.load(there)
+  back = load.load(there)
   for name, array in convert.flatten(params).items():
     np.testing.assert_array_equal(back.params[name], array)
   capsys.readouterr()
@@ -147,7 +149,7 @@ def logits_of_files(folder, info, params):
   batches = pipeline.eval_batches(reader, ops, batch_size=4)
   with contextlib.closing(batches):
     batch = next(batches)
-  keys = device_ops.row_keys(train_step.train_key(0), len(batch["id"]))
+  keys = device_ops.row_keys(step.train_key(0), len(batch["id"]))
   batch = jax.jit(lambda b: device_ops.apply(on_device, b, keys))(batch)
   names = [reader.source.name(int(i)) for i in batch["id"][batch["valid"]]]
   logits = our_logits(info, params, batch["fbank"])[batch["valid"]]
@@ -174,7 +176,7 @@ def test_from_a_file_to_logits(frames, tmp_path):
   model.save_pretrained(there)
   extractor = transformers.ASTFeatureExtractor(max_length=frames)
   extractor.save_pretrained(there)
-  loaded = pretrained.load(there)
+  loaded = load.load(there)
   params = convert.unflatten(loaded.params)
   ours = logits_of_files(tmp_path / "sounds", loaded.info, params)
   assert len(ours) == len(waves)
@@ -240,7 +242,7 @@ def test_official_names(tmp_path, capsys):
   tensors = load_file(out)
   torch.save({f"module.{k}": v for k, v in tensors.items()}, tmp_path / "a.pth")
   for path in (out, tmp_path / "a.pth"):
-    back = pretrained.load(path, pretrained.Options(num_heads=3))
+    back = load.load(path, load.Options(num_heads=3))
     for name, array in convert.flatten(params).items():
       np.testing.assert_array_equal(back.params[name], array)
 

@@ -1,0 +1,1 @@
+"""One step, of any task, on any devices."""

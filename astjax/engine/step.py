@@ -1,0 +1,194 @@
+"""One step of training and of evaluation, for any task, on any mesh."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from astjax.engine import sharding
+from astjax.ops import device_ops, recipe
+from astjax.tasks.base import Task
+from astjax.types import Array, Batch, Metrics, Params, TaskState
+
+# One key per use: the rows of the batch fold in 0 ... B - 1, these are apart.
+_CORRUPT, _MODEL = 2**31 + 1, 2**31 + 2
+
+
+@flax.struct.dataclass
+class TrainState:
+  """What one step turns into the next. Holds no random key: `train_key`."""
+
+  step: Array
+  params: Params
+  opt_state: Any
+  task_state: TaskState
+
+
+def train_key(seed: int) -> Array:
+  """The run's key; step s uses `fold_in(train_key(seed), s)`."""
+  return jax.random.key(seed, impl="threefry2x32")
+
+
+def init_state(
+  task: Task, params: Params, tx: optax.GradientTransformation
+) -> TrainState:
+  """The state before the first step (traceable)."""
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    opt_state=tx.init(params),
+    task_state=task.init_state(params),
+  )
+
+
+def make_train_step(
+  task: Task,
+  tx: optax.GradientTransformation,
+  ops: tuple[recipe.NamedOp, ...],
+  mesh: Mesh,
+  *,
+  scaled: bool = False,
+  accumulate: int = 1,
+  shardings: TrainState | None = None,
+) -> Callable[..., tuple[TrainState, Metrics]]:
+  """A jitted `(state, batch, step, key) -> (state, metrics)`.
+
+  With `scaled` it takes a fifth argument, a float32 by which it multiplies the
+  learning rate: that of a plateau, which the host decides.
+
+  `step` is the number of the step that this batch belongs to. A step with a
+  non-finite loss or gradient leaves the state as it was, its step counter too,
+  and so does every step that does not follow the state: the state that is left
+  is the last good one, however late the host notices.
+
+  With `accumulate` the loss and its gradient are computed on so many
+  micro-batches one after the other and averaged; all else happens once, on the
+  whole batch. See `_accumulated` for what that asks of a task.
+
+  `shardings` tells where the state lives, from `sharding.of_state`; without it
+  the whole state is on every device.
+  """
+  whole, rows = sharding.replicated(mesh), sharding.by_row(mesh)
+  home = whole if shardings is None else shardings
+  is_split = mesh.shape["fsdp"] > 1
+
+  def train_step(state, batch, step, key, lr_scale=None):
+    key = jax.random.fold_in(key, step)
+    keys = device_ops.row_keys(key, batch["id"].shape[0])
+    run_ops = sharding.per_device(
+      lambda batch, keys: device_ops.apply(ops, batch, keys), mesh
+    )
+    batch = run_ops(batch, keys)
+    batch = task.corrupt(batch, jax.random.fold_in(key, _CORRUPT), step)
+
+    def loss_fn(params, batch, rng):
+      params, task_state = sharding.gathered((params, state.task_state), mesh)
+      return task.loss(params, task_state, batch, rng, step)
+
+    def grad_fn(params, batch, rng):
+      found = jax.value_and_grad(loss_fn, has_aux=True)(params, batch, rng)
+      return sharding.split(found, mesh) if is_split else found
+
+    rng = jax.random.fold_in(key, _MODEL)
+    if accumulate > 1:
+      parts = sharding.micro_batches(batch, accumulate, mesh)
+      (loss, out), grads = _accumulated(grad_fn, state.params, parts, rng)
+    else:
+      (loss, out), grads = grad_fn(state.params, batch, rng)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    if scaled:  # every chain of `optim` ends in a product with the rate
+      updates = optax.tree.scale(lr_scale, updates)
+    params = optax.apply_updates(state.params, updates)
+    new = TrainState(
+      step=state.step + 1,
+      params=params,
+      opt_state=opt_state,
+      task_state=task.after_update(params, out.task_state, step),
+    )
+    grad_norm = optax.tree.norm(grads)
+    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    follows = finite & (state.step == step)
+    state = jax.tree.map(lambda n, o: jnp.where(follows, n, o), new, state)
+    return state, out.metrics | {"grad_norm": grad_norm, "finite": finite}
+
+  return jax.jit(
+    train_step,
+    in_shardings=(home, rows, whole, whole, *((whole,) if scaled else ())),
+    out_shardings=(home, whole),
+    donate_argnums=(0,),
+  )
+
+
+def _accumulated(grad_fn, params, parts, rng):
+  """The mean of what `grad_fn` gives over micro-batches, `parts` [k, B / k].
+
+  Micro-batch i draws from `rng` folded with i. The mean is taken of every
+  float: of losses, metrics and gradients, and of the task state that each loss
+  returns from the same state before the step. That is exact for a state that
+  is linear in the batch's mean, such as a moving average of it. What is no
+  float is the last micro-batch's.
+  """
+  count = jax.tree.leaves(parts)[0].shape[0]
+
+  def add(mean, part_and_number):
+    part, i = part_and_number
+    new = grad_fn(params, part, jax.random.fold_in(rng, i))
+
+    def update(m, x):  # what does not change stays as it is, bit for bit
+      is_float = jnp.issubdtype(x.dtype, jnp.floating)
+      return m + (x - m) / (i + 1) if is_float else x
+
+    return jax.tree.map(update, mean, new), None
+
+  shapes = jax.eval_shape(
+    grad_fn, params, jax.tree.map(lambda x: x[0], parts), rng
+  )
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+  mean, _ = jax.lax.scan(add, zeros, (parts, jnp.arange(count)))
+  return mean
+
+
+def make_eval_step(
+  task: Task,
+  ops: tuple[recipe.NamedOp, ...],
+  mesh: Mesh,
+  *,
+  features: bool = False,
+  shardings: TrainState | None = None,
+) -> Callable[[Params, TaskState, Batch, Array], dict[str, Array]]:
+  """A jitted `(params, task_state, batch, step) -> per-example outputs`.
+
+  These are the task's `evaluate`, or `features` [B, D] for a probe. They carry
+  `label`, `valid` and `id` along and are replicated, so that every process sees
+  all rows. `shardings` is as in `make_train_step`.
+  """
+
+  def eval_step(params, task_state, batch, step):
+    keys = jax.vmap(lambda i: jax.random.fold_in(train_key(0), i))(batch["id"])
+    run_ops = sharding.per_device(
+      lambda batch, keys: device_ops.apply(ops, batch, keys), mesh
+    )
+    ready = run_ops(batch, keys)
+    params, task_state = sharding.gathered((params, task_state), mesh)
+    if features:
+      outputs = {"features": task.features(params, task_state, ready)}
+    else:
+      outputs = task.evaluate(params, task_state, ready, step)
+    kept = {k: batch[k] for k in ("label", "valid", "id") if k in batch}
+    return outputs | kept
+
+  whole, rows = sharding.replicated(mesh), sharding.by_row(mesh)
+  home = (
+    (whole, whole)
+    if shardings is None
+    else (shardings.params, shardings.task_state)
+  )
+  return jax.jit(
+    eval_step, in_shardings=(*home, rows, whole), out_shardings=whole
+  )

@@ -1,0 +1,454 @@
+"""Checkpoints of a training run: complete or absent, and checked leaf by leaf.
+
+The only module that knows orbax. A checkpoint is `<workdir>/checkpoints/<step>`
+with the items `state`, `meta` (JSON: the run record, and for every array its
+shape, type and SHA-256) and, if the record has any, `arrays`. Orbax writes
+beside the final place and renames, so a killed save leaves no half checkpoint;
+it restores a flipped bit without a word, though, hence the digests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import pathlib
+import shutil
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from astjax.engine import sharding
+from astjax.engine.step import TrainState
+from astjax.errors import Outage, UserError, first_line
+from astjax.run import processes
+from astjax.run.log import warn
+from astjax.weights import convert
+
+# A device out of memory, a full or an unreachable disk: the files may be fine.
+_NOT_DAMAGE = (
+  "RESOURCE_EXHAUSTED",
+  "Out of memory",
+  "No space left",
+  "Input/output error",
+  "Permission denied",
+  "Too many open files",
+  "Stale file handle",
+  "timed out",
+  "Transport endpoint",
+  "Disk quota",
+  # Orbax's words for a folder that another process sees.
+  "Checkpoint at ",
+)
+
+
+class _Best:
+  """A preservation policy for one step: the best so far, as the record says."""
+
+  step: int | None = None
+
+  def should_preserve(self, checkpoints, *, context):
+    """One flag for each checkpoint."""
+    del context
+    return [info.step == self.step for info in checkpoints]
+
+
+class Checkpoints:
+  """The checkpoints of one work directory.
+
+  Args:
+    workdir: where the run lives; `checkpoints/` is made below it.
+    keep: how many of the newest to keep; the best by metric is kept besides.
+    read_only: change nothing, so that a run that is under way may be read.
+  """
+
+  def __init__(
+    self, workdir: pathlib.Path, *, keep: int = 3, read_only: bool = False
+  ):
+    self._read_only = read_only
+    self.folder = pathlib.Path(workdir).absolute() / "checkpoints"
+    self._damaged = self.folder.parent / "damaged_checkpoints"
+    self._best = _Best()
+    self._has_failed = False
+    policy = preservation_policy.AnyPreservationPolicy(
+      [preservation_policy.LatestN(keep), self._best]
+    )
+    self._manager = ocp.CheckpointManager(
+      self.folder,
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=None if read_only else policy,
+        cleanup_tmp_directories=not read_only,
+        read_only=read_only,
+        create=not read_only,
+        async_options=ocp.AsyncOptions(barrier_sync_fn=self._meet),
+      ),
+      item_names=("state", "meta", "arrays"),
+    )
+    # Each process reads alone: orbax would meet the others after a read that
+    # has gone well, and who has failed is not there.
+    me = jax.process_index()
+    self._reader = ocp.Checkpointer(
+      ocp.CompositeCheckpointHandler(),
+      multiprocessing_options=ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}
+      ),
+    )
+
+  def steps(self) -> list[int]:
+    """Steps of the complete checkpoints, ascending."""
+    return sorted(self._manager.all_steps())
+
+  def save(self, state: TrainState, record: dict[str, Any]) -> None:
+    """Saves; the writing goes on in the background, one save at a time.
+
+    The state is copied to the host and hashed before the call returns.
+
+    Args:
+      state: its `step` names the checkpoint.
+      record: what the host remembers, plain JSON but for the key `arrays`, a
+        flat dict of NumPy arrays, which must not change afterwards. The
+        checkpoint of its `best_step` is kept.
+    """
+    step = int(state.step)
+    self._best.step = record.get("best_step")
+    if step in self._manager.all_steps():
+      return
+    record = dict(record)
+    arrays = record.pop("arrays", {})
+    digests = {k: _describe_leaf(v) for k, v in arrays.items()}
+    meta = {"record": record, "leaves": describe(state), "arrays": digests}
+    items = {
+      "state": ocp.args.StandardSave(_as_dict(state)),
+      "meta": ocp.args.JsonSave(meta),
+    }
+    if arrays:
+      items["arrays"] = ocp.args.StandardSave(arrays)
+    with self._saving():
+      self._manager.save(step, args=ocp.args.Composite(**items))
+
+  def restore(
+    self, template: TrainState, *, step: int | None = None
+  ) -> tuple[TrainState, dict[str, Any]] | None:
+    """The newest intact checkpoint, or that of one step.
+
+    Args:
+      template: a state of the right shapes and shardings.
+      step: None takes the newest one. A damaged one is set aside, with a
+        warning, and the one before it is tried.
+
+    Returns:
+      (state, record as it was given to `save`), or None if there is no
+      checkpoint.
+
+    Raises:
+      UserError: a checkpoint of another model, or none is intact.
+      Outage: one cannot be read now.
+    """
+    # Process 0's word: a shared disk may show others an older folder.
+    steps = sharding.as_first(self.steps()) if step is None else [step]
+    for candidate in reversed(steps):
+      try:
+        return self._restore(candidate, template)
+      except (UserError, MemoryError):
+        raise
+      except Exception as e:
+        if processes.is_lost(e):
+          raise
+        reason = first_line(e)
+        if not _is_damage(e):
+          raise Outage(
+            f"cannot read checkpoint {candidate} of {self.folder}: {reason}"
+          ) from None
+        if jax.process_index() == 0:
+          warn(f"checkpoint {candidate} is damaged and passed over: {reason}")
+        if not self._read_only:
+          self._set_aside(candidate)
+    if step is not None:
+      raise UserError(f"checkpoint {step} of {self.folder} is not intact")
+    if steps or self._damaged.exists():
+      raise UserError(
+        f"none of the checkpoints in {self.folder} is intact"
+        f"{' (steps ' + ', '.join(map(str, steps)) + ')' if steps else ''}; "
+        f"damaged ones are in {self._damaged.name}; start again in a new "
+        "--workdir"
+      )
+    return None
+
+  def _restore(self, step, template):
+    meta = _on_all(lambda: self._meta(step))
+    _check_same_model(meta["leaves"], template, self.folder / str(step))
+    abstract = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+      _as_dict(template),
+    )
+    items = {"state": ocp.args.StandardRestore(abstract)}
+    digests = meta.get("arrays", {})
+    if digests:
+      shapes = {k: np.empty(s, d) for k, (s, d, _) in digests.items()}
+      items["arrays"] = ocp.args.StandardRestore(shapes)
+    args = ocp.args.Composite(**items)
+    tree = _on_all(lambda: self._read(step, args))
+    state = TrainState(**tree["state"])
+    arrays = dict(tree["arrays"]) if digests else {}
+    _on_all(lambda: _check_digests(state, arrays, meta["leaves"] | digests))
+    return state, meta["record"] | {"arrays": arrays}
+
+  def read_params(self, part: str) -> tuple[int, dict[str, np.ndarray]]:
+    """See the function `read_params`."""
+    steps = self.steps()
+    if not steps:
+      raise UserError(f"{self.folder.parent} has no checkpoint yet")
+    problems = []
+    newest = steps[-1]
+    for step in dict.fromkeys([self._best_of(newest), *reversed(steps)]):
+      if step not in steps:
+        continue
+      try:
+        return step, self._params(step, part)
+      except (UserError, MemoryError):
+        raise
+      except Exception as e:
+        reason = first_line(e)
+        problems.append(f"{step}: {reason}")
+        warn(f"checkpoint {step} is damaged and passed over: {reason}")
+    raise UserError(
+      f"none of the checkpoints in {self.folder} is intact ({problems[0]})"
+    )
+
+  def params(self, step: int) -> dict[str, np.ndarray]:
+    """The parameters alone of one checkpoint, {path: array} on the host.
+
+    Raises:
+      UserError: there is no such checkpoint, or it is damaged.
+    """
+    if step not in self.steps():
+      raise UserError(
+        f"{self.folder.parent} has no checkpoint of step {step}; it has "
+        f"{', '.join(map(str, self.steps())) or 'none'}"
+      )
+    try:
+      return self._params(step)
+    except (UserError, MemoryError):
+      raise
+    except Exception as e:
+      reason = first_line(e)
+      raise UserError(
+        f"checkpoint {step} of {self.folder} is damaged: {reason}"
+      ) from None
+
+  def _best_of(self, step):
+    """The best step so far, as the record of this one tells."""
+    with contextlib.suppress(Exception):
+      return self._meta(step)["record"].get("best_step")
+    return None
+
+  def _meta(self, step):
+    args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+    return self._read(step, args)["meta"]
+
+  def _read(self, step, args):
+    return self._reader.restore(self.folder / str(step), args=args)
+
+  def _params(self, step, part="params"):
+    leaves = self._meta(step)["leaves"]
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    item = convert.unflatten(
+      {
+        path: jax.ShapeDtypeStruct(shape, dtype, sharding=device)
+        for path, (shape, dtype, _) in leaves.items()
+        if path.startswith(f"{part}/")
+      }
+    )
+    args = ocp.args.PyTreeRestore(
+      item=item,
+      restore_args=ocp.checkpoint_utils.construct_restore_args(item),
+      partial_restore=True,
+    )
+    tree = self._read(step, ocp.args.Composite(state=args))["state"]
+    flat = {k: np.asarray(v) for k, v in convert.flatten(tree).items()}
+    for path, array in flat.items():
+      if _describe_leaf(array) != leaves[path]:
+        raise ValueError(f"the digest of {path} does not match")
+    return {k.removeprefix(f"{part}/"): v for k, v in flat.items()}
+
+  def _set_aside(self, step):
+    if jax.process_index() == 0:
+      self._damaged.mkdir(exist_ok=True)
+      target = self._damaged / str(step)
+      shutil.rmtree(target, ignore_errors=True)
+      with contextlib.suppress(FileNotFoundError):
+        shutil.move(self.folder / str(step), target)
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices(f"set_aside_{step}")
+    self._manager.reload()
+
+  def wait(self) -> None:
+    """Until the last save is complete on disk.
+
+    Raises:
+      Outage: it failed.
+    """
+    with self._saving():
+      self._manager.wait_until_finished()
+
+  def check(self) -> None:
+    """Does not wait, but raises what `wait` would, if it is known by now."""
+    if self._has_failed:
+      self.wait()
+
+  def _meet(self, *, key: str, timeout_ms: int) -> None:
+    """Meets the other processes within a save.
+
+    Orbax does so in a `finally`, too: a process whose save has failed would
+    wait there for those that wait, elsewhere, for its part.
+    """
+    error = sys.exception()
+    if error and threading.current_thread() is not threading.main_thread():
+      self._has_failed = True
+      raise error
+    ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
+
+  @contextlib.contextmanager
+  def _saving(self):
+    """A failed save, of now or in the background, in one line."""
+    try:
+      yield
+    except Exception as e:
+      if processes.is_lost(e):
+        raise
+      reason = first_line(e)
+      if "No space left" in str(e):
+        reason = "no space left on the disk"
+      free = shutil.disk_usage(self.folder).free / 2**20
+      raise Outage(
+        f"cannot save a checkpoint in {self.folder}: {reason} ({free:.0f} MiB "
+        f"free); the complete ones are of steps {self.steps() or 'none'}"
+      ) from None
+
+  def close(self) -> None:
+    """Lets go of the threads; `wait` first if the last save matters."""
+    error = sys.exception()
+    if isinstance(error, Exception) and processes.is_lost(error):
+      return  # its part of a save would be waited for
+    with contextlib.suppress(Exception):
+      self._manager.close()
+      self._reader.close()
+
+
+def read_params(
+  workdir: pathlib.Path, part: str = "params"
+) -> tuple[int, dict[str, np.ndarray]]:
+  """The parameters alone of a run's best checkpoint, else of its newest.
+
+  Args:
+    workdir: of the run.
+    part: where they are in its state: "params", or another network of the same
+      kind, such as "task_state/teacher".
+
+  Returns:
+    (step, {path: array}), on the host, checked against their digests.
+
+  Raises:
+    UserError: no checkpoint, or none that is intact.
+  """
+  checkpoints = Checkpoints(workdir, read_only=True)
+  try:
+    return checkpoints.read_params(part)
+  finally:
+    checkpoints.close()
+
+
+def _is_damage(error: Exception) -> bool:
+  if isinstance(error, MemoryError):
+    return False
+  return not any(sign in str(error) for sign in _NOT_DAMAGE)
+
+
+def _check_digests(state, arrays, before):
+  now = describe(state) | {k: _describe_leaf(v) for k, v in arrays.items()}
+  changed = [k for k, v in before.items() if now.get(k) != v]
+  if changed:
+    raise ValueError(
+      f"the digest of {changed[0]} does not match ({len(changed)} of "
+      f"{len(now)} leaves differ)"
+    )
+
+
+def _on_all(fn: Callable[[], Any]) -> Any:
+  """`fn()`; where it fails on one process, it fails on all of them.
+
+  A process may be the only one to read a damaged file. The others must not go
+  on with another checkpoint than this one.
+  """
+  result, error = None, None
+  try:
+    result = fn()
+  except Exception as e:
+    if jax.process_count() == 1 or processes.is_lost(e):
+      raise
+    error = e
+  if jax.process_count() > 1:
+    how = 0 if error is None else 1 if _is_damage(error) else 2
+    worst = int(multihost_utils.process_allgather(np.int32(how)).max())
+    if worst == 2 and how < 2:  # damage or not: nothing is known of it
+      error = Outage("another process cannot read a checkpoint now")
+    if worst == 1 and error is None:
+      raise ValueError("another process could not read it")
+  if error is not None:
+    raise error
+  return result
+
+
+def _as_dict(state: TrainState) -> dict[str, Any]:
+  return {
+    "step": state.step,
+    "params": state.params,
+    "opt_state": state.opt_state,
+    "task_state": state.task_state,
+  }
+
+
+def describe(state: TrainState) -> dict[str, list]:
+  """{path: [shape, dtype, SHA-256]} of every leaf."""
+  leaves, _ = jax.tree_util.tree_flatten_with_path(_as_dict(state))
+  out = {}
+  for path, leaf in leaves:
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    out[name] = _describe_leaf(sharding.to_host(leaf))
+  return out
+
+
+def _describe_leaf(array: np.ndarray) -> list:
+  digest = hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
+  return [list(array.shape), str(array.dtype), digest]
+
+
+def _check_same_model(saved: dict[str, list], template, where) -> None:
+  leaves, _ = jax.tree_util.tree_flatten_with_path(_as_dict(template))
+  want = {
+    jax.tree_util.keystr(path, simple=True, separator="/"): [
+      list(leaf.shape),
+      str(leaf.dtype),
+    ]
+    for path, leaf in leaves
+  }
+  have = {name: leaf[:2] for name, leaf in saved.items()}
+  problems = [f"- {k}" for k in want if k not in have]
+  problems += [f"+ {k}" for k in have if k not in want]
+  problems += [
+    f"{k} is {have[k][0]} there, {want[k][0]} here"
+    for k in want
+    if k in have and have[k] != want[k]
+  ]
+  if problems:
+    more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
+    raise UserError(
+      f"the checkpoint {where} is of another model or optimiser: "
+      f"{'; '.join(problems[:4])}{more}"
+    )

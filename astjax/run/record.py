@@ -1,0 +1,294 @@
+"""What a run remembers on the host, saved in the same checkpoint as the state.
+
+Order of events: evaluate, record, save.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from astjax.errors import UserError
+from astjax.run.config import AverageConfig, PlateauConfig, RunConfig, interval
+
+
+class Mean:
+  """Of named arrays, one set after the other, summed in float64.
+
+  A float64 has 29 bits more than the float32 that it takes in, so even the sum
+  over a thousand sets is as exact as one set.
+
+  Attributes:
+    count: how many sets.
+    sums: {name: float64 array}; replaced, never changed, so that a save in the
+      background may hold them.
+  """
+
+  def __init__(
+    self, count: int = 0, sums: Mapping[str, np.ndarray] | None = None
+  ):
+    self.count = count
+    self.sums = dict(sums or {})
+
+  def add(self, arrays: Mapping[str, Any], times: int = 1) -> None:
+    """One set; `times` is its weight."""
+    taken = {k: times * np.asarray(v, np.float64) for k, v in arrays.items()}
+    if self.count:
+      taken = {k: self.sums[k] + v for k, v in taken.items()}
+    self.count, self.sums = self.count + times, taken
+
+  def value(self) -> dict[str, np.ndarray]:
+    """{name: float64 array}."""
+    return {k: v / self.count for k, v in self.sums.items()}
+
+
+@dataclasses.dataclass
+class Plateau:
+  """A learning rate that falls when a metric stops getting better.
+
+  As torch's ReduceLROnPlateau with a relative threshold, no cooldown and no
+  floor: the rate falls at the (patience + 1)-th evaluation in a row that is no
+  improvement (SSAST pre-trains so).
+
+  Attributes:
+    config: the metric and the numbers.
+    best: best value so far, None before the first evaluation.
+    num_bad: evaluations since then, or since the rate fell.
+    scale: what the schedule's rate is multiplied by.
+  """
+
+  config: PlateauConfig
+  best: float | None = None
+  num_bad: int = 0
+  scale: float = 1.0
+
+  def update(self, value: float) -> None:
+    """Takes note of an evaluation; NaN is no improvement."""
+    if self._is_better(value):
+      self.best, self.num_bad = value, 0
+      return
+    self.num_bad += 1
+    if self.num_bad > self.config.patience:
+      self.scale *= self.config.factor
+      self.num_bad = 0
+
+  def _is_better(self, value):
+    threshold = self.config.threshold
+    if self.config.mode == "max":
+      best = -math.inf if self.best is None else self.best
+      return value > best * (1 + threshold)
+    best = math.inf if self.best is None else self.best
+    return value < best * (1 - threshold)
+
+  def to_json(self) -> dict[str, Any]:
+    """Plain values."""
+    return {"best": self.best, "num_bad": self.num_bad, "scale": self.scale}
+
+
+class WeightAverage:
+  """The mean of the parameters at the ends of a range of epochs.
+
+  An epoch ends at the first step at or after its end in the stream; a step that
+  ends two epochs counts twice. (AST paper, table 1: epochs 1 to 5 and 6 to 25.)
+
+  Args:
+    config: the range.
+    steps_per_epoch: may be a fraction.
+  """
+
+  def __init__(self, config: AverageConfig, steps_per_epoch: float):
+    self.config = config
+    self.mean = Mean()
+    self._ends = collections.Counter(
+      interval(epoch, 0, steps_per_epoch)
+      for epoch in range(config.first_epoch, config.last_epoch + 1)
+    )
+
+  @property
+  def last_step(self) -> int:
+    """The step that ends the range."""
+    return max(self._ends)
+
+  def is_due(self, step: int) -> bool:
+    """Whether an epoch of the range ends here."""
+    return step in self._ends
+
+  def add(self, step: int, params: Mapping[str, Any]) -> None:
+    """The parameters {path: array} at a step that is due."""
+    self.mean.add(params, times=self._ends[step])
+
+  def restore(self, step: int, saved: Mapping[str, Any], sums) -> None:
+    """Takes over what was saved at this step.
+
+    Raises:
+      UserError: an epoch of the range has passed and is not in it.
+    """
+    if saved.get("first_epoch") == self.config.first_epoch:
+      self.mean = Mean(saved["count"], sums)
+    passed = sum(n for end, n in self._ends.items() if end <= step)
+    if self.mean.count != passed:
+      raise UserError(
+        f"config.average: of the epochs {self.config.first_epoch} to "
+        f"{self.config.last_epoch}, {passed} have passed by step {step}, and "
+        f"this run remembers {self.mean.count}; give the range that it was "
+        "started with, or one that begins later"
+      )
+
+
+@dataclasses.dataclass
+class Ensemble:
+  """The mean of the scores of one split over evaluations.
+
+  Attributes:
+    data: fingerprint of the split; another one starts anew.
+    ids: [n], rows of the split that every evaluation so far could read.
+    mean: of "scores" [n, C].
+  """
+
+  data: str
+  ids: np.ndarray
+  mean: Mean
+
+  def add(
+    self, ids: np.ndarray, scores: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """One evaluation.
+
+    Args:
+      ids: [m], ascending.
+      scores: [m, C].
+
+    Returns:
+      (which of these m rows are kept [n], their mean scores [n, C]).
+    """
+    self.ids, old, new = np.intersect1d(self.ids, ids, return_indices=True)
+    if self.mean.count:
+      sums = {"scores": self.mean.sums["scores"][old]}
+      self.mean = Mean(self.mean.count, sums)
+    self.mean.add({"scores": scores[new]})
+    return new, self.mean.value()["scores"]
+
+
+@dataclasses.dataclass
+class RunRecord:
+  """The best evaluation so far, and what the sections of a config ask for.
+
+  Attributes:
+    metric: key that decides on the best, such as "val/mAP".
+    lower_is_better: True for losses.
+    best: best value so far, None before the first evaluation.
+    best_step: its step.
+    plateau: of the learning rate, if it has one.
+    average: of the parameters, if there is one.
+    ensembles: of the scores, by the evaluation's name; None if not wanted.
+    owed: evaluations that a signal left out at the step of the checkpoint.
+  """
+
+  metric: str
+  lower_is_better: bool = False
+  best: float | None = None
+  best_step: int | None = None
+  plateau: Plateau | None = None
+  average: WeightAverage | None = None
+  ensembles: dict[str, Ensemble] | None = None
+  owed: tuple[str, ...] = ()
+
+  def update(self, step: int, metrics: dict[str, float]) -> None:
+    """Takes note of an evaluation."""
+    if self.plateau and self.plateau.config.metric in metrics:
+      self.plateau.update(metrics[self.plateau.config.metric])
+    goodness = self.goodness(metrics)
+    if goodness is None:
+      return
+    if self.best is None or goodness > self._sign() * self.best:
+      self.best, self.best_step = metrics[self.metric], step
+
+  def goodness(self, metrics: dict[str, float]) -> float | None:
+    """Higher is better; None if the metric is absent or not a number."""
+    value = metrics.get(self.metric)
+    if value is None or not math.isfinite(value):
+      return None
+    return self._sign() * value
+
+  def _sign(self) -> float:
+    return -1.0 if self.lower_is_better else 1.0
+
+  @property
+  def lr_scale(self) -> float:
+    """What the schedule's rate is multiplied by."""
+    return self.plateau.scale if self.plateau else 1.0
+
+  def ensemble(self, name: str, data: str, ids: np.ndarray) -> Ensemble:
+    """The running ensemble of an evaluation, a new one for other data."""
+    if name not in self.ensembles or self.ensembles[name].data != data:
+      self.ensembles[name] = Ensemble(data, ids, Mean())
+    return self.ensembles[name]
+
+  def to_saved(self) -> dict[str, Any]:
+    """Plain values, but for `arrays`, a flat dict of NumPy arrays."""
+    saved: dict[str, Any] = {
+      "metric": self.metric,
+      "lower_is_better": self.lower_is_better,
+      "best": self.best,
+      "best_step": self.best_step,
+      "owed": list(self.owed),
+      "ensembles": {},
+      "arrays": {},
+    }
+    if self.plateau:
+      saved["plateau"] = self.plateau.to_json()
+    if self.average and self.average.mean.count:
+      mean = self.average.mean
+      first = self.average.config.first_epoch
+      saved["average"] = {"first_epoch": first, "count": mean.count}
+      saved["arrays"] |= {f"average/{k}": v for k, v in mean.sums.items()}
+    for name, e in (self.ensembles or {}).items():
+      saved["ensembles"][name] = {"data": e.data, "count": e.mean.count}
+      saved["arrays"][f"ensembles/{name}/ids"] = e.ids
+      saved["arrays"][f"ensembles/{name}/scores"] = e.mean.sums["scores"]
+    return saved
+
+  def restore(self, step: int, saved: dict[str, Any]) -> None:
+    """Takes over what `to_saved` gave, as far as the config asks for it.
+
+    Raises:
+      UserError: the average cannot be completed.
+    """
+    if saved.get("metric") == self.metric:
+      self.best, self.best_step = saved["best"], saved["best_step"]
+    self.owed = tuple(saved.get("owed", ()))
+    if self.plateau and "plateau" in saved:
+      self.plateau = Plateau(self.plateau.config, **saved["plateau"])
+    arrays = saved.get("arrays", {})
+    if self.average:
+      start = "average/"
+      sums = {
+        k.removeprefix(start): v
+        for k, v in arrays.items()
+        if k.startswith(start)
+      }
+      self.average.restore(step, saved.get("average", {}), sums)
+    if self.ensembles is None:
+      return
+    for name, e in saved.get("ensembles", {}).items():
+      scores = arrays[f"ensembles/{name}/scores"]
+      mean = Mean(e["count"], {"scores": scores})
+      ids = arrays[f"ensembles/{name}/ids"]
+      self.ensembles[name] = Ensemble(e["data"], ids, mean)
+
+
+def start(run: RunConfig, steps_per_epoch: float) -> RunRecord:
+  """The record of a run before its first step."""
+  average = run.average.last_epoch
+  return RunRecord(
+    run.best,
+    run.best_is_lowest,
+    plateau=Plateau(run.plateau) if run.plateau.metric else None,
+    average=WeightAverage(run.average, steps_per_epoch) if average else None,
+    ensembles={} if run.ensemble_predictions else None,
+  )

@@ -1,0 +1,173 @@
+"""How well features tell classes apart: small classifiers on top of them.
+
+A probe learns from features of labelled recordings and scores the features of
+others; what made the features stays as it is. NumPy and scikit-learn.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import scipy.special
+
+from astjax.errors import UserError, call, lookup
+from astjax.ops import metrics
+from astjax.run import log
+
+_BLOCK = 1024  # clips whose similarities to all others are in memory at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+  """A kind of probe.
+
+  Attributes:
+    scores: (features [n, D] and labels [n, C] to learn from, features [m, D])
+      -> scores [m, C] in [0, 1]; float arrays, labels multi-hot.
+  """
+
+  scores: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+  metric_names = ("accuracy", "mAP")
+
+  def summarise(
+    self, outputs: Mapping[str, np.ndarray]
+  ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """(metrics, per-class columns) of `scores` and `label` [m, C]."""
+    found, per_class = metrics.classification(
+      outputs["scores"], outputs["label"]
+    )
+    return {k: found[k] for k in self.metric_names}, per_class
+
+
+def knn(k: int = 20, temperature: float = 0.07) -> Probe:
+  """The k nearest neighbours by cosine similarity, weighted.
+
+  A neighbour of similarity s votes for its labels with exp(s / temperature), as
+  in DINO's evaluations (arXiv 2104.14294). None of the three papers here rates
+  features so; the numbers are our choice, after DINO's.
+
+  Args:
+    k: how many; all if there are fewer.
+    temperature: of the weights.
+  """
+  if k < 1 or not 0 < temperature < math.inf:
+    raise UserError(
+      f"knn needs k of 1 or more and a positive temperature, got k={k}, "
+      f"temperature={temperature}"
+    )
+
+  def scores(known, labels, asked):
+    known, asked = _normalised(known), _normalised(asked)
+    count = min(k, len(known))
+    parts = []
+    for i in range(0, len(asked), _BLOCK):
+      similarity = asked[i : i + _BLOCK] @ known.T
+      near = np.argpartition(-similarity, count - 1, axis=1)[:, :count]
+      nearness = np.take_along_axis(similarity, near, axis=1)  # [m, k]
+      votes = scipy.special.softmax(nearness / temperature, axis=1)
+      parts.append(np.einsum("mk,mkc->mc", votes, labels[near]))
+    return np.concatenate(parts)
+
+  return Probe(scores)
+
+
+def _normalised(features):
+  features = np.asarray(features, np.float64)
+  length = np.linalg.norm(features, axis=1, keepdims=True)
+  return features / np.maximum(length, 1e-12)
+
+
+def linear(c: float = 1.0, max_iter: int = 1000) -> Probe:
+  """Logistic regression of scikit-learn on standardised features.
+
+  One softmax over the classes where every recording to learn from has one
+  label; else one regression for each class. Features are standardised by the
+  mean and deviation of those to learn from.
+
+  Args:
+    c: inverse strength of the L2 penalty.
+    max_iter: of L-BFGS.
+  """
+  if not 0 < c < math.inf or max_iter < 1:
+    raise UserError(
+      f"linear needs a positive c and max_iter of 1 or more, got c={c}, "
+      f"max_iter={max_iter}"
+    )
+  _sklearn()
+
+  def scores(known, labels, asked):
+    sklearn = _sklearn()
+    scaler = sklearn.preprocessing.StandardScaler()
+    known = scaler.fit_transform(np.asarray(known, np.float64))
+    asked = scaler.transform(np.asarray(asked, np.float64))
+    out = np.zeros((len(asked), labels.shape[1]))
+
+    def regress(target):
+      """(the classes that there are, probabilities of each [m, ...])."""
+      model = sklearn.linear_model.LogisticRegression(C=c, max_iter=max_iter)
+      with warnings.catch_warnings():
+        warnings.simplefilter("ignore", sklearn.exceptions.ConvergenceWarning)
+        model.fit(known, target)
+      if model.n_iter_.max() >= max_iter:
+        log.warn(f"the linear probe has not converged in {max_iter} iterations")
+      return model.classes_, model.predict_proba(asked)
+
+    positive = np.asarray(labels) > 0.5
+    if (positive.sum(axis=1) == 1).all():
+      target = positive.argmax(axis=1)
+      if (target == target[0]).all():
+        out[:, target[0]] = 1.0
+        return out
+      classes, found = regress(target)
+      out[:, classes] = found
+      return out
+    for i, column in enumerate(positive.T):
+      if column.all() or not column.any():  # nothing to tell apart
+        out[:, i] = column[0]
+      else:
+        out[:, i] = regress(column)[1][:, 1]
+    return out
+
+  return Probe(scores)
+
+
+def _sklearn():
+  """scikit-learn.
+
+  Raises:
+    UserError: it is not installed.
+  """
+  try:
+    import sklearn
+    import sklearn.exceptions
+    import sklearn.linear_model
+    import sklearn.preprocessing
+  except ModuleNotFoundError:
+    raise UserError(
+      "the linear probe needs scikit-learn: pip install 'astjax[probe]'"
+    ) from None
+  return sklearn
+
+
+PROBES: dict[str, Callable[..., Probe]] = {"knn": knn, "linear": linear}
+
+
+def build(name: str, given: Mapping[str, Any], where: str) -> Probe:
+  """The probe of this name.
+
+  Args:
+    name: a key of `PROBES`.
+    given: the user's `probe_kw`, checked against the probe's signature.
+    where: section of the config, for errors.
+  """
+  make = lookup(PROBES, name, f"{where}.probe")
+  try:
+    return call(make, f"{where}.probe_kw", given)
+  except UserError as e:
+    text = str(e)
+    raise UserError(text if where in text else f"{where}: {text}") from None

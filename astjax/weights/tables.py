@@ -1,0 +1,528 @@
+"""Tables of names: from published checkpoints to the parameters of astjax."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from astjax.errors import UserError
+from astjax.weights import files
+from astjax.weights.convert import (
+  INPUT_SIZE,
+  SEQUENCE,
+  TIME_SEQUENCE,
+  Rule,
+  Transform,
+)
+
+
+def _shaped(x, ndim, what):
+  if x.ndim != ndim:
+    raise ValueError(f"expected {what}")
+  return x
+
+
+def _matrix(x):
+  return _shaped(x, 2, "a matrix [out, in]").T
+
+
+def _from_linear(*kernels):
+  return (np.concatenate([_matrix(x) for x in kernels], axis=1),)
+
+
+def _from_convolution(x):
+  x = _shaped(x, 4, "a patch kernel [D, channels, ph, pw]")
+  x = np.transpose(x, (2, 3, 1, 0))  # [ph, pw, channels, D]
+  return (x[:, :, 0] if x.shape[2] == 1 else x,)
+
+
+def _from_sequence(x):
+  if x.ndim != 3 or x.shape[0] != 1:
+    raise ValueError("expected positions [1, P + N, D]")
+  return (x[0],)
+
+
+def _from_heads(*kernels):
+  kernels = [_shaped(x, 3, "a projection [D, H, h]") for x in kernels]
+  return (np.concatenate([x.reshape(len(x), -1) for x in kernels], axis=1),)
+
+
+def _from_time_convolution(x):
+  return _from_convolution(
+    _shaped(x, 4, "a patch kernel [D, channels, pw, ph]").swapaxes(2, 3)
+  )
+
+
+def _from_transposed_convolution(x):
+  if x.ndim != 4 or x.shape[1] != 1:
+    raise ValueError("expected a transposed patch kernel [channels, 1, pw, ph]")
+  return (x[:, 0].swapaxes(1, 2),)
+
+
+def _from_weight_g(g):
+  return (_shaped(g, 2, "lengths [C, 1]")[:, 0],)
+
+
+def _from_unit_weights(g, v):
+  # A teacher's are running means of ones, which rounding takes a little away.
+  if g.shape != (len(v), 1) or not np.all(np.abs(g - 1) < 1e-3):
+    raise ValueError("expected a weight_g [C, 1] of ones, which stays as it is")
+  return (_matrix(v),)
+
+
+def _from_scalars(*sizes):
+  whole = all(x.size == 1 and x.dtype.kind in "iu" for x in sizes)
+  if not whole or min(x.item() for x in sizes) < 1:
+    raise ValueError("expected whole numbers above 0")
+  return (np.array([x.item() for x in sizes]),)
+
+
+def _split(x):
+  if x.shape[-1] % 3:
+    raise ValueError("expected query, key and value in one")
+  return tuple(np.split(x, 3, axis=-1))
+
+
+# [out, in] of torch <-> [in, out]; several are joined along `out`.
+LINEAR = Transform(_from_linear, lambda x: (x.T,))
+QKV_LINEAR = Transform(_from_linear, lambda x: tuple(k.T for k in _split(x)))
+QKV_BIAS = Transform(
+  lambda *b: (np.concatenate(b, axis=-1).reshape(-1),), _split
+)
+# [D, channels, ph, pw] <-> [ph, pw, D], or [ph, pw, channels, D] of images.
+CONVOLUTION = Transform(
+  _from_convolution, lambda x: (np.transpose(x, (2, 0, 1))[:, None],)
+)
+# [1, 1, D] <-> [D].
+TOKEN = Transform(lambda x: (x.reshape(-1),), lambda x: (x[None, None],))
+# [1, P + N, D] <-> [P + N, D].
+POSITIONS = Transform(_from_sequence, lambda x: (x[None],))
+# Two whole numbers [] <-> [2].
+SCALARS = Transform(
+  _from_scalars, lambda x: tuple(np.array(n, np.int64) for n in x)
+)
+
+# ASiT has time before frequency: [D, channels, pw, ph] <-> [ph, pw, D].
+TIME_CONVOLUTION = Transform(
+  _from_time_convolution, lambda x: (np.transpose(x, (2, 1, 0))[:, None],)
+)
+# [channels, 1, pw, ph] <-> [channels, ph, pw].
+TIME_TRANSPOSED = Transform(
+  _from_transposed_convolution, lambda x: (x.swapaxes(1, 2)[:, None],)
+)
+# Weight normalisation: [C, 1] <-> [C], and directions with lengths of 1.
+WEIGHT_G = Transform(_from_weight_g, lambda g: (g[:, None],))
+UNIT_WEIGHTS = Transform(
+  _from_unit_weights,
+  lambda v: (np.ones((v.shape[1], 1), v.dtype), v.T),
+)
+
+# Flax's own layouts, which are only read: [ph, pw, channels, D] and per head.
+FLAX_CONVOLUTION = Transform(lambda x: (_shaped(x, 4, "[ph, pw, 3, D]"),))
+FLAX_QKV = Transform(_from_heads)
+FLAX_QKV_BIAS = Transform(
+  lambda *b: (np.concatenate([x.reshape(-1) for x in b]),)
+)
+FLAX_OUT = Transform(
+  lambda x: (_shaped(x, 3, "[H, h, D]").reshape(-1, x.shape[-1]),)
+)
+
+
+def _linear(source: str, target: str) -> tuple[Rule, Rule]:
+  return (
+    Rule((source + ".weight",), (target + "/kernel",), LINEAR),
+    Rule((source + ".bias",), (target + "/bias",)),
+  )
+
+
+def _norm(source: str, target: str) -> tuple[Rule, Rule]:
+  return (
+    Rule((source + ".weight",), (target + "/scale",)),
+    Rule((source + ".bias",), (target + "/bias",)),
+  )
+
+
+def _unwanted(*sources: str) -> tuple[Rule, ...]:
+  """Weight and bias of layers that are dropped on purpose."""
+  return tuple(Rule((f"{s}.{k}",)) for s in sources for k in ("weight", "bias"))
+
+
+_BLOCK = "backbone/encoder/block_{i}/"
+
+
+def _timm(
+  source: str,
+  *,
+  sequence: str = SEQUENCE,
+  convolution: Transform = CONVOLUTION,
+) -> tuple[Rule, ...]:
+  """A timm vision transformer whose names begin with `source`."""
+  block = source + "blocks.{i}."
+  patch = source + "patch_embed.proj"
+  return (
+    Rule((source + "cls_token",), ("backbone/cls_token",), TOKEN),
+    Rule((source + "dist_token",), ("backbone/dist_token",), TOKEN),
+    Rule((source + "pos_embed",), (sequence,), POSITIONS),
+    Rule((patch + ".weight",), ("backbone/patch_embed/kernel",), convolution),
+    Rule((patch + ".bias",), ("backbone/patch_embed/bias",)),
+    *_norm(block + "norm1", _BLOCK + "norm1"),
+    *_linear(block + "attn.qkv", _BLOCK + "attn/qkv"),
+    *_linear(block + "attn.proj", _BLOCK + "attn/proj"),
+    *_norm(block + "norm2", _BLOCK + "norm2"),
+    *_linear(block + "mlp.fc1", _BLOCK + "mlp/fc1"),
+    *_linear(block + "mlp.fc2", _BLOCK + "mlp/fc2"),
+    *_norm(source + "norm", "backbone/encoder/norm"),
+    # ImageNet's classifiers: in an AST file they travel along unused.
+    *_unwanted(source + "head", source + "head_dist"),
+  )
+
+
+# DeiT and other vision transformers of timm.
+TIMM_VIT: tuple[Rule, ...] = (
+  *_timm(""),
+  *_unwanted("pre_logits.fc"),
+)
+
+_CLASSIFIER = (
+  *_norm("mlp_head.0", "head/norm"),
+  *_linear("mlp_head.1", "head/linear"),
+)
+
+# The official AST: one of timm's transformers (`v.`) and its classifier.
+AST_PTH: tuple[Rule, ...] = (*_timm("v."), *_CLASSIFIER)
+
+# SSAST as it is pre-trained. After its fine-tuning the names are AST's.
+SSAST_PTH: tuple[Rule, ...] = (
+  *_timm("v."),
+  Rule(("mask_embed",), ("mask_token",), TOKEN),
+  *_linear("cpredlayer.0", "discriminative/fc1"),
+  *_linear("cpredlayer.2", "discriminative/fc2"),
+  *_linear("gpredlayer.0", "generative/fc1"),
+  *_linear("gpredlayer.2", "generative/fc2"),
+  Rule(("p_input_fdim", "p_input_tdim"), (INPUT_SIZE,), SCALARS),
+)
+
+
+def _time_major(source: str) -> tuple[Rule, ...]:
+  """The transformer of ASiT: time before frequency."""
+  return _timm(source, sequence=TIME_SEQUENCE, convolution=TIME_CONVOLUTION)
+
+
+# ASiT's transformer alone, and with a classifier on its class token.
+ASIT_BACKBONE: tuple[Rule, ...] = _time_major("")
+ASIT_PTH: tuple[Rule, ...] = (*_time_major("v."), *_CLASSIFIER)
+
+
+def _asit(projection: str, *layers: Rule) -> tuple[Rule, ...]:
+  """ASiT as it is pre-trained."""
+  mlp = lambda source, target: (  # noqa: E731
+    rule
+    for i in range(3)
+    for rule in _linear(f"{source}.mlp.{2 * i}", f"{target}/fc{i + 1}")
+  )
+  transposed = "head_recons.convTrans"
+  return (
+    *_time_major("backbone."),
+    *mlp(projection, "projection"),
+    *layers,
+    *mlp("head_recons", "reconstruction"),
+    Rule(
+      (transposed + ".weight",), ("reconstruction/kernel",), TIME_TRANSPOSED
+    ),
+    Rule((transposed + ".bias",), ("reconstruction/bias",)),
+  )
+
+
+def _unit_layer(source: str, target: str) -> Rule:
+  weights = (source + ".weight_g", source + ".weight_v")
+  return Rule(weights, (target + "/weight_v",), UNIT_WEIGHTS)
+
+
+# The first release: two output layers, whose lengths stay at 1.
+ASIT_R1_PTH: tuple[Rule, ...] = _asit(
+  "head_cls",
+  _unit_layer("head_cls.cls_layer", "projection/cls"),
+  _unit_layer("head_cls.data_layer", "projection/patch"),
+)
+
+# The second release: one output layer, whose lengths are learned.
+_LAST = "head.last_layer"
+ASIT_R2_PTH: tuple[Rule, ...] = _asit(
+  "head",
+  Rule((_LAST + ".weight_g",), ("projection/last/weight_g",), WEIGHT_G),
+  Rule((_LAST + ".weight_v",), ("projection/last/weight_v",), LINEAR),
+)
+
+
+def _hugging_face(source, blocks, qkv, proj, fc1, fc2):
+  """AST, ViT and DeiT of transformers; the blocks have two sets of names."""
+  embed = source + "embeddings."
+  patch = embed + "patch_embeddings.projection"
+  block = source + blocks
+  query_key_value = tuple(block + name for name in qkv)
+  return (
+    Rule((embed + "cls_token",), ("backbone/cls_token",), TOKEN),
+    Rule((embed + "distillation_token",), ("backbone/dist_token",), TOKEN),
+    Rule((embed + "position_embeddings",), (SEQUENCE,), POSITIONS),
+    Rule((patch + ".weight",), ("backbone/patch_embed/kernel",), CONVOLUTION),
+    Rule((patch + ".bias",), ("backbone/patch_embed/bias",)),
+    *_norm(block + "layernorm_before", _BLOCK + "norm1"),
+    Rule(
+      tuple(name + ".weight" for name in query_key_value),
+      (_BLOCK + "attn/qkv/kernel",),
+      QKV_LINEAR,
+    ),
+    Rule(
+      tuple(name + ".bias" for name in query_key_value),
+      (_BLOCK + "attn/qkv/bias",),
+      QKV_BIAS,
+    ),
+    *_linear(block + proj, _BLOCK + "attn/proj"),
+    *_norm(block + "layernorm_after", _BLOCK + "norm2"),
+    *_linear(block + fc1, _BLOCK + "mlp/fc1"),
+    *_linear(block + fc2, _BLOCK + "mlp/fc2"),
+    *_norm(source + "layernorm", "backbone/encoder/norm"),
+    *_norm("classifier.layernorm", "head/norm"),
+    *_linear("classifier.dense", "head/linear"),
+    # What ViT and DeiT carry beside the transformer.
+    Rule((embed + "mask_token",)),
+    *_unwanted(
+      source + "pooler.dense",
+      "classifier",
+      "cls_classifier",
+      "distillation_classifier",
+    ),
+  )
+
+
+def _legacy(source: str) -> tuple[Rule, ...]:
+  """The names on the hub, which transformers 4 and 5 write to disk."""
+  return _hugging_face(
+    source,
+    "encoder.layer.{i}.",
+    tuple(f"attention.attention.{k}" for k in ("query", "key", "value")),
+    "attention.output.dense",
+    "intermediate.dense",
+    "output.dense",
+  )
+
+
+def _in_memory(source: str) -> tuple[Rule, ...]:
+  """The names of transformers 5 in memory."""
+  return _hugging_face(
+    source,
+    "layers.{i}.",
+    tuple(f"attention.{k}_proj" for k in "qkv"),
+    "attention.o_proj",
+    "mlp.fc1",
+    "mlp.fc2",
+  )
+
+
+_HF_AST = "audio_spectrogram_transformer."
+HF_AST: tuple[Rule, ...] = _legacy(_HF_AST)
+HF_AST_5: tuple[Rule, ...] = _in_memory(_HF_AST)
+
+
+def _google(norms, mlp, attention) -> tuple[Rule, ...]:
+  """A vision transformer of Google: flax names, numbered in two ways."""
+  source = "Transformer/encoderblock_{i}/"
+  attention = f"{source}MultiHeadDotProductAttention_{attention}/"
+  mlp = f"{source}MlpBlock_{mlp}/"
+
+  def flax_norm(source, target):
+    return tuple(
+      Rule((f"{source}/{k}",), (f"{target}/{k}",)) for k in ("scale", "bias")
+    )
+
+  def dense(source, target):
+    return tuple(
+      Rule((f"{source}/{k}",), (f"{target}/{k}",)) for k in ("kernel", "bias")
+    )
+
+  def projections(kind):
+    return tuple(f"{attention}{k}/{kind}" for k in ("query", "key", "value"))
+
+  return (
+    Rule(("cls",), ("backbone/cls_token",), TOKEN),
+    Rule(("Transformer/posembed_input/pos_embedding",), (SEQUENCE,), POSITIONS),
+    Rule(("pos_embedding",), (SEQUENCE,), POSITIONS),
+    Rule(
+      ("embedding/kernel",), ("backbone/patch_embed/kernel",), FLAX_CONVOLUTION
+    ),
+    Rule(("embedding/bias",), ("backbone/patch_embed/bias",)),
+    *flax_norm(f"{source}LayerNorm_{norms[0]}", _BLOCK + "norm1"),
+    Rule(projections("kernel"), (_BLOCK + "attn/qkv/kernel",), FLAX_QKV),
+    Rule(projections("bias"), (_BLOCK + "attn/qkv/bias",), FLAX_QKV_BIAS),
+    Rule((attention + "out/kernel",), (_BLOCK + "attn/proj/kernel",), FLAX_OUT),
+    Rule((attention + "out/bias",), (_BLOCK + "attn/proj/bias",)),
+    *flax_norm(f"{source}LayerNorm_{norms[1]}", _BLOCK + "norm2"),
+    *dense(mlp + "Dense_0", _BLOCK + "mlp/fc1"),
+    *dense(mlp + "Dense_1", _BLOCK + "mlp/fc2"),
+    *flax_norm("Transformer/encoder_norm", "backbone/encoder/norm"),
+    *(
+      Rule((f"{layer}/{k}",))
+      for layer in ("head", "pre_logits")
+      for k in ("kernel", "bias")
+    ),
+  )
+
+
+# The submodules of a block numbered together (the published files, AugReg), or
+# every kind for itself (big_vision and newer).
+GOOGLE_VIT: tuple[Rule, ...] = _google((0, 2), 3, 1)
+GOOGLE_VIT_NEW: tuple[Rule, ...] = _google((0, 1), 0, 0)
+
+
+def _unstacked(names: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """big_vision may scan over the blocks: [depth, ...] -> one array a block."""
+  stack, out = "Transformer/encoderblock/", {}
+  for name, array in names.items():
+    if name.startswith(stack) and array.ndim:
+      rest = name.removeprefix(stack)
+      for i, part in enumerate(array):
+        out[f"Transformer/encoderblock_{i}/{rest}"] = part
+    else:
+      out[name] = array
+  return out
+
+
+class Recognised(NamedTuple):
+  """Which table a state dict belongs to.
+
+  Attributes:
+    kind: what it is, for people.
+    table: its rules.
+    names: the state dict without wrappers such as `module.`.
+    outside: names that do not belong to it: an optimiser's state, another
+      network.
+    pretrained_by: "SSAST" or "ASiT" if the model is as their pre-training
+      leaves it, on patches that do not overlap.
+    network: which one of `files.NETWORKS`, if there are any.
+  """
+
+  kind: str
+  table: tuple[Rule, ...]
+  names: dict[str, np.ndarray]
+  outside: tuple[str, ...] = ()
+  pretrained_by: str = ""
+  network: str = ""
+
+
+def _one_of_two(names: Mapping[str, np.ndarray], network: str):
+  """(one network's names, names of the rest, which network it is, if any)."""
+  found = [
+    n for n in files.NETWORKS if any(k.startswith(f"{n}.") for k in names)
+  ]
+  if not found:
+    return dict(names), (), ""
+  if network not in found:
+    raise UserError(
+      f"the file has no {network}, only a {found[0]}: "
+      f"network={found[0]!r} takes that"
+    )
+  start = f"{network}."
+  chosen = {
+    k.removeprefix(start): v for k, v in names.items() if k.startswith(start)
+  }
+  rest = tuple(k for k in names if not k.startswith(start))
+  return chosen, rest, network
+
+
+# What stands before all names of a transformer inside another model.
+_INNER = ("model.", "backbone.")
+
+
+def _unwrapped(names: Mapping[str, np.ndarray]):
+  """(names without what stands before all, the rest, whether `_INNER` did)."""
+  names, outside, is_inside = dict(names), [], False
+  for wrapper in ("opt/target/", "params/"):
+    if any(k.startswith(wrapper) for k in names):
+      outside = [
+        k for k in names if k.startswith("opt/") and not k.startswith(wrapper)
+      ]
+      names = {
+        k.removeprefix(wrapper): v for k, v in names.items() if k not in outside
+      }
+      break
+  for wrapper in ("img/", "module.", *_INNER):
+    if names and all(k.startswith(wrapper) for k in names):
+      names = {k.removeprefix(wrapper): v for k, v in names.items()}
+      is_inside = is_inside or wrapper in _INNER
+  return names, tuple(outside), is_inside
+
+
+def recognise(
+  names: Mapping[str, np.ndarray], network: str = "teacher"
+) -> Recognised | None:
+  """Which table a state dict belongs to; None if it is nothing known.
+
+  Args:
+    names: of one network, or of two (`files.NETWORKS`).
+    network: the one that is wanted of two.
+
+  Raises:
+    UserError: the file has only the other one.
+  """
+  names, others, network = _one_of_two(names, network)
+  names, outside, is_inside = _unwrapped(names)
+  found = _recognise(_unstacked(names), is_inside)
+  return found and found._replace(outside=(*outside, *others), network=network)
+
+
+def _recognise(names, is_inside):
+  """The same of unwrapped names."""
+
+  def before(end: str) -> str | None:
+    """What stands before the first name with this end."""
+    return next((k.removesuffix(end) for k in names if k.endswith(end)), None)
+
+  if (source := before("blocks.0.norm1.weight")) is not None:
+    if source == "v." and "mask_embed" in names:
+      found = Recognised("official SSAST", SSAST_PTH, names)
+      return found._replace(pretrained_by="SSAST")
+    if source == "v." and "v.dist_token" in names:
+      return Recognised("official AST", AST_PTH, names)
+    if source == "v.":
+      return Recognised("fine-tuned ASiT", ASIT_PTH, names)
+    return _asit_of(names, source, is_inside) or Recognised(
+      "timm vision transformer", TIMM_VIT, names
+    )
+  for end, table in (
+    ("encoder.layer.0.layernorm_before.weight", _legacy),
+    ("layers.0.layernorm_before.weight", _in_memory),
+  ):
+    if (source := before(end)) is not None:
+      kernel = names.get(
+        f"{source}embeddings.patch_embeddings.projection.weight"
+      )
+      is_image = kernel is not None and kernel.ndim == 4 and kernel.shape[1] > 1
+      what = "vision transformer" if is_image else "AST"
+      return Recognised(f"Hugging Face {what}", table(source), names)
+  if before("Transformer/encoderblock_0/LayerNorm_0/scale") is not None:
+    is_new = before("encoderblock_0/LayerNorm_1/scale") is not None
+    table = GOOGLE_VIT_NEW if is_new else GOOGLE_VIT
+    return Recognised("Google vision transformer", table, names)
+  return None
+
+
+def _asit_of(names, source, is_inside):
+  """A pre-trained ASiT or its transformer, which has one channel."""
+  kinds = {
+    "head_cls.": ("official ASiT (first release)", ASIT_R1_PTH),
+    "head.": ("official ASiT (second release)", ASIT_R2_PTH),
+  }
+  has = lambda start: any(k.startswith(start) for k in names)  # noqa: E731
+  kernel = names.get(f"{source}patch_embed.proj.weight")
+  is_sound = kernel is not None and kernel.shape[1:2] == (1,)
+  for start, (kind, table) in kinds.items():
+    # DINO and iBOT, of images, have the first one too.
+    if (
+      source == "backbone." and has(start) and (is_sound or has("head_recons."))
+    ):
+      return Recognised(kind, table, names, pretrained_by="ASiT")
+  if is_inside and is_sound:
+    return Recognised("ASiT", ASIT_BACKBONE, names, pretrained_by="ASiT")
+  return None

@@ -1,0 +1,395 @@
+"""Real processes: kills, signals, and two that train together."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from astjax.weights import info
+from tests import together
+from tests.test_run_record import assert_same_run, log
+from tests.test_train import assert_same_bits, final_state, losses
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+pytestmark = pytest.mark.slow
+
+CONFIG = """
+from tests.tiny import on_device, tiny_config
+
+def get_config():
+  return tiny_config(
+    steps=60, checkpoint={"every_steps": 1, "keep": 2},
+    model={"width": 64, "depth": 2},
+    evals={"knn": {"probe": "knn", "split": "val", "on_device": on_device(),
+                   "train": {"split": "train"}}},
+  )
+"""
+
+
+# The teacher, its centers and two counts of Adam's steps must survive as well.
+ASIT = """
+from tests.tiny import tiny_asit
+
+def get_config():
+  return tiny_asit(steps=30, checkpoint={"every_steps": 1, "keep": 2})
+"""
+
+
+@pytest.fixture
+def config_file(tmp_path):
+  path = tmp_path / "config.py"
+  path.write_text(CONFIG)
+  return path
+
+
+def start(config_file, workdir, *flags, **how):
+  return start_python(
+    "-m",
+    "astjax.main",
+    f"--config={config_file}",
+    f"--workdir={workdir}",
+    *flags,
+    **how,
+  )
+
+
+STARTED = []
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_left():
+  """Whatever a test that fails has left running."""
+  STARTED.clear()
+  yield
+  for process in STARTED:
+    if process.poll() is None:
+      process.kill()
+      process.communicate()
+
+
+def start_python(*words, **how):
+  return start_command(sys.executable, *words, **how)
+
+
+def start_command(*words, devices=1, stderr=subprocess.STDOUT, **env):
+  flag = f"--xla_force_host_platform_device_count={devices}"
+  env = {"XLA_FLAGS": flag, "PYTHONPATH": str(ROOT), **env}
+  process = subprocess.Popen(
+    words,
+    env=os.environ | env,
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=stderr,
+    text=True,
+  )
+  STARTED.append(process)
+  return process
+
+
+def finish(process, timeout=300):
+  out, _ = process.communicate(timeout=timeout)
+  return out
+
+
+def wait_for_step(workdir, process, step, timeout=120):
+  """Until the log has a line of this step, or the process ends."""
+  path = pathlib.Path(workdir) / "metrics.jsonl"
+  end = time.monotonic() + timeout
+  while time.monotonic() < end and process.poll() is None:
+    if path.exists():
+      lines = path.read_text().splitlines()
+      if any(f'"step": {step},' in line for line in lines):
+        return
+    time.sleep(0.01)
+
+
+def wait_for_save(workdir, process, timeout=120):
+  """Until a save is being written: orbax's temporary folder is there."""
+  end = time.monotonic() + timeout
+  folder = pathlib.Path(workdir) / "checkpoints"
+  while time.monotonic() < end and process.poll() is None:
+    if folder.exists() and any("tmp" in p.name for p in folder.iterdir()):
+      return
+    time.sleep(0.001)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+  """The same training without an interruption."""
+  folder = tmp_path_factory.mktemp("straight")
+  config = folder / "config.py"
+  config.write_text(CONFIG)
+  process = start(config, folder / "run")
+  out = finish(process)
+  assert process.returncode == 0, out
+  return folder / "run"
+
+
+def test_kill_9_between_and_during_saves(straight, config_file, tmp_path):
+  workdir = tmp_path / "run"
+  chance = random.Random(0)
+  for attempt in range(4):
+    process = start(config_file, workdir)
+    wait_for_step(workdir, process, 5 + 12 * attempt)
+    if attempt % 2:
+      wait_for_save(workdir, process)
+    else:
+      time.sleep(chance.uniform(0, 0.1))
+    process.kill()
+    finish(process)
+    assert process.returncode == -signal.SIGKILL
+  process = start(config_file, workdir)
+  out = finish(process)
+  assert process.returncode == 0, out
+  assert "resumed at step" in out
+  assert_same_bits(final_state(workdir), final_state(straight))
+  assert read(workdir) == read(straight)
+
+
+def test_kill_9_of_a_student_and_its_teacher(tmp_path):
+  config = tmp_path / "asit.py"
+  config.write_text(ASIT)
+  process = start(config, tmp_path / "straight")
+  out = finish(process)
+  assert process.returncode == 0, out
+  for step in (2, 11):  # before and after the output layer has thawed
+    process = start(config, tmp_path / "run")
+    wait_for_step(tmp_path / "run", process, step)
+    process.kill()
+    finish(process)
+    assert process.returncode == -signal.SIGKILL
+  process = start(config, tmp_path / "run")
+  out = finish(process)
+  assert process.returncode == 0 and "resumed at step" in out, out
+  state = final_state(tmp_path / "straight")
+  assert sum("teacher" in name or "center" in name for name in state) > 10
+  assert_same_bits(final_state(tmp_path / "run"), state)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_signal_saves_and_exits(signum, straight, config_file, tmp_path):
+  workdir = tmp_path / "run"
+  process = start(config_file, workdir, "--config.checkpoint.every_steps=1000")
+  wait_for_step(workdir, process, 7)
+  process.send_signal(signum)
+  out = finish(process)
+  assert process.returncode == 128 + signum, out
+  assert "saved at step" in out and "Traceback" not in out
+  saved = [int(p.name) for p in (workdir / "checkpoints").iterdir()]
+  assert len(saved) == 1 and 7 <= saved[0] < 60
+  process = start(config_file, workdir)
+  out = finish(process)
+  assert process.returncode == 0, out
+  assert f"resumed at step {saved[0]}" in out
+  assert_same_bits(final_state(workdir), final_state(straight))
+
+
+def free_port():
+  with socket.socket() as s:
+    s.bind(("127.0.0.1", 0))
+    return s.getsockname()[1]
+
+
+def start_group(
+  config_file, workdir, *flags, count=2, own=None, env=None, **how
+):
+  """Processes that train together.
+
+  `own` has further flags of single ones and `env` their variables.
+  """
+  if count > 1:
+    address = f"--coordinator=127.0.0.1:{free_port()}"
+    flags += (address, f"--num_processes={count}")
+  own, env = own or {}, env or {}
+  return [
+    start(
+      config_file,
+      workdir,
+      *flags,
+      *([f"--process_id={i}"] if count > 1 else []),
+      *own.get(i, ()),
+      **how,
+      **env.get(i, {}),
+    )
+    for i in range(count)
+  ]
+
+
+def train_together(config_file, workdir, *flags):
+  """Two processes to the end; what they printed."""
+  pair = start_group(config_file, workdir, *flags)
+  out = [finish(p) for p in pair]
+  assert [p.returncode for p in pair] == [0, 0], out
+  return out
+
+
+def read(folder):
+  text = (folder / "metrics.jsonl").read_text()
+  return losses([json.loads(line) for line in text.splitlines()])
+
+
+def test_two_processes_start_from_weights(straight, config_file, tmp_path):
+  flags = (f"--config.init_from={straight}", "--config.steps=3")
+  out = train_together(config_file, tmp_path / "two", *flags)
+  assert "start from" in out[0] and "start from" not in out[1]
+  process = start(config_file, tmp_path / "one", *flags)
+  assert "start from" in finish(process)
+  one, two = read(tmp_path / "one"), read(tmp_path / "two")
+  assert one.keys() == two.keys() and len(one) == 3
+  for step in one:
+    assert abs(one[step] - two[step]) <= 1e-5 * max(1.0, abs(one[step]))
+
+
+def test_two_processes_train_as_one(straight, config_file, tmp_path):
+  workdir = tmp_path / "run"
+  out = train_together(config_file, workdir)
+  assert "2 process(es)" in out[0] and "step" not in out[1]
+  one, two = read(straight), read(workdir)
+  assert one.keys() == two.keys() and len(one) == 60
+  for step in one:
+    assert abs(one[step] - two[step]) <= 1e-5 * max(1.0, abs(one[step]))
+  lines = [
+    json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    for folder in (straight, workdir)
+  ]
+  assert abs(lines[0]["val/mAP"] - lines[1]["val/mAP"]) <= 1e-5
+  # A neighbour may be another one by a rounding.
+  assert abs(lines[0]["knn/mAP"] - lines[1]["knn/mAP"]) <= 1e-2
+
+
+REMEMBERING = CONFIG.replace(
+  "evals={", 'evals={"val": {"every_steps": 7}, '
+).replace(
+  "  return tiny_config(",
+  """  return tiny_config(
+    plateau={"metric": "val/mAP", "patience": 0},
+    average={"first_epoch": 5, "last_epoch": 19}, ensemble_predictions=True,
+    best="", schedule={"lr": 0.01},""",
+)
+
+
+@pytest.fixture(scope="module")
+def remembered(tmp_path_factory):
+  """A run with a plateau, averaged weights and an ensemble, uninterrupted."""
+  folder = tmp_path_factory.mktemp("remembered")
+  config = folder / "config.py"
+  config.write_text(REMEMBERING)
+  process = start(config, folder / "run")
+  out = finish(process)
+  assert process.returncode == 0, out
+  rates = {x["train/lr"] for x in log(folder / "run") if "train/lr" in x}
+  assert len(rates) > 2
+  return config, folder / "run"
+
+
+def test_kill_9_forgets_nothing(remembered, tmp_path):
+  config, expected = remembered
+  workdir = tmp_path / "run"
+  flags = ("--config.checkpoint.every_steps=4",)  # some evaluations come again
+  for step in (6, 22, 36, 50):
+    process = start(config, workdir, *flags)
+    wait_for_step(workdir, process, step)
+    process.kill()
+    finish(process)
+    assert process.returncode == -signal.SIGKILL
+  process = start(config, workdir)
+  out = finish(process)
+  assert process.returncode == 0, out
+  assert_same_run(workdir, expected)
+
+
+def test_two_processes_remember_as_one(remembered, tmp_path):
+  """Also when they were stopped in between: each restores the same record."""
+  config, expected = remembered
+  train_together(config, tmp_path / "run", "--config.steps=57")
+  train_together(config, tmp_path / "run", "--config.steps=60")
+  one, two = log(expected), log(tmp_path / "run")
+  ends = [x for x in two if x["step"] == 57 and "val/mAP" in x]
+  assert ends
+  for a, b in zip(
+    [x for x in one if x["step"] < 57],
+    [x for x in two if x["step"] < 57],
+    strict=True,
+  ):
+    assert a.keys() == b.keys()
+    for key in a:
+      if key.startswith("val/ensemble") or key == "train/lr":
+        assert abs(a[key] - b[key]) <= 1e-4, (a["step"], key)
+  (_, a), (_, b) = (
+    info.load(folder / "average") for folder in (expected, tmp_path / "run")
+  )
+  for name in a:
+    if "qkv/bias" not in name:  # the gradient of its key third is zero
+      np.testing.assert_allclose(a[name], b[name], rtol=0, atol=1e-4)
+
+
+def train_all_tasks(folder, count):
+  """Eight devices, shared by so many processes; {task: ids [steps, 8]}."""
+  port = str(free_port())
+  group = [
+    start_python(
+      *("-m", "tests.together", str(folder), str(count), str(i), port),
+      devices=8 // count,
+    )
+    for i in range(count)
+  ]
+  out = [finish(p) for p in group]
+  assert [p.returncode for p in group] == [0] * count, out
+  rows = [json.loads(text.split("ROWS ")[1].splitlines()[0]) for text in out]
+  return {
+    task: np.concatenate([np.asarray(r[task]) for r in rows], axis=1)
+    for task in together.TASKS
+  }
+
+
+@pytest.fixture(scope="module")
+def all_tasks(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("all_tasks")
+  return folder, train_all_tasks(folder, 1)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_several_processes_train_all_tasks(count, all_tasks, tmp_path):
+  """Losses, parameters, teacher, centers as of one; and the rows."""
+  expected, ids = all_tasks
+  many = train_all_tasks(tmp_path, count)
+  for task in together.TASKS:
+    np.testing.assert_array_equal(many[task], ids[task])
+    for epoch in many[task].reshape(2, 20):
+      assert sorted(epoch.tolist()) == list(range(20))
+    a, b = log(expected / task), log(tmp_path / task)
+    assert len(a) == len(b) and "train/loss" in a[0]
+    for x, y in zip(a, b, strict=True):
+      assert x.keys() == y.keys()
+      for key in x:
+        if key.startswith(("train/", "val/")):
+          close = 1e-5 * max(1.0, abs(x[key]))
+          assert abs(x[key] - y[key]) <= close, (task, x["step"], key)
+    a, b = final_state(expected / task), final_state(tmp_path / task)
+    assert a.keys() == b.keys()
+    for name in a:
+      if ".params" in name or "task_state" in name:
+        x, y = with_a_gradient(name, a[name]), with_a_gradient(name, b[name])
+        np.testing.assert_allclose(x, y, rtol=0, atol=1e-5, err_msg=name)
+
+
+def with_a_gradient(name, x):
+  """Less what only rounding gives one, from which Adam makes whole steps.
+
+  A bias of keys adds the same to all scores of a query; one of SSAST's head
+  that tells patches apart, to all patches.
+  """
+  if "qkv" in name and "bias" in name:
+    third = x.size // 3
+    x = np.delete(x, np.s_[third : 2 * third])
+  if "discriminative" in name and "bias" in name:
+    x = np.zeros(0)
+  return x
