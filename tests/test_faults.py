@@ -19,7 +19,7 @@ from subprocess import PIPE
 import numpy as np
 import pytest
 
-from tests.test_processes import (
+from tests.run.test_processes import (
   ROOT,
   finish,
   free_port,
@@ -33,7 +33,7 @@ from tests.test_processes import (
   wait_for_step,
   with_a_gradient,
 )
-from tests.test_run_record import log
+from tests.run.test_record import log
 from tests.test_train import assert_same_bits, final_state, flip_a_bit
 
 pytestmark = pytest.mark.fault

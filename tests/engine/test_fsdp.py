@@ -20,7 +20,7 @@ from astjax.run import config as run_config
 from astjax.run import job, log
 from astjax.tools import average_checkpoints
 from astjax.weights import info as model_info
-from tests.test_processes import (
+from tests.run.test_processes import (
   finish,
   free_port,
   nobody_is_left,  # noqa: F401
@@ -302,7 +302,7 @@ def test_the_start_has_the_same_bits_anywhere():
 
 EIGHT = """
 import json, sys, tempfile
-from tests.test_fsdp import config_of, run
+from tests.engine.test_fsdp import config_of, run
 for task in ("supervised", "ssast", "asit"):
   for fsdp in (1, 2, 8):
     config = config_of(task, steps=20, fsdp=fsdp)
@@ -416,7 +416,7 @@ from astjax import processes
 address, index, folder = sys.argv[1:]
 processes.join(processes.find(
   {}, coordinator=address, num_processes=2, process_id=int(index)))
-from tests.test_fsdp import remembering
+from tests.engine.test_fsdp import remembering
 from astjax import train
 for stop in (4, None):
   train.train_and_evaluate(remembering(fsdp=4), folder, stop_at=stop)

@@ -11,7 +11,7 @@ from astjax import errors, tasks
 from astjax.engine import flops, profiling
 from astjax.engine.devices import CHIPS, Chip, find
 from astjax.run import job, log
-from tests.test_fsdp import TASKS, config_of
+from tests.engine.test_fsdp import TASKS, config_of
 from tests.test_train import one_device, run
 from tests.tiny import tiny_config
 

@@ -15,7 +15,7 @@ import pytest
 
 from astjax.weights import info
 from tests import together
-from tests.test_run_record import assert_same_run, log
+from tests.run.test_record import assert_same_run, log
 from tests.test_train import assert_same_bits, final_state, losses
 
 ROOT = pathlib.Path(__file__).parent.parent.parent

@@ -24,7 +24,7 @@ from astjax.weights.info import FrontEnd, Head, ModelInfo
 from tests.serving import sounds
 from tests.serving.sounds import noise
 from tests.tiny import RATE, SAMPLES
-from tests.weights.test_model_info import INFO, random_params
+from tests.weights.test_info import INFO, random_params
 
 # A trained length of 36 frames and 3 columns: 6,000 samples at 16 kHz.
 LENGTH = 6_000

@@ -19,7 +19,7 @@ from astjax.weights import hugging_face, load
 from astjax.weights.info import Head, front_end
 from tests.serving import sounds
 from tests.tiny import FRAMES, MELS, RATE, on_device
-from tests.weights.test_model_info import INFO, random_params
+from tests.weights.test_info import INFO, random_params
 
 # No centring; standardised first, then padded with zeros.
 FRONT_END = "|".join(

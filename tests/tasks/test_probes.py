@@ -19,7 +19,7 @@ from astjax.ops import device_ops, metrics
 from astjax.run import config as run_config
 from astjax.run import job
 from astjax.tasks import probes, supervised
-from tests.test_run_record import load, logged
+from tests.run.test_record import load, logged
 from tests.test_train import run
 from tests.tiny import RATE, on_device, tiny_config
 

@@ -11,7 +11,7 @@ from astjax.tools import convert_weights
 from astjax.weights import convert, load, tables
 from astjax.weights import info as model_info
 from tests.weights import google
-from tests.weights.test_model_info import INFO, random_params
+from tests.weights.test_info import INFO, random_params
 
 PARAMS = random_params()
 

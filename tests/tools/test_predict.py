@@ -21,7 +21,7 @@ from astjax.serving import bundle
 from astjax.tools import predict
 from astjax.weights import info
 from tests.serving.sounds import noise
-from tests.weights.test_model_info import INFO, random_params
+from tests.weights.test_info import INFO, random_params
 
 # Names that a table has to quote; one recording of several windows.
 NAMES = ("a.wav", "b, c.wav", 'd "e".flac', "sub/ü.wav", "sub/z.wav")

@@ -28,7 +28,7 @@ from astjax.weights import (
 from astjax.weights import info as model_info
 from astjax.weights.info import FrontEnd, Head, ModelInfo
 from tests.parity.conftest import HERE, Fixture
-from tests.weights.test_model_info import same
+from tests.weights.test_info import same
 
 TABLES = {"r1": tables.ASIT_R1_PTH, "r2": tables.ASIT_R2_PTH}
 SIZES = {

@@ -15,7 +15,7 @@ from astjax.models import ast
 from astjax.weights import convert, load, registry, tables
 from astjax.weights import info as model_info
 from tests.weights import google
-from tests.weights.test_model_info import INFO, random_params
+from tests.weights.test_info import INFO, random_params
 
 PARAMS = random_params()
 

@@ -26,7 +26,7 @@ from astjax.weights import (
 from astjax.weights import info as model_info
 from astjax.weights.info import Head, ModelInfo
 from tests.parity.conftest import HERE, Fixture
-from tests.weights.test_model_info import same
+from tests.weights.test_info import same
 
 HEADS = ["discriminative", "generative"]
 GRIDS = {(16, 16): (3, 4), (128, 2): (1, 8)}
