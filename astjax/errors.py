@@ -6,10 +6,12 @@ import contextlib
 import difflib
 import errno
 import inspect
+import math
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
 
 class UserError(Exception):
@@ -32,6 +34,29 @@ _OF_THE_MACHINE = frozenset(
     errno.EHOSTDOWN,
   )
 )
+
+
+def warn(text: str) -> None:
+  """One line on standard error."""
+  print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+class Within(NamedTuple):
+  """The bounds of a parameter, as part of its annotation."""
+
+  holds: Callable[[Any], bool]
+  says: str
+
+
+# What a value has to be beside its type; `call` refuses what is out of bounds.
+Positive = Annotated[float, Within(lambda x: 0 < x < math.inf, "positive")]
+NotNegative = Annotated[
+  float, Within(lambda x: 0 <= x < math.inf, "at least 0")
+]
+BelowOne = Annotated[float, Within(lambda x: 0 <= x < 1, "in [0, 1)")]
+Fraction = Annotated[float, Within(lambda x: 0 <= x <= 1, "in [0, 1]")]
+Count = Annotated[int, Within(lambda n: n >= 1, "at least 1")]
+CountOrZero = Annotated[int, Within(lambda n: n >= 0, "at least 0")]
 
 
 def of_os(error: OSError, text: str) -> UserError:
@@ -67,18 +92,6 @@ def located(where: str) -> Iterator[None]:
     yield
   except UserError as e:
     raise type(e)(f"{where}: {e}") from None
-
-
-def check_ranges(where: str, *rows: tuple[str, Any, str, bool]) -> None:
-  """A UserError for the first value that does not fit.
-
-  Args:
-    where: section of the config.
-    *rows: (name, value, what is expected, whether it is so).
-  """
-  for name, value, expected, fits in rows:
-    if not fits:
-      raise UserError(f"{where}.{name} must be {expected}, got {value}")
 
 
 def call(
@@ -132,24 +145,33 @@ def call_positional(
       for name in known
     )
     raise UserError(f"{where}: {e}; it takes ({takes})") from None
-  hints = typing.get_type_hints(fn.__init__ if inspect.isclass(fn) else fn)
+  hints = typing.get_type_hints(
+    fn.__init__ if inspect.isclass(fn) else fn, include_extras=True
+  )
   for name in known:
     if name in bound.arguments and name in hints:
-      value = bound.arguments[name]
-      if not _fits(value, hints[name]):
-        raise UserError(
-          f"{where}: {name}={value!r} is {type(value).__name__}, expected "
-          f"{_hint_name(hints[name])}"
-        )
+      _check(bound.arguments[name], hints[name], where, f"{name}=")
   for name, parameter in parameters.items():
     if parameter.kind == parameter.VAR_POSITIONAL:
       for value in bound.arguments.get(name, ()):
-        if not _fits(value, hints.get(name, Any)):
-          raise UserError(
-            f"{where}: {value!r} is {type(value).__name__}, expected "
-            f"{_hint_name(hints[name])}"
-          )
+        _check(value, hints.get(name, Any), where)
   return fn(*bound.args, **bound.kwargs)
+
+
+def _check(value: Any, hint: Any, where: str, name: str = "") -> None:
+  """A UserError for a value of another type, or out of its bounds."""
+  if _fits(value, hint):
+    return
+  problem = f"is {type(value).__name__}, expected {_hint_name(hint)}"
+  for kind in typing.get_args(hint) if _is_union(hint) else (hint,):
+    is_bounded = typing.get_origin(kind) is Annotated
+    if is_bounded and _fits(value, typing.get_args(kind)[0]):
+      problem = f"must be {kind.__metadata__[0].says}"
+  raise UserError(f"{where}: {name}{value!r} {problem}")
+
+
+def _is_union(hint: Any) -> bool:
+  return typing.get_origin(hint) in (typing.Union, types.UnionType)
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -157,7 +179,9 @@ def _fits(value: Any, hint: Any) -> bool:
   if hint is Any or hint is inspect.Parameter.empty:
     return True
   origin, args = typing.get_origin(hint), typing.get_args(hint)
-  if origin in (typing.Union, types.UnionType):
+  if origin is Annotated:
+    return _fits(value, args[0]) and args[1].holds(value)
+  if _is_union(hint):
     return any(_fits(value, a) for a in args)
   if origin is typing.Literal:
     return any(value == a and type(value) is type(a) for a in args)
@@ -183,8 +207,20 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _hint_name(hint: Any) -> str:
-  if typing.get_origin(hint) is typing.Literal:
-    return "one of " + ", ".join(repr(v) for v in typing.get_args(hint))
-  if isinstance(hint, type) and typing.get_origin(hint) is None:
+  """A type as the user reads it: `tuple[int at least 1, ...]`."""
+  origin, args = typing.get_origin(hint), typing.get_args(hint)
+  if origin is Annotated:
+    return f"{_hint_name(args[0])} {args[1].says}"
+  if _is_union(hint):
+    return " | ".join(map(_hint_name, args))
+  if origin in (tuple, list):
+    return f"{origin.__name__}[{', '.join(map(_hint_name, args))}]"
+  if hint in (None, type(None)):
+    return "None"
+  if hint is Ellipsis:
+    return "..."
+  if origin is typing.Literal:
+    return "one of " + ", ".join(map(repr, args))
+  if isinstance(hint, type) and origin is None:
     return hint.__name__
   return str(hint).replace("typing.", "").replace("collections.abc.", "")

@@ -24,14 +24,14 @@ from astjax.data import pipeline, sources
 from astjax.engine import profiling, sharding
 from astjax.engine.devices import of
 from astjax.engine.step import TrainState, train_key
-from astjax.errors import UserError
+from astjax.errors import UserError, warn
 from astjax.run import record as run_record
 from astjax.run import workdir
 from astjax.run.checkpoint import Checkpoints
 from astjax.run.config import global_batches, interval
 from astjax.run.evaluation import Evaluations
 from astjax.run.job import build, fresh_state, warm_params
-from astjax.run.log import Console, MetricLog, Window, duration, warn
+from astjax.run.log import Console, MetricLog, Window, duration
 from astjax.run.record import RunRecord
 from astjax.run.stopping import Signals, Stopped
 from astjax.run.streams import Split

@@ -19,6 +19,7 @@ from subprocess import PIPE
 import numpy as np
 import pytest
 
+from astjax.weights import orbax_params
 from tests.run.test_processes import (
   ROOT,
   finish,
@@ -44,7 +45,8 @@ from tests.tiny import on_device, tiny_config
 
 def get_config():
   if os.environ.get("BROKEN"):  # a mistake in the program, met by one process
-    from astjax import evaluations, train
+    from astjax import train
+    from astjax.run import evaluation as evaluations
     def broken(loop, window):
       if os.environ["BROKEN"] == "memory":
         raise MemoryError  # without a word
@@ -54,13 +56,13 @@ def get_config():
     else:
       train._Loop._log = broken
   if os.environ.get("UNREADABLE"):  # a disk that only one of them cannot reach
-    from astjax import checkpoint
+    from astjax.weights import orbax_params
     def stale(store, step, args):
       raise OSError(116, "Stale file handle")
-    checkpoint.Checkpoints._read = stale
+    orbax_params.Reader.read = stale
   if os.environ.get("SLOW"):
     import time
-    from astjax import sharding
+    from astjax.engine import sharding
     real = sharding.to_global
     def slow(batch, mesh):
       time.sleep(float(os.environ["SLOW"]))
@@ -542,7 +544,8 @@ def test_resumed_on_other_devices(plan, config_file, tmp_path, measured):
 RIGHT_AFTER = """
 import os, pathlib, signal, sys, time
 import jax.numpy as jnp
-from astjax import checkpoint, train_step
+from astjax.engine import step as train_step
+from astjax.run import checkpoint
 folder, size = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 store = checkpoint.Checkpoints(folder)
 def state(step):
@@ -566,7 +569,6 @@ print("COMPLETE", time.monotonic() - started, flush=True)
 
 def test_killed_right_after_a_save_began(tmp_path, measured):
   """Complete or absent; the one before is still there."""
-  from astjax.run import checkpoint
 
   process = start_python("-c", RIGHT_AFTER, str(tmp_path / "a"), "96", "wait")
   out = finish(process)
@@ -579,7 +581,7 @@ def test_killed_right_after_a_save_began(tmp_path, measured):
   process = start_python("-c", RIGHT_AFTER, str(tmp_path / "b"), "96", "kill")
   finish(process)
   assert process.returncode == -signal.SIGKILL
-  step, params = checkpoint.read_params(tmp_path / "b")
+  step, params = orbax_params.read_params(tmp_path / "b")
   assert step in (1, 2) and params["w3"][0, 0] == step + 3
   measured(
     f"384 MiB: the call returns after {returned:.1f} s of {done:.1f} s; killed "

@@ -14,6 +14,7 @@ import pytest
 import astjax
 from astjax import train
 from astjax.engine import sharding
+from astjax.models.heads import Head
 from astjax.tools import reconstruct
 from astjax.weights import info as model_info
 from astjax.weights import saved_model
@@ -69,7 +70,7 @@ def start(name, config, folder):
       "stride": stride,
       "prefix": ("cls",) if by == "asit" else ("cls", "dist"),
     },
-    head=None if by in OBJECTIVES else model_info.Head(num_classes=527),
+    head=None if by in OBJECTIVES else Head(num_classes=527),
     objective=OBJECTIVES.get(by, {}),
   )
   params = jax.jit(

@@ -116,20 +116,20 @@ def linspace_warmup(steps: int) -> Schedule:
 
 def make_schedule(
   *,
-  lr: float,
+  lr: errors.Positive,
   steps_per_epoch: float,
   total_steps: int,
   decay: Literal["constant", "multistep", "cosine"] = "constant",
   warmup: Literal["none", "stepped", "linear", "linspace"] = "none",
-  warmup_steps: int = 1000,
-  warmup_epochs: float = 0.0,
-  decay_start: int = 2,
-  decay_every: int = 1,
-  decay_factor: float = 0.5,
+  warmup_steps: errors.CountOrZero = 1000,
+  warmup_epochs: errors.NotNegative = 0.0,
+  decay_start: errors.CountOrZero = 2,
+  decay_every: errors.Count = 1,
+  decay_factor: errors.Positive = 0.5,
   decay_stop: int = 1000,
-  final_lr: float = 0.0,
+  final_lr: errors.NotNegative = 0.0,
   batch_size: int = 1,
-  lr_batch_size: int = 0,
+  lr_batch_size: errors.CountOrZero = 0,
 ) -> Schedule:
   """Learning rate as a function of the step, from 0.
 
@@ -154,26 +154,11 @@ def make_schedule(
     lr_batch_size: the batch size that `lr` is for: the peak is `lr` times
       `batch_size` / `lr_batch_size`; 0 takes `lr` as it is.
   """
-  errors.check_ranges(
-    "config.schedule",
-    ("lr", lr, "positive", 0 < lr < math.inf),
-    ("lr_batch_size", lr_batch_size, "at least 0", lr_batch_size >= 0),
-    ("warmup_steps", warmup_steps, "at least 0", warmup_steps >= 0),
-    (
-      "warmup_epochs",
-      warmup_epochs,
-      "at least 0",
-      0 <= warmup_epochs < math.inf,
-    ),
-    ("decay_start", decay_start, "at least 0", decay_start >= 0),
-    ("decay_every", decay_every, "at least 1", decay_every >= 1),
-    ("decay_factor", decay_factor, "positive", 0 < decay_factor < math.inf),
-  )
   lr = lr * batch_size / lr_batch_size if lr_batch_size else lr
-  errors.check_ranges(
-    "config.schedule",
-    ("final_lr", final_lr, f"between 0 and {lr:g}", 0 <= final_lr <= lr),
-  )
+  if not final_lr <= lr:
+    raise errors.UserError(
+      f"config.schedule: final_lr={final_lr} must be at most lr, {lr:g}"
+    )
   if warmup_epochs:
     warmup_steps = first_step(warmup_epochs, steps_per_epoch)
   warmup_steps = 0 if warmup == "none" else warmup_steps
@@ -206,18 +191,18 @@ def make_optimizer(
   schedule: Schedule,
   *,
   name: Literal["adam", "adamw"] = "adam",
-  b1: float = 0.95,
-  b2: float = 0.999,
-  eps: float = 1e-8,
-  weight_decay: float = 5e-7,
-  final_weight_decay: float | None = None,
+  b1: errors.BelowOne = 0.95,
+  b2: errors.BelowOne = 0.999,
+  eps: errors.NotNegative = 1e-8,
+  weight_decay: errors.NotNegative = 5e-7,
+  final_weight_decay: errors.NotNegative | None = None,
   no_decay: tuple[str, ...] = (),
-  clip_norm: float = 0.0,
-  clip_each: float = 0.0,
+  clip_norm: errors.NotNegative = 0.0,
+  clip_each: errors.NotNegative = 0.0,
   lr_multipliers: tuple = (),
   freeze: tuple[str, ...] = (),
   freeze_first: tuple[str, ...] = (),
-  freeze_epochs: float = 1.0,
+  freeze_epochs: errors.NotNegative = 1.0,
   steps_per_epoch: float = 1.0,
   total_steps: int = 1,
 ) -> optax.GradientTransformation:
@@ -249,27 +234,6 @@ def make_optimizer(
   Raises:
     UserError: an expression that fits no parameter.
   """
-  errors.check_ranges(
-    "config.optim",
-    ("b1", b1, "in [0, 1)", 0 <= b1 < 1),
-    ("b2", b2, "in [0, 1)", 0 <= b2 < 1),
-    ("eps", eps, "at least 0", 0 <= eps < math.inf),
-    ("weight_decay", weight_decay, "at least 0", 0 <= weight_decay < math.inf),
-    ("clip_norm", clip_norm, "at least 0", 0 <= clip_norm < math.inf),
-    ("clip_each", clip_each, "at least 0", 0 <= clip_each < math.inf),
-    (
-      "final_weight_decay",
-      final_weight_decay,
-      "at least 0",
-      0 <= (final_weight_decay or 0) < math.inf,
-    ),
-    (
-      "freeze_epochs",
-      freeze_epochs,
-      "at least 0",
-      0 <= freeze_epochs < math.inf,
-    ),
-  )
   for pair in lr_multipliers:
     is_pair = isinstance(pair, (tuple, list)) and len(pair) == 2
     if not is_pair or not isinstance(pair[1], (int, float)):

@@ -12,8 +12,8 @@ import optax
 from jax.sharding import Mesh
 
 from astjax.engine import sharding
+from astjax.engine.task import Task
 from astjax.ops import device_ops, recipe
-from astjax.tasks.base import Task
 from astjax.types import Array, Batch, Metrics, Params, TaskState
 
 # One key per use: the rows of the batch fold in 0 ... B - 1, these are apart.

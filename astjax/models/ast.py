@@ -172,6 +172,16 @@ class AST(nn.Module):
     return out | {"features": features, "logits": self.head(features)}
 
 
+def classifier(backbone: Backbone, head: heads.Head) -> AST:
+  """The backbone with a classifier."""
+  if head.projection:
+    widths = (backbone.width, head.projection)
+    top = heads.LayerSumHead(head.num_classes, backbone.depth, widths)
+  else:
+    top = heads.ClassifierHead(head.num_classes, head.layer_norm_eps)
+  return AST(backbone, top, head.pooling)
+
+
 # What is averaged: AST's prefix tokens, SSAST's patch tokens, or both (SUPERB).
 POOLINGS = {
   "prefix": ("prefix",),

@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import Annotated, Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
 
+from astjax.errors import Count, CountOrZero, Within
 from astjax.models import vit
 from astjax.types import Array
+
+Epsilon = Annotated[float, Within(lambda x: 0 < x < 1, "in (0, 1)")]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Head:
+  """A classifier on top of the backbone.
+
+  Attributes:
+    num_classes: C.
+    pooling: a key of `models.ast.POOLINGS`.
+    layer_norm_eps: of its layer norm.
+    scores: "sigmoid" for tags, "softmax" for one class a clip.
+    projection: K of a classifier on a learned mean of all blocks, which has no
+      layer norm (`models.heads.LayerSumHead`); 0 for one on the last block.
+  """
+
+  num_classes: Count
+  pooling: Literal["prefix", "tokens", "all"] = "prefix"
+  layer_norm_eps: Epsilon = 1e-5
+  scores: Literal["sigmoid", "softmax"] = "sigmoid"
+  projection: CountOrZero = 0
 
 
 class ClassifierHead(nn.Module):

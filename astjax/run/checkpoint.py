@@ -10,7 +10,6 @@ it restores a flipped bit without a word, though, hence the digests.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import pathlib
 import shutil
 import sys
@@ -26,10 +25,10 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from astjax.engine import sharding
 from astjax.engine.step import TrainState
-from astjax.errors import Outage, UserError, first_line
+from astjax.errors import Outage, UserError, first_line, warn
 from astjax.run import processes
-from astjax.run.log import warn
-from astjax.weights import convert
+from astjax.weights.orbax_params import Reader
+from astjax.weights.orbax_params import describe as describe_array
 
 # A device out of memory, a full or an unreachable disk: the files may be fine.
 _NOT_DAMAGE = (
@@ -90,15 +89,7 @@ class Checkpoints:
       ),
       item_names=("state", "meta", "arrays"),
     )
-    # Each process reads alone: orbax would meet the others after a read that
-    # has gone well, and who has failed is not there.
-    me = jax.process_index()
-    self._reader = ocp.Checkpointer(
-      ocp.CompositeCheckpointHandler(),
-      multiprocessing_options=ocp.options.MultiprocessingOptions(
-        primary_host=me, active_processes={me}
-      ),
-    )
+    self._reader = Reader(self.folder)
 
   def steps(self) -> list[int]:
     """Steps of the complete checkpoints, ascending."""
@@ -121,7 +112,7 @@ class Checkpoints:
       return
     record = dict(record)
     arrays = record.pop("arrays", {})
-    digests = {k: _describe_leaf(v) for k, v in arrays.items()}
+    digests = {k: describe_array(v) for k, v in arrays.items()}
     meta = {"record": record, "leaves": describe(state), "arrays": digests}
     items = {
       "state": ocp.args.StandardSave(_as_dict(state)),
@@ -181,7 +172,7 @@ class Checkpoints:
     return None
 
   def _restore(self, step, template):
-    meta = _on_all(lambda: self._meta(step))
+    meta = _on_all(lambda: self._reader.meta(step))
     _check_same_model(meta["leaves"], template, self.folder / str(step))
     abstract = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
@@ -193,89 +184,11 @@ class Checkpoints:
       shapes = {k: np.empty(s, d) for k, (s, d, _) in digests.items()}
       items["arrays"] = ocp.args.StandardRestore(shapes)
     args = ocp.args.Composite(**items)
-    tree = _on_all(lambda: self._read(step, args))
+    tree = _on_all(lambda: self._reader.read(step, args))
     state = TrainState(**tree["state"])
     arrays = dict(tree["arrays"]) if digests else {}
     _on_all(lambda: _check_digests(state, arrays, meta["leaves"] | digests))
     return state, meta["record"] | {"arrays": arrays}
-
-  def read_params(self, part: str) -> tuple[int, dict[str, np.ndarray]]:
-    """See the function `read_params`."""
-    steps = self.steps()
-    if not steps:
-      raise UserError(f"{self.folder.parent} has no checkpoint yet")
-    problems = []
-    newest = steps[-1]
-    for step in dict.fromkeys([self._best_of(newest), *reversed(steps)]):
-      if step not in steps:
-        continue
-      try:
-        return step, self._params(step, part)
-      except (UserError, MemoryError):
-        raise
-      except Exception as e:
-        reason = first_line(e)
-        problems.append(f"{step}: {reason}")
-        warn(f"checkpoint {step} is damaged and passed over: {reason}")
-    raise UserError(
-      f"none of the checkpoints in {self.folder} is intact ({problems[0]})"
-    )
-
-  def params(self, step: int) -> dict[str, np.ndarray]:
-    """The parameters alone of one checkpoint, {path: array} on the host.
-
-    Raises:
-      UserError: there is no such checkpoint, or it is damaged.
-    """
-    if step not in self.steps():
-      raise UserError(
-        f"{self.folder.parent} has no checkpoint of step {step}; it has "
-        f"{', '.join(map(str, self.steps())) or 'none'}"
-      )
-    try:
-      return self._params(step)
-    except (UserError, MemoryError):
-      raise
-    except Exception as e:
-      reason = first_line(e)
-      raise UserError(
-        f"checkpoint {step} of {self.folder} is damaged: {reason}"
-      ) from None
-
-  def _best_of(self, step):
-    """The best step so far, as the record of this one tells."""
-    with contextlib.suppress(Exception):
-      return self._meta(step)["record"].get("best_step")
-    return None
-
-  def _meta(self, step):
-    args = ocp.args.Composite(meta=ocp.args.JsonRestore())
-    return self._read(step, args)["meta"]
-
-  def _read(self, step, args):
-    return self._reader.restore(self.folder / str(step), args=args)
-
-  def _params(self, step, part="params"):
-    leaves = self._meta(step)["leaves"]
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    item = convert.unflatten(
-      {
-        path: jax.ShapeDtypeStruct(shape, dtype, sharding=device)
-        for path, (shape, dtype, _) in leaves.items()
-        if path.startswith(f"{part}/")
-      }
-    )
-    args = ocp.args.PyTreeRestore(
-      item=item,
-      restore_args=ocp.checkpoint_utils.construct_restore_args(item),
-      partial_restore=True,
-    )
-    tree = self._read(step, ocp.args.Composite(state=args))["state"]
-    flat = {k: np.asarray(v) for k, v in convert.flatten(tree).items()}
-    for path, array in flat.items():
-      if _describe_leaf(array) != leaves[path]:
-        raise ValueError(f"the digest of {path} does not match")
-    return {k.removeprefix(f"{part}/"): v for k, v in flat.items()}
 
   def _set_aside(self, step):
     if jax.process_index() == 0:
@@ -341,29 +254,6 @@ class Checkpoints:
       self._reader.close()
 
 
-def read_params(
-  workdir: pathlib.Path, part: str = "params"
-) -> tuple[int, dict[str, np.ndarray]]:
-  """The parameters alone of a run's best checkpoint, else of its newest.
-
-  Args:
-    workdir: of the run.
-    part: where they are in its state: "params", or another network of the same
-      kind, such as "task_state/teacher".
-
-  Returns:
-    (step, {path: array}), on the host, checked against their digests.
-
-  Raises:
-    UserError: no checkpoint, or none that is intact.
-  """
-  checkpoints = Checkpoints(workdir, read_only=True)
-  try:
-    return checkpoints.read_params(part)
-  finally:
-    checkpoints.close()
-
-
 def _is_damage(error: Exception) -> bool:
   if isinstance(error, MemoryError):
     return False
@@ -371,7 +261,7 @@ def _is_damage(error: Exception) -> bool:
 
 
 def _check_digests(state, arrays, before):
-  now = describe(state) | {k: _describe_leaf(v) for k, v in arrays.items()}
+  now = describe(state) | {k: describe_array(v) for k, v in arrays.items()}
   changed = [k for k, v in before.items() if now.get(k) != v]
   if changed:
     raise ValueError(
@@ -420,13 +310,8 @@ def describe(state: TrainState) -> dict[str, list]:
   out = {}
   for path, leaf in leaves:
     name = jax.tree_util.keystr(path, simple=True, separator="/")
-    out[name] = _describe_leaf(sharding.to_host(leaf))
+    out[name] = describe_array(sharding.to_host(leaf))
   return out
-
-
-def _describe_leaf(array: np.ndarray) -> list:
-  digest = hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
-  return [list(array.shape), str(array.dtype), digest]
 
 
 def _check_same_model(saved: dict[str, list], template, where) -> None:

@@ -11,9 +11,9 @@ from jax.sharding import Mesh
 
 from astjax.engine import sharding
 from astjax.engine.step import TrainState
+from astjax.engine.task import Task
 from astjax.errors import UserError
 from astjax.ops import metrics
-from astjax.tasks.base import Task
 from astjax.tasks.probes import Probe
 
 

@@ -13,11 +13,11 @@ import numpy as np
 from astjax.data import pipeline, sources
 from astjax.engine import sharding
 from astjax.engine.step import TrainState, make_eval_step
-from astjax.errors import UserError, located
+from astjax.errors import UserError, located, warn
 from astjax.run import evaluate, workdir
 from astjax.run.checkpoint import Checkpoints
 from astjax.run.job import Job
-from astjax.run.log import Console, MetricLog, warn
+from astjax.run.log import Console, MetricLog
 from astjax.run.record import RunRecord
 from astjax.run.streams import Split
 from astjax.weights import convert, files
@@ -135,7 +135,7 @@ class Evaluations:
     self._write(step, results)
     if jax.process_index() == 0:
       config = self.job.config.average
-      path = self.folder / workdir.MODEL
+      path = self.folder / model_info.MODEL
       info = model_info.parse(files.read_json(path), str(path))
       info = dataclasses.replace(
         info,

@@ -23,13 +23,13 @@ from astjax import tasks
 from astjax.data import pipeline, sources
 from astjax.engine import flops, optim, sharding, step
 from astjax.engine.step import TrainState
+from astjax.engine.task import Task
 from astjax.errors import Outage, UserError, call, located, nearest
 from astjax.run import config as run_config
 from astjax.run import record, streams
 from astjax.run.checkpoint import Checkpoints
 from astjax.run.config import RunConfig
 from astjax.run.streams import Split
-from astjax.tasks.base import Task
 from astjax.types import Metrics, Params
 from astjax.weights import load, saved_model
 from astjax.weights.info import ModelInfo
@@ -232,7 +232,7 @@ def _outputs(job, split, params):
   state = job.task.init_state(params)
   if not split.probe:
     return job.task.evaluate(params, state, split.one_row(), 0)
-  if not hasattr(job.task, "features"):
+  if type(job.task).features is Task.features:
     raise UserError(
       f"a probe needs features, and the task {job.config.task!r} has none"
     )

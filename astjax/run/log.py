@@ -11,7 +11,6 @@ import json
 import math
 import os
 import pathlib
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -19,11 +18,6 @@ from typing import Any
 import rich.console
 import rich.progress
 import rich.table
-
-
-def warn(text: str) -> None:
-  """One line on standard error."""
-  print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:

@@ -14,11 +14,11 @@ from jax.sharding import Mesh
 from astjax.data import host_ops, order, pipeline, sources
 from astjax.data.reader import Reader
 from astjax.engine import sharding, step
+from astjax.engine.task import Task
 from astjax.errors import UserError, located
 from astjax.ops import device_ops, recipe
 from astjax.run.config import EvalConfig, InputConfig
 from astjax.tasks import probes
-from astjax.tasks.base import Task
 from astjax.tasks.probes import Probe
 
 

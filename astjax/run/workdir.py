@@ -31,7 +31,7 @@ from astjax.weights import info as model_info
 
 # How late a network file system may show a new file to others.
 _SHARED_SECONDS = 20.0
-MODEL, AVERAGE = "model.json", "average"
+AVERAGE = "average"
 
 _PACKAGES = (
   "jax",
@@ -181,7 +181,7 @@ def write_versions(workdir: pathlib.Path) -> None:
 
 def write_model(workdir: pathlib.Path, info: Mapping[str, Any]) -> None:
   """model.json: what turns this run's weights into a model, anywhere."""
-  _write_json(workdir / MODEL, info)
+  _write_json(workdir / model_info.MODEL, info)
 
 
 def write_average(

@@ -29,7 +29,7 @@ from astjax.ops import device_ops
 from astjax.serving import recording
 from astjax.serving.recording import Recording
 from astjax.types import Params
-from astjax.weights import adapt, convert, saved_model
+from astjax.weights import adapt, convert
 from astjax.weights import load as checkpoints
 from astjax.weights.info import ModelInfo
 
@@ -447,7 +447,7 @@ class Bundle:
       clip = ast.pool(out, "prefix" if use_prefix else "tokens")
       found = {"clip": clip}
     else:
-      model = saved_model.classifier(self._backbone, self.info.head)
+      model = ast.classifier(self._backbone, self.info.head)
       out = model.apply({"params": params}, **inputs, method="outputs")
       found = {"clip": out["features"], "logits": out["logits"]}
     patches = out["tokens"].astype(jnp.float32)  # [B, F' * T', D]

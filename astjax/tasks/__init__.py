@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from astjax import errors
+from astjax.engine.task import Task
 from astjax.tasks import asit, ssast, supervised
-from astjax.tasks.base import Task
 
 TASKS = {
   "supervised": supervised.make,

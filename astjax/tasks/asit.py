@@ -9,9 +9,8 @@ corrupted.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +18,12 @@ import numpy as np
 
 from astjax import errors
 from astjax.engine import optim
+from astjax.engine.task import LossOut, Task
 from astjax.errors import UserError
 from astjax.models import asit, ast
 from astjax.ops import device_ops, gmml, losses, posemb, xp
 from astjax.ops import patches as patch_ops
-from astjax.tasks.base import LossOut, inputs
+from astjax.tasks.base import inputs
 from astjax.types import Array, Batch, Params
 
 # What differs between the two releases of the original beside the heads.
@@ -44,7 +44,7 @@ PRESETS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Asit:
+class Asit(Task):
   """Self-distillation and reconstruction under group masked model learning.
 
   Needs `fbank` [B, V, T, F], V global views of each clip, or their `patches`
@@ -84,8 +84,7 @@ class Asit:
   chunk: int
   total_steps: int
   metric_names = ("loss", "cls", "patch", "recon", "spread")
-  one_label = False
-  head = None
+  length_matters = True
 
   @property
   def backbone(self) -> ast.Backbone:
@@ -356,6 +355,18 @@ def _with_grid(params: Params, shape: tuple[int, int]) -> Params:
   return params | {"backbone": backbone | {"pos_embed": positions}}
 
 
+_Dropped = Annotated[
+  float,
+  errors.Within(
+    lambda x: 0 <= x <= gmml.MAX_FRACTION, f"in [0, {gmml.MAX_FRACTION}]"
+  ),
+]
+_Weights = Annotated[
+  tuple[errors.NotNegative, ...],
+  errors.Within(lambda w: len(w) in (0, 3), "three numbers"),
+]
+
+
 def make(
   *,
   model: Mapping[str, Any],
@@ -367,20 +378,20 @@ def make(
   bottleneck: int = asit.PROJECTION["bottleneck"],
   outputs: tuple[int, ...] = (),
   recon_widths: tuple[int, ...] = (),
-  drop_perc: float | None = None,
-  drop_replace: float = 0.3,
-  drop_align: int = 1,
+  drop_perc: _Dropped | None = None,
+  drop_replace: _Dropped = 0.3,
+  drop_align: errors.Count = 1,
   drop_fill: Literal["zeros", "noise", "time", "freq"] = "zeros",
   drop_only: bool = True,
-  local_views: int | None = None,
-  loss_weights: tuple[float, ...] = (),
-  student_temp: float = 0.1,
-  teacher_temp: float = 0.07,
-  teacher_temp_start: float = 0.04,
-  teacher_temp_epochs: int | None = None,
-  momentum: float = 0.996,
-  center_momentum: float = 0.9,
-  chunk: int = 64,
+  local_views: errors.CountOrZero | None = None,
+  loss_weights: _Weights = (),
+  student_temp: errors.Positive = 0.1,
+  teacher_temp: errors.Positive = 0.07,
+  teacher_temp_start: errors.Positive = 0.04,
+  teacher_temp_epochs: errors.CountOrZero | None = None,
+  momentum: errors.Fraction = 0.996,
+  center_momentum: errors.Fraction = 0.9,
+  chunk: errors.CountOrZero = 64,
 ) -> Asit:
   """The task from plain config values; defaults are the original's.
 
@@ -425,41 +436,6 @@ def make(
   views = usual["local_views"] if local_views is None else local_views
   warmup = teacher_temp_epochs
   warmup = usual["teacher_temp_epochs"] if warmup is None else warmup
-  most = gmml.MAX_FRACTION
-  temps = (student_temp, teacher_temp, teacher_temp_start)
-  errors.check_ranges(
-    "config.task_kw",
-    ("drop_perc", drop, f"in [0, {most}]", 0 <= drop <= most),
-    (
-      "drop_replace",
-      drop_replace,
-      f"in [0, {most}]",
-      0 <= drop_replace <= most,
-    ),
-    ("drop_align", drop_align, "at least 1", drop_align >= 1),
-    ("local_views", views, "at least 0", views >= 0),
-    (
-      "loss_weights",
-      weights,
-      "three numbers, at least 0",
-      len(weights) == 3 and all(0 <= w < math.inf for w in weights),
-    ),
-    (
-      "student_temp, teacher_temp and teacher_temp_start",
-      temps,
-      "positive",
-      all(0 < t < math.inf for t in temps),
-    ),
-    ("teacher_temp_epochs", warmup, "at least 0", warmup >= 0),
-    ("momentum", momentum, "in [0, 1]", 0 <= momentum <= 1),
-    (
-      "center_momentum",
-      center_momentum,
-      "in [0, 1]",
-      0 <= center_momentum <= 1,
-    ),
-    ("chunk", chunk, "at least 0", chunk >= 0),
-  )
   backbone = errors.call(ast.make_backbone, "config.model", model)
   return Asit(
     model=asit.make(

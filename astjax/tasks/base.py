@@ -1,84 +1,15 @@
-"""What a task is: one paper's objective as pure functions.
-
-Arrays are global under `jit`, so a mean over the batch already is the mean over
-all devices: no task needs a collective. `batch` is always the batch after the
-device ops.
-"""
+"""What several tasks need: a batch's input, patches, losses one by one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from astjax.errors import UserError
-from astjax.models import ast
-from astjax.types import Array, Batch, Metrics, Params, TaskState
-from astjax.weights.info import Head
-
-
-class LossOut(NamedTuple):
-  """What a loss returns beside its value."""
-
-  metrics: Metrics
-  task_state: TaskState
-
-
-class Task(Protocol):
-  """What is learned. All methods are pure; the object is frozen, hashable.
-
-  `params` is {"backbone": ..., <heads>: ...}: the backbone subtree is the unit
-  that moves between tasks and files. `task_state` is what a task remembers
-  without gradients ({} if nothing).
-  """
-
-  metric_names: tuple[str, ...]  # what `summarise` gives
-  one_label: bool  # whether a clip must have exactly one
-  backbone: ast.Backbone  # the part that moves between tasks and files
-  head: Head | None  # the classifier of a saved model, if it has one
-  objective: Mapping[str, Any]  # further parts of one, `ModelInfo.objective`
-
-  def init_params(self, rng: Array, batch: Batch) -> Params:
-    """Fresh parameters for batches shaped like this one."""
-
-  def init_state(self, params: Params) -> TaskState:
-    """Called after any warm start."""
-
-  def corrupt(self, batch: Batch, rng: Array, step: Array) -> Batch:
-    """Masks and other corruption that belong to the objective."""
-
-  def loss(
-    self,
-    params: Params,
-    task_state: TaskState,
-    batch: Batch,
-    rng: Array,
-    step: Array,
-  ) -> tuple[Array, LossOut]:
-    """The scalar to minimise; `rng` serves what the model draws."""
-
-  def after_update(
-    self, params: Params, task_state: TaskState, step: Array
-  ) -> TaskState:
-    """What follows the optimiser, such as a teacher's moving average."""
-
-  def evaluate(
-    self, params: Params, task_state: TaskState, batch: Batch, step: Array
-  ) -> dict[str, Array]:
-    """Arrays with a leading axis B; randomness only from the ids."""
-
-  def features(
-    self, params: Params, task_state: TaskState, batch: Batch
-  ) -> Array:
-    """Clip representations [B, D], for probes."""
-
-  def summarise(
-    self, outputs: dict[str, Any]
-  ) -> tuple[dict[str, float], dict[str, Any]]:
-    """Host side: all examples' outputs -> (metrics, per-class columns)."""
+from astjax.types import Array, Batch, Metrics, Params
 
 
 def inputs(batch: Batch) -> dict[str, Array]:

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 import scipy.special
 
-from astjax.errors import UserError, call, lookup
+from astjax.errors import UserError, call, lookup, warn
 from astjax.ops import metrics
-from astjax.run import log
 
 _BLOCK = 1024  # clips whose similarities to all others are in memory at once
 
@@ -114,7 +113,7 @@ def linear(c: float = 1.0, max_iter: int = 1000) -> Probe:
         warnings.simplefilter("ignore", sklearn.exceptions.ConvergenceWarning)
         model.fit(known, target)
       if model.n_iter_.max() >= max_iter:
-        log.warn(f"the linear probe has not converged in {max_iter} iterations")
+        warn(f"the linear probe has not converged in {max_iter} iterations")
       return model.classes_, model.predict_proba(asked)
 
     positive = np.asarray(labels) > 0.5

@@ -14,13 +14,13 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from astjax import errors
+from astjax.engine.task import LossOut, Task
 from astjax.models import ast, ssast
 from astjax.ops import device_ops, losses, masking, xp
 from astjax.ops import patches as patch_ops
-from astjax.tasks.base import LossOut, in_turn, inputs
+from astjax.tasks.base import in_turn, inputs
 from astjax.types import Array, Batch, Params
 
 OBJECTIVES = {
@@ -31,7 +31,7 @@ OBJECTIVES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Ssast:
+class Ssast(Task):
   """Masked spectrogram patch modelling.
 
   Needs `fbank` or `patches` (cut without overlap) in the batch, no labels.
@@ -55,8 +55,6 @@ class Ssast:
   passes: int
   mse_weight: float
   softmax_over: str
-  one_label = False
-  head = None
 
   @property
   def metric_names(self) -> tuple[str, ...]:
@@ -84,10 +82,6 @@ class Ssast:
     patches = self.patches(batch)
     index = jnp.zeros((len(patches), 1), jnp.int32)
     return self.model.init(rng, patches, index)["params"]
-
-  def init_state(self, params: Params) -> dict:
-    """Nothing is remembered."""
-    return {}
 
   def corrupt(self, batch: Batch, rng: Array, step: Array) -> Batch:
     """Adds `mask_index` [B, V, M], a mask for every pass."""
@@ -121,10 +115,6 @@ class Ssast:
     loss, metrics = in_turn(parts, params)
     return loss, LossOut(metrics, task_state)
 
-  def after_update(self, params: Params, task_state: dict, step: Array) -> dict:
-    """The identity."""
-    return task_state
-
   def evaluate(
     self, params: Params, task_state: dict, batch: Batch, step: Array
   ) -> dict[str, Array]:
@@ -145,12 +135,6 @@ class Ssast:
       {"params": params["backbone"]}, **inputs(batch)
     )
     return ast.pool(tokens, "tokens")
-
-  def summarise(
-    self, outputs: dict[str, np.ndarray]
-  ) -> tuple[dict[str, float], dict]:
-    """Means over a split."""
-    return {k: float(np.mean(outputs[k])) for k in self.metric_names}, {}
 
   def patches(self, batch: Batch) -> Array:
     """Literal patches [B, F', T', ph * pw]."""

@@ -10,18 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from astjax import errors
+from astjax.engine.task import LossOut, Task
 from astjax.models import ast
+from astjax.models.heads import Head
 from astjax.ops import losses, metrics
-from astjax.tasks.base import LossOut, inputs
+from astjax.tasks.base import inputs
 from astjax.types import Array, Batch, Params
-from astjax.weights import saved_model
-from astjax.weights.info import Head
 
 LOSSES = {"bce": losses.bce, "softmax_xent": losses.softmax_xent}
 
 
-@dataclasses.dataclass(frozen=True)
-class Supervised:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Supervised(Task):
   """A classifier on labelled clips (AST paper, section 2).
 
   Needs `label` and `fbank` or `patches` in the batch.
@@ -46,24 +46,11 @@ class Supervised:
   @property
   def model(self) -> ast.AST:
     """Backbone and classifier."""
-    return saved_model.classifier(self.backbone, self.head)
-
-  @property
-  def objective(self) -> dict:
-    """Nothing but the classifier."""
-    return {}
+    return ast.classifier(self.backbone, self.head)
 
   def init_params(self, rng: Array, batch: Batch) -> Params:
     """{"backbone": ..., "head": ...}, float32."""
     return self.model.init(rng, **inputs(batch))["params"]
-
-  def init_state(self, params: Params) -> dict:
-    """Nothing is remembered."""
-    return {}
-
-  def corrupt(self, batch: Batch, rng: Array, step: Array) -> Batch:
-    """The identity."""
-    return batch
 
   def loss(
     self,
@@ -79,10 +66,6 @@ class Supervised:
     )
     loss = jnp.mean(LOSSES[self.loss_name](logits, _label(batch)))
     return loss, LossOut({"loss": loss}, task_state)
-
-  def after_update(self, params: Params, task_state: dict, step: Array) -> dict:
-    """The identity."""
-    return task_state
 
   def evaluate(
     self, params: Params, task_state: dict, batch: Batch, step: Array
@@ -160,4 +143,4 @@ def make(
     scores="softmax" if loss == "softmax_xent" else "sigmoid",
     projection=projection,
   )
-  return Supervised(backbone, head, loss)
+  return Supervised(backbone=backbone, head=head, loss_name=loss)

@@ -9,7 +9,6 @@ OUT becomes a model's folder (params.safetensors, config.json), which
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import pathlib
 import sys
@@ -19,11 +18,9 @@ import numpy as np
 from absl import logging
 
 from astjax.errors import UserError
-from astjax.run import workdir
-from astjax.run.checkpoint import Checkpoints
 from astjax.run.log import Console
 from astjax.run.record import Mean
-from astjax.weights import convert, files
+from astjax.weights import convert, files, orbax_params
 from astjax.weights import info as model_info
 
 
@@ -83,10 +80,10 @@ def average(
   Raises:
     UserError: no such run or checkpoint, a damaged one, or `out` is there.
   """
-  path = folder / workdir.MODEL
+  path = folder / model_info.MODEL
   if not path.is_file():
     raise UserError(
-      f"{folder} is not a work directory: it has no {workdir.MODEL}"
+      f"{folder} is not a work directory: it has no {model_info.MODEL}"
     )
   if out.exists():
     raise UserError(f"{out} is there already; give a new folder")
@@ -98,7 +95,7 @@ def average(
     )
   mean = Mean()
   console = Console()
-  with contextlib.closing(Checkpoints(folder, read_only=True)) as checkpoints:
+  with orbax_params.reader(folder) as checkpoints:
     known = checkpoints.steps()
     if not known:
       raise UserError(f"{folder} has no checkpoint yet")

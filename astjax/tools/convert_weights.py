@@ -29,6 +29,7 @@ from absl import logging
 
 from astjax.errors import UserError
 from astjax.models import ast, ssast
+from astjax.models.heads import Head
 from astjax.ops import patches
 from astjax.types import Params
 from astjax.weights import (
@@ -42,7 +43,7 @@ from astjax.weights import (
   tables,
 )
 from astjax.weights import info as model_info
-from astjax.weights.info import FrontEnd, Head, ModelInfo
+from astjax.weights.info import FrontEnd, ModelInfo
 
 # How the names of ASiT's two networks begin where both are in one file.
 _OF_NETWORK = {"teacher": "teacher.", "student": "student.module."}

@@ -25,7 +25,7 @@ import soundfile
 from absl import logging
 
 from astjax.data import tables
-from astjax.errors import UserError
+from astjax.errors import UserError, warn
 from astjax.run import log
 from astjax.serving import bundle
 from astjax.serving.bundle import Bundle, Prediction
@@ -75,7 +75,7 @@ def add_model(parser: argparse.ArgumentParser, *, labels: bool = True) -> None:
 
 def load_model(args: argparse.Namespace, class_names: Sequence[str]) -> Bundle:
   """The model that the flags ask for; warnings become plain lines."""
-  warnings.showwarning = lambda message, *_, **__: log.warn(str(message))
+  warnings.showwarning = lambda message, *_, **__: warn(str(message))
   return bundle.load(
     args.model,
     recipe=args.recipe,

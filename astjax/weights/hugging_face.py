@@ -15,10 +15,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from astjax.errors import UserError, lookup
+from astjax.models.heads import Head
 from astjax.types import Params
 from astjax.weights import convert, files, registry, tables
 from astjax.weights import info as model_info
-from astjax.weights.info import FrontEnd, Head, ModelInfo
+from astjax.weights.info import FrontEnd, ModelInfo
 
 _PROBLEMS = {
   "multi_label_classification": "sigmoid",

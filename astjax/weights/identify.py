@@ -17,10 +17,11 @@ import numpy as np
 
 from astjax.errors import UserError
 from astjax.models import asit, ast, ssast
+from astjax.models.heads import Head
 from astjax.ops import patches
 from astjax.weights import adapt, convert, registry, saved_model, tables
 from astjax.weights import info as model_info
-from astjax.weights.info import FrontEnd, Head, ModelInfo
+from astjax.weights.info import FrontEnd, ModelInfo
 
 _HEAD_BIAS = "head/linear/bias"
 

@@ -21,6 +21,7 @@ import numpy as np
 import safetensors.numpy
 
 from astjax.errors import UserError, call
+from astjax.models.heads import Head
 from astjax.ops import frontend
 from astjax.ops import recipe as recipes
 from astjax.types import Params
@@ -28,37 +29,7 @@ from astjax.weights import convert, files
 
 FORMAT = "astjax 1"
 PARAMS, CONFIG = "params.safetensors", "config.json"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Head:
-  """A classifier on top of the backbone.
-
-  Attributes:
-    num_classes: C.
-    pooling: a key of `models.ast.POOLINGS`.
-    layer_norm_eps: of its layer norm.
-    scores: "sigmoid" for tags, "softmax" for one class a clip.
-    projection: K of a classifier on a learned mean of all blocks, which has no
-      layer norm (`models.heads.LayerSumHead`); 0 for one on the last block.
-  """
-
-  num_classes: int
-  pooling: Literal["prefix", "tokens", "all"] = "prefix"
-  layer_norm_eps: float = 1e-5
-  scores: Literal["sigmoid", "softmax"] = "sigmoid"
-  projection: int = 0
-
-  def __post_init__(self):
-    if self.num_classes < 1 or not 0 < self.layer_norm_eps < 1:
-      raise UserError(
-        f"a classifier of {self.num_classes} classes and epsilon "
-        f"{self.layer_norm_eps}: expected at least one, and 0 < epsilon < 1"
-      )
-    if self.projection < 0:
-      raise UserError(
-        f"a classifier with projection={self.projection}: expected at least 0"
-      )
+MODEL = "model.json"  # the same of a work directory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

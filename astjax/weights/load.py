@@ -19,7 +19,7 @@ import numpy as np
 
 from astjax.errors import UserError
 from astjax.models import ast
-from astjax.run import checkpoint, workdir
+from astjax.models.heads import Head
 from astjax.types import Params
 from astjax.weights import (
   adapt,
@@ -27,12 +27,13 @@ from astjax.weights import (
   fetch,
   hugging_face,
   identify,
+  orbax_params,
   registry,
   saved_model,
 )
 from astjax.weights import files as weight_files
 from astjax.weights import info as model_info
-from astjax.weights.info import Head, ModelInfo
+from astjax.weights.info import ModelInfo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,12 +227,12 @@ def _from_native(path: pathlib.Path, options: Options) -> Checkpoint:
 
 def _from_workdir(path: pathlib.Path, options: Options) -> Checkpoint:
   """The best checkpoint of a run, else the newest."""
-  config = weight_files.read_json(path / workdir.MODEL)
-  info = model_info.parse(config, str(path / workdir.MODEL))
+  config = weight_files.read_json(path / model_info.MODEL)
+  info = model_info.parse(config, str(path / model_info.MODEL))
   has_two = info.objective.get("name") == "asit"
   is_teacher = has_two and options.network == "teacher"
   part = "task_state/teacher" if is_teacher else "params"
-  step, flat = checkpoint.read_params(path, part)
+  step, flat = orbax_params.read_params(path, part)
   digest = hashlib.sha256()
   for array in flat.values():
     digest.update(np.ascontiguousarray(array))

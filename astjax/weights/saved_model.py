@@ -11,10 +11,10 @@ import jax
 import numpy as np
 
 from astjax.errors import call, lookup
-from astjax.models import asit, ast, heads, ssast
+from astjax.models import asit, ast, ssast
 from astjax.ops import recipe as recipes
 from astjax.types import Array, Params
-from astjax.weights.info import Head, ModelInfo
+from astjax.weights.info import ModelInfo
 
 
 def describe(backbone: ast.Backbone) -> dict[str, Any]:
@@ -42,16 +42,6 @@ def backbone_of(info: ModelInfo) -> ast.Backbone:
 OBJECTIVES = {"ssast": ssast.make_ssast, "asit": asit.make}
 
 
-def classifier(backbone: ast.Backbone, head: Head) -> ast.AST:
-  """The backbone with a classifier."""
-  if head.projection:
-    widths = (backbone.width, head.projection)
-    top = heads.LayerSumHead(head.num_classes, backbone.depth, widths)
-  else:
-    top = heads.ClassifierHead(head.num_classes, head.layer_norm_eps)
-  return ast.AST(backbone, top, head.pooling)
-
-
 def module_of(info: ModelInfo) -> nn.Module:
   """`AST`, a pre-training module, or `Backbone` if there is neither.
 
@@ -67,7 +57,7 @@ def module_of(info: ModelInfo) -> nn.Module:
     return call(make, where, given, backbone=backbone)
   if info.head is None:
     return backbone
-  return classifier(backbone, info.head)
+  return ast.classifier(backbone, info.head)
 
 
 def init_params(info: ModelInfo, grid: tuple[int, int], key: Array) -> Params:

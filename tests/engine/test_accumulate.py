@@ -11,8 +11,8 @@ import pytest
 from astjax import errors
 from astjax.engine import sharding
 from astjax.engine import step as steps
+from astjax.engine.task import LossOut
 from astjax.run import job
-from astjax.tasks.base import LossOut
 from tests.test_train import assert_same_bits, final_state, losses, run
 from tests.tiny import tiny_config, tiny_ssast
 

@@ -8,8 +8,8 @@ import scipy.special
 
 from astjax.errors import UserError
 from astjax.models import ast
-from astjax.weights import convert, saved_model
-from astjax.weights.info import Head
+from astjax.models.heads import Head
+from astjax.weights import convert
 from tests.models.test_ast import SMALL, fill, spectrogram
 
 DEPTH, K, CLASSES = 3, 7, 5
@@ -18,7 +18,7 @@ DEPTH, K, CLASSES = 3, 7, 5
 def make(pooling="all", projection=K, **model):
   backbone = ast.make_backbone(**SMALL | {"depth": DEPTH} | model)
   head = Head(num_classes=CLASSES, pooling=pooling, projection=projection)
-  return saved_model.classifier(backbone, head)
+  return ast.classifier(backbone, head)
 
 
 def params_of(model):

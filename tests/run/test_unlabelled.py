@@ -15,10 +15,10 @@ from astjax import errors, tasks
 from astjax.data import pipeline
 from astjax.engine import sharding
 from astjax.engine.step import make_eval_step
+from astjax.engine.task import LossOut
 from astjax.models import ast
 from astjax.run import evaluate, job
 from astjax.run.config import to_plain
-from astjax.tasks.base import LossOut
 from astjax.tools import dataset_stats, report
 from tests.test_train import run
 from tests.tiny import FRAMES, MELS, RATE, SAMPLES, on_device, tiny_config

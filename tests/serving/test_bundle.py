@@ -15,12 +15,13 @@ import astjax
 from astjax.data.audio import read, resample, to_mono
 from astjax.errors import UserError
 from astjax.models import ast
+from astjax.models.heads import Head
 from astjax.ops import fbank
 from astjax.serving import recording
 from astjax.serving.bundle import Bundle
 from astjax.weights import adapt, load
 from astjax.weights import info as model_info
-from astjax.weights.info import FrontEnd, Head, ModelInfo
+from astjax.weights.info import FrontEnd, ModelInfo
 from tests.serving import sounds
 from tests.serving.sounds import noise
 from tests.tiny import RATE, SAMPLES

@@ -10,13 +10,14 @@ import astjax
 from astjax.data.audio import fit, quantise
 from astjax.engine import step
 from astjax.errors import UserError
+from astjax.models.heads import Head
 from astjax.ops import device_ops, fbank
 from astjax.ops.xp import NUMPY
 from astjax.run import job
 from astjax.serving import recording
 from astjax.tools import convert_weights, evaluate
 from astjax.weights import hugging_face, load
-from astjax.weights.info import Head, front_end
+from astjax.weights.info import front_end
 from tests.serving import sounds
 from tests.tiny import FRAMES, MELS, RATE, on_device
 from tests.weights.test_info import INFO, random_params

@@ -6,10 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from astjax.run import checkpoint
 from astjax.tools import average_checkpoints
 from astjax.weights import info as model_info
-from astjax.weights import load
+from astjax.weights import load, orbax_params
 from tests.test_train import run
 from tests.tiny import tiny_config
 
@@ -25,10 +24,8 @@ def workdir(tmp_path_factory):
 
 
 def saved(workdir, step):
-  store = checkpoint.Checkpoints(workdir, read_only=True)
-  params = store.params(step)
-  store.close()
-  return params
+  with orbax_params.reader(workdir) as checkpoints:
+    return checkpoints.params(step)
 
 
 @pytest.mark.slow
@@ -62,7 +59,7 @@ def test_mean_of_the_steps(flags, steps, workdir, tmp_path, capsys):
 def test_the_weights_are_of_the_training(workdir):
   """What the tool reads is what training saved: the newest step's."""
   newest = saved(workdir, 4)
-  step, params = checkpoint.read_params(workdir)
+  step, params = orbax_params.read_params(workdir)
   for name, value in newest.items():
     if step == 4:
       np.testing.assert_array_equal(value, params[name])

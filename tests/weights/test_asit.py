@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 import astjax
 from astjax.engine import step
 from astjax.errors import UserError
+from astjax.models.heads import Head
 from astjax.run import checkpoint, workdir
 from astjax.tools import convert_weights
 from astjax.weights import (
@@ -26,7 +27,7 @@ from astjax.weights import (
   tables,
 )
 from astjax.weights import info as model_info
-from astjax.weights.info import FrontEnd, Head, ModelInfo
+from astjax.weights.info import FrontEnd, ModelInfo
 from tests.parity.conftest import HERE, Fixture
 from tests.weights.test_info import same
 

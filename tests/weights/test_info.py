@@ -9,9 +9,10 @@ import pytest
 
 from astjax.data import host_ops
 from astjax.errors import UserError
+from astjax.models.heads import Head
 from astjax.weights import convert, hugging_face, load, saved_model
 from astjax.weights import info as model_info
-from astjax.weights.info import FrontEnd, Head, ModelInfo
+from astjax.weights.info import FrontEnd, ModelInfo
 
 RECIPE = FrontEnd(16_000, 36, 36, (-4.0, 4.5)).recipe()
 INFO = ModelInfo(

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 import astjax
 from astjax.engine import step
 from astjax.errors import UserError
+from astjax.models.heads import Head
 from astjax.run import checkpoint, workdir
 from astjax.tools import convert_weights
 from astjax.weights import (
@@ -24,7 +25,7 @@ from astjax.weights import (
   tables,
 )
 from astjax.weights import info as model_info
-from astjax.weights.info import Head, ModelInfo
+from astjax.weights.info import ModelInfo
 from tests.parity.conftest import HERE, Fixture
 from tests.weights.test_info import same
 

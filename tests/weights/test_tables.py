@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from astjax.errors import UserError
+from astjax.models.heads import Head
 from astjax.weights import convert, saved_model, tables
-from astjax.weights.info import Head, ModelInfo
+from astjax.weights.info import ModelInfo
 from tests.weights import google
 
 D = 32

@@ -15,6 +15,7 @@ from astjax.data import host_ops, pipeline, sources
 from astjax.data.reader import Reader
 from astjax.engine import step
 from astjax.models import ast, heads
+from astjax.models.heads import Head
 from astjax.ops import device_ops
 from astjax.tools import convert_weights
 from astjax.weights import convert, hugging_face, load, saved_model
@@ -111,7 +112,7 @@ def our_model(size, frames, tmp_path, classes=7):
   params = jax.tree.map(lambda x: np.asarray(x) + scaled(x.shape, rng), params)
   info = model_info.ModelInfo(
     model=saved_model.describe(backbone),
-    head=model_info.Head(num_classes=classes),
+    head=Head(num_classes=classes),
     class_names=tuple(f"sound {i}" for i in range(classes)),
     recipe=model_info.FrontEnd(16_000, frames, 128, (-4.27, 4.57)).recipe(),
   )
