@@ -130,7 +130,8 @@ def test_configs_stand_alone(path):
   tree = ast.parse(path.read_text())
   for node in ast.walk(tree):
     if isinstance(node, ast.ImportFrom):
-      assert node.module in ("ml_collections", "configs.common"), path
+      names = {f"{node.module}.{alias.name}" for alias in node.names}
+      assert names <= {"ml_collections.ConfigDict", "configs.common"}, path
     if isinstance(node, ast.Import):
       assert not any(a.name.startswith("astjax") for a in node.names), path
 
