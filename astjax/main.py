@@ -12,9 +12,11 @@ processes train together, all of them exit with the code of one that failed.
 from __future__ import annotations
 
 import os
+import pathlib
 import re
 import sys
 import traceback
+import types
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NoReturn
@@ -90,6 +92,7 @@ def config() -> ConfigDict:
 
 def _parse(known: Sequence[str], argv: Sequence[str]) -> list[str]:
   """Parses flags; where absl would answer with a page, one line comes."""
+  _find_configs()
   try:
     rest = flags.FLAGS(list(argv))
     if not _config_path(argv):
@@ -119,6 +122,18 @@ def _parse(known: Sequence[str], argv: Sequence[str]) -> list[str]:
   except Exception as e:
     _fail(_explain(e), code=2)
   return rest
+
+
+def _find_configs() -> None:
+  """Lets a config import `configs.common`, whatever the current folder is.
+
+  The configs are beside the package in a checkout, inside it if installed.
+  """
+  here = pathlib.Path(__file__).resolve().parent
+  package = types.ModuleType("configs")
+  folders = (here.parent / "configs", here / "configs", "configs")
+  package.__path__ = [os.path.abspath(x) for x in folders]
+  sys.modules.setdefault("configs", package)
 
 
 def _explain(error: Exception) -> str:

@@ -34,9 +34,8 @@ def test_every_config_is_in_the_table():
 
 
 def test_links_lead_somewhere():
-  for page in [
-    p for x in (".", "configs", "docs", "launch") for p in ROOT.glob(f"{x}/*.md")
-  ]:
+  folders = (".", "configs", "docs", "launch")
+  for page in [p for x in folders for p in ROOT.glob(f"{x}/*.md")]:
     for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
       if not link.startswith("http"):
         assert (page.parent / link).exists(), f"{page.name}: {link}"
