@@ -29,6 +29,7 @@ CONVERTED = {
   "official": "official.safetensors",
 }
 SOUNDS = [f"sounds/val/{name}.wav" for name in ("a/0", "b/1", "c/long")]
+PREDICT = ("--model=model", "--windows", "--top=0", *SOUNDS)
 
 
 def resumed(run):
@@ -82,7 +83,7 @@ def before(copied, monkeypatch):
 def assert_same(found, want, rtol=1e-5):
   """Nested dicts and lists of numbers; JAX's versions differ in roundings."""
   if isinstance(want, dict):
-    assert list(found) == list(want)
+    assert found.keys() == want.keys()
     for key in want:
       assert_same(found[key], want[key], rtol)
   else:
@@ -160,6 +161,3 @@ def test_a_table_of_predictions(before, tmp_path):
         np.testing.assert_allclose(float(value), float(kept), atol=2e-6)
       else:
         assert value == kept
-
-
-PREDICT = ("--model=model", "--windows", "--top=0", *SOUNDS)
