@@ -34,6 +34,7 @@ where=("--zone=$ZONE" --quiet)
 # The tree as it is now, also for a slice that is made anew in three days.
 temporary=$(mktemp -d) || exit
 trap 'rm -r "$temporary"' EXIT
+trap 'exit 130' INT # gcloud ends by itself, and would be tried again
 tar --exclude=__pycache__ -czf "$temporary/astjax.tar.gz" astjax configs \
   launch pyproject.toml requirements.txt requirements-tpu.txt || exit
 
@@ -41,7 +42,11 @@ tar --exclude=__pycache__ -czf "$temporary/astjax.tar.gz" astjax configs \
 state() {
   "${tpus[@]}" queued-resources describe "$NAME" "${where[@]}" \
     --format="value(state.state)" 2>"$temporary/errors" && return
-  ! grep -q NOT_FOUND "$temporary/errors" || echo NONE
+  if grep -q NOT_FOUND "$temporary/errors"; then
+    echo NONE
+  else
+    cat "$temporary/errors" >&2
+  fi
 }
 
 on_all_hosts() { # COMMAND
