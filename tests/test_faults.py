@@ -443,7 +443,7 @@ def test_each_has_a_supervisor(victim, two, config_file, tmp_path, measured):
     trainer += [f"--workdir={workdir}", SHORT, "--num_processes=2"]
     trainer += [f"--coordinator=127.0.0.1:{port}", f"--process_id={i}"]
     group.append(
-      start_command(ROOT / "launch" / "supervise.sh", "--", *trainer, devices=2)
+      start_command(ROOT / "launch" / "supervise.sh", *trainer, devices=2)
     )
   wait_for_step(workdir, group[0], 8)
   kill_python(f":{port}", f"--process_id={victim}")
