@@ -29,7 +29,7 @@ from astjax.run import config as run_config
 from astjax.run import record, streams
 from astjax.run.checkpoint import Checkpoints
 from astjax.run.config import RunConfig
-from astjax.run.streams import Split
+from astjax.run.streams import Stream
 from astjax.types import Metrics, Params
 from astjax.weights import load, saved_model
 from astjax.weights.info import ModelInfo
@@ -42,13 +42,13 @@ class Job:
   config: RunConfig
   mesh: Mesh
   task: Task
-  train: Split
-  evals: Mapping[str, Split]
+  train: Stream
+  evals: Mapping[str, Stream]
   steps_per_epoch: float
   total_steps: int
 
   @property
-  def own_evals(self) -> dict[str, Split]:
+  def own_evals(self) -> dict[str, Stream]:
     """Those by the task's own metrics: no probes."""
     return {k: v for k, v in self.evals.items() if not v.probe}
 
@@ -71,13 +71,12 @@ class Job:
 
   def optimizer(self, params: Any) -> optax.GradientTransformation:
     """The optimiser for a tree of this shape."""
-    schedule = self.schedule()
     return call(
       optim.make_optimizer,
       "config.optim",
       self.config.optim,
       params,
-      schedule,
+      self.schedule(),
       steps_per_epoch=self.steps_per_epoch,
       total_steps=self.total_steps,
     )
@@ -94,7 +93,8 @@ class Job:
       self.steps_per_epoch,
       self.total_steps,
       # What hides nothing from the count, and repeats nothing.
-      model=self.config.model | {"remat": False, "attention": "xla"},
+      remat=False,
+      attention="xla",
     )
     loss = partial(_loss, dataclasses.replace(self, task=plain))
     return flops.of(jax.value_and_grad(loss), jax.eval_shape(self.fresh_params))
@@ -119,15 +119,15 @@ class Job:
     Args:
       start: of the weights that the training began from.
     """
-    split = next(iter(self.own_evals.values()), self.train)
+    stream = next(iter(self.own_evals.values()), self.train)
     return ModelInfo(
       model=saved_model.describe(self.task.backbone),
       head=self.task.head,
       objective=self.task.objective,
       class_names=self.train.class_names if self.task.head else (),
       recipe=saved_model.inference_recipe(
-        (*split.host_ops, *split.device_ops),
-        (split.config.on_host, split.config.on_device),
+        (*stream.host_ops, *stream.device_ops),
+        (stream.config.on_host, stream.config.on_device),
       ),
       origin="trained by astjax" + (f" from {start.origin}" if start else ""),
       licence=start.licence if start else "",
@@ -143,32 +143,42 @@ def build(
   """Everything that can go wrong before the first step goes wrong here.
 
   Args:
-    config: a ConfigDict or dict; see `run_config.RunConfig`.
+    config: a ConfigDict or dict; see `run.config.RunConfig`.
     mesh: the devices; all of them by default. Their grid is the config's.
-    source: takes the place of all the config's sources, where there is no data.
+    source: takes the place of all the config's sources, where there is no data:
+      a check ahead of time hands in silent recordings.
 
   Raises:
     UserError: anything in the config that does not work out.
   """
   pipeline.hide_accelerators()
-  run = run_config.parse(config)
-  devices = None if mesh is None else [*mesh.devices.flat]
+  devices = jax.devices() if mesh is None else [*mesh.devices.flat]
+  run = run_config.parse(config, len(devices))
   mesh = sharding.make_mesh(devices, fsdp=run.fsdp)
-  run = run_config.parse(run_config.global_batches(config, mesh.size))
-  make_split = partial(streams.build, mesh=mesh, source=source)
-  train = make_split("train", run.input, "config.input")
-  sharding.check_batch_size(
-    run.input.batch_size, mesh, "config.input.batch_size", run.accumulate
-  )
+  make_stream = partial(streams.build, mesh=mesh, source=source)
+  train = make_stream("train", run.input, "config.input")
+  where = "config.input.batch_size"
+  sharding.check_batch_size(run.input.batch_size, mesh, where, run.accumulate)
   steps_per_epoch = len(train.reader.source) / run.input.batch_size
-  if "train" in run.evals:
-    raise UserError("config.evals.train: the name is taken by the training")
   # Less a hair: 25 epochs of 22 / 10 steps are 55, not 56.
   total_steps = run.steps or math.ceil(run.epochs * steps_per_epoch - 1e-6)
+  evals = _evals(run, steps_per_epoch, make_stream)
+  task = _task(run, len(train.class_names), steps_per_epoch, total_steps)
+  job = Job(run, mesh, task, train, evals, steps_per_epoch, total_steps)
+  _check_streams(job)
+  call(load.Options, "config.init_kw", run.init_kw)
+  _check_metric("config.best", run.best, job)
+  _check_record(job)
+  _check_shapes(job)
+  return job
+
+
+def _evals(run, steps_per_epoch, make_stream):
+  if "train" in run.evals:
+    raise UserError("config.evals.train: the name is taken by the training")
   evals = {}
   for name, given in run.evals.items():
     where = f"config.evals.{name}"
-    split = make_split(name, given.input(run.input), where)
     every = run_config.interval(
       given.every_epochs, given.every_steps, steps_per_epoch
     )
@@ -177,48 +187,48 @@ def build(
         f"{where}.of_best is evaluated once, on the best checkpoint: it needs "
         "config.best, and no every_epochs or every_steps"
       )
-    split = dataclasses.replace(split, every=every, of_best=given.of_best)
+    stream = make_stream(name, given.input(run.input), where)
     if given.probe:
-      split = streams.probed(split, given, where, run.input, make_split)
-    evals[name] = split
-  num_classes = len(train.class_names)
-  task = _task(run, num_classes, steps_per_epoch, total_steps)
-  for name, split in evals.items() if task.head else ():
-    where = f"config.evals.{name}"
-    if not split.probe:
-      streams.check_same_classes(
-        where, split.class_names, "the training data", train.class_names
-      )
-  call(load.Options, "config.init_kw", run.init_kw)
-  job = Job(run, mesh, task, train, evals, steps_per_epoch, total_steps)
-  _check_metric("config.best", run.best, evals, task)
-  _check_record(job)
-  for split in (train, *job.own_evals.values()):
-    streams.check_labels(split, task)
-  with located("config.input"):
-    params = jax.eval_shape(job.fresh_params)
-    jax.eval_shape(partial(_loss, job), params)
-  job.optimizer(params)
-  for name, split in evals.items():
-    with located(f"config.evals.{name}"):
-      jax.eval_shape(partial(_outputs, job, split), params)
-  return job
+      stream = streams.with_probe(stream, given, where, run.input, make_stream)
+    evals[name] = dataclasses.replace(
+      stream, every=every, of_best=given.of_best
+    )
+  return evals
 
 
-def _task(run, num_classes, steps_per_epoch, total_steps, *, model=None):
+def _task(run, num_classes, steps_per_epoch, total_steps, **model):
   return tasks.build(
     run.task,
     run.task_kw,
-    model=run.model if model is None else model,
+    model=run.model | model,
     num_classes=num_classes,
     steps_per_epoch=steps_per_epoch,
     total_steps=total_steps,
   )
 
 
-def _remembered(job):
-  """Shapes of what the task remembers beside the parameters."""
-  return jax.eval_shape(lambda: job.task.init_state(job.fresh_params()))
+def _check_streams(job):
+  """Labels and classes are those that the task needs."""
+  for name, stream in job.own_evals.items() if job.task.head else ():
+    streams.check_same_classes(
+      f"config.evals.{name}",
+      stream.class_names,
+      "the training data",
+      job.train.class_names,
+    )
+  for stream in (job.train, *job.own_evals.values()):
+    streams.check_labels(stream, job.task)
+
+
+def _check_shapes(job):
+  """Traces one row of everything: data, recipe and model fit together."""
+  with located("config.input"):
+    params = jax.eval_shape(job.fresh_params)
+    jax.eval_shape(partial(_loss, job), params)
+  job.optimizer(params)
+  for name, stream in job.evals.items():
+    with located(f"config.evals.{name}"):
+      jax.eval_shape(partial(_outputs, job, stream), params)
 
 
 def _loss(job, params):
@@ -228,16 +238,16 @@ def _loss(job, params):
   return job.task.loss(params, state, batch, rng, 0)[0]
 
 
-def _outputs(job, split, params):
+def _outputs(job, stream, params):
   state = job.task.init_state(params)
-  if not split.probe:
-    return job.task.evaluate(params, state, split.one_row(), 0)
+  if not stream.probe:
+    return job.task.evaluate(params, state, stream.one_row(), 0)
   if type(job.task).features is Task.features:
     raise UserError(
       f"a probe needs features, and the task {job.config.task!r} has none"
     )
   found = {}
-  for part in (split, split.known):
+  for part in (stream, stream.known):
     x = job.task.features(params, state, part.one_row())
     if x.ndim != 2:
       raise UserError(
@@ -248,12 +258,12 @@ def _outputs(job, split, params):
   return found
 
 
-def _check_metric(where, metric, evals, task):
+def _check_metric(where, metric, job):
   known = [
     f"{e}/{m}"
-    for e, split in evals.items()
-    for m in (split.probe or task).metric_names
-    if not split.of_best
+    for e, stream in job.evals.items()
+    for m in (stream.probe or job.task).metric_names
+    if not stream.of_best
   ]
   if metric and metric not in known:
     raise UserError(
@@ -265,15 +275,18 @@ def _check_metric(where, metric, evals, task):
 def _check_record(job):
   """What the run is to remember has to come up in it."""
   run, metric = job.config, job.config.plateau.metric
-  _check_metric("config.plateau.metric", metric, job.evals, job.task)
-  if metric and not job.evals[metric.split("/")[0]].every:
-    name = metric.split("/")[0]
+  _check_metric("config.plateau.metric", metric, job)
+  name = metric.split("/")[0]
+  if metric and not job.evals[name].every:
     raise UserError(
       f"config.plateau.metric={metric!r}, but {name} is evaluated only at the "
       f"end: set config.evals.{name}.every_epochs or every_steps"
     )
   average = record.start(run, job.steps_per_epoch).average
-  if average and jax.tree.leaves(_remembered(job)):
+  remembered = lambda: job.task.init_state(job.fresh_params())  # noqa: E731
+  if average and jax.tree.leaves(jax.eval_shape(remembered)):
+    # It would rate the teacher of the last step under the name of averaged
+    # weights, and save the student.
     raise UserError(
       f"config.average: the task {run.task!r} keeps a running average of its "
       "own, its teacher; leave config.average.last_epoch at 0"
@@ -357,23 +370,8 @@ def warm_params(job: Job) -> tuple[Params, ModelInfo, list[str]]:
       on all processes.
   """
   options = call(load.Options, "config.init_kw", job.config.init_kw)
-  source = job.config.init_from
   with located("config.init_from"):
-    loaded, failure = None, ""
-    try:
-      loaded = load.load(source, options)
-    except UserError as e:
-      failure = f"{type(e).__name__}: {e}"
-    mine = (loaded.digest if loaded else "", failure)
-    everyone = sharding.union({"files": [mine]})["files"]
-    for _, text in everyone:
-      if text:
-        kind, _, text = text.partition(": ")
-        raise (Outage if kind == "Outage" else UserError)(text)
-    if len(everyone) > 1:
-      raise UserError(
-        f"the processes read {len(everyone)} different files as {source!r}"
-      )
+    loaded = _same_weights(job.config.init_from, options)
     params, report = load.start(
       loaded,
       jax.jit(job.fresh_params)(),
@@ -383,7 +381,27 @@ def warm_params(job: Job) -> tuple[Params, ModelInfo, list[str]]:
       options=options,
     )
   info = loaded.info
-  lines = [f"start from {source}: {info.origin}"]
+  lines = [f"start from {job.config.init_from}: {info.origin}"]
   if info.licence:
     lines.append(f"licence of the weights: {info.licence}")
   return params, info, [*lines, f"SHA-256 {loaded.digest}", *report.lines()]
+
+
+def _same_weights(source, options):
+  """Loads on each process; fails on all if one fails or has another file."""
+  loaded, failure = None, ""
+  try:
+    loaded = load.load(source, options)
+  except UserError as e:
+    failure = f"{type(e).__name__}: {e}"
+  mine = (loaded.digest if loaded else "", failure)
+  everyone = sharding.union({"files": [mine]})["files"]
+  for _, text in everyone:
+    if text:
+      kind, _, text = text.partition(": ")
+      raise (Outage if kind == "Outage" else UserError)(text)
+  if len(everyone) > 1:
+    raise UserError(
+      f"the processes read {len(everyone)} different files as {source!r}"
+    )
+  return loaded

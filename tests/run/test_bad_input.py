@@ -26,7 +26,7 @@ from astjax.engine.step import TrainState
 from astjax.errors import UserError
 from astjax.run import job, workdir
 from astjax.run.checkpoint import Checkpoints
-from astjax.run.config import to_plain
+from astjax.run.config import parse
 from tests.tiny import FRAMES, MELS, RATE, on_device, tiny_config
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -827,14 +827,12 @@ DATA = {"fingerprint": "f" * 16, "num_examples": 24}
 
 
 def _saved(folder: pathlib.Path, **overrides) -> None:
-  config = to_plain(tiny_config(**overrides))
-  workdir.write_config(folder, config, DATA)
+  workdir.write_config(folder, parse(tiny_config(**overrides)), DATA)
   (folder / "metrics.jsonl").touch()
 
 
 def _compared(folder, data=DATA, **overrides) -> list[str]:
-  config = to_plain(tiny_config(**overrides))
-  return workdir.check_config(folder, config, data)
+  return workdir.check_config(folder, parse(tiny_config(**overrides)), data)
 
 
 @pytest.mark.parametrize(
