@@ -219,7 +219,9 @@ class Checkpoints:
       yield
     except Exception as e:
       free = shutil.disk_usage(self.folder).free / 2**20
-      reason = first_line(e) if free >= 1 else "no space left on the disk"
+      reason = getattr(e, "strerror", None) or first_line(e)
+      if free < 1:
+        reason = "No space left on the disk"
       raise Outage(
         f"cannot save a checkpoint in {self.folder}: {reason} ({free:.0f} MiB "
         f"free); the complete ones are of steps {self.steps() or 'none'}"

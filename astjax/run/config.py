@@ -9,9 +9,12 @@ checked against that function's signature when it is called.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
+
+from flax import traverse_util
 
 from astjax import errors
 from astjax.errors import (
@@ -213,15 +216,6 @@ class RunConfig:
   given: Section = dataclasses.field(default_factory=dict)
 
 
-_SECTIONS = {
-  "input": InputConfig,
-  "plateau": PlateauConfig,
-  "average": AverageConfig,
-  "log": LogConfig,
-  "checkpoint": CheckpointConfig,
-}
-
-
 def parse(config: Mapping[str, Any], num_devices: int = 1) -> RunConfig:
   """Checks a config and turns it into dataclasses.
 
@@ -234,18 +228,30 @@ def parse(config: Mapping[str, Any], num_devices: int = 1) -> RunConfig:
     UserError: an unknown, missing or wrongly typed key, with the nearest known
       one, or values that make no sense.
   """
-  plain = to_plain(config)
-  sections = dict(plain)
-  for name, kind in _SECTIONS.items():
-    if name in plain:
-      where = f"config.{name}"
-      sections[name] = _parse_section(kind, plain[name], where)
-  if isinstance(plain.get("evals"), dict):
-    sections["evals"] = {
-      name: _parse_section(EvalConfig, value, f"config.evals.{name}")
-      for name, value in plain["evals"].items()
+  given = to_plain(config)
+  sections = dict(given)
+  for name, kind in (
+    ("plateau", PlateauConfig),
+    ("average", AverageConfig),
+    ("log", LogConfig),
+    ("checkpoint", CheckpointConfig),
+  ):
+    if name in given:
+      sections[name] = _section(kind, given[name], f"config.{name}")
+  if "input" in given:
+    sections["input"], given["input"] = _with_whole_batch(
+      InputConfig, given["input"], "config.input", num_devices
+    )
+  if isinstance(given.get("evals"), dict):
+    evals = {
+      name: _with_whole_batch(
+        EvalConfig, value, f"config.evals.{name}", num_devices
+      )
+      for name, value in given["evals"].items()
     }
-  run = errors.call(RunConfig, "config", sections, given={})
+    sections["evals"] = {name: section for name, (section, _) in evals.items()}
+    given["evals"] = {name: plain for name, (_, plain) in evals.items()}
+  run = errors.call(RunConfig, "config", sections, given=given)
   if (run.epochs > 0) + (run.steps > 0) != 1:
     raise UserError(
       "give the length of the run once, as config.epochs or config.steps (the "
@@ -257,57 +263,43 @@ def parse(config: Mapping[str, Any], num_devices: int = 1) -> RunConfig:
       f"config.average: first_epoch={first} and last_epoch={last} are no "
       "range; epochs count from 1"
     )
-  for name, section in run.evals.items():
-    if bool(section.probe) != bool(section.train) or (
-      section.probe_kw and not section.probe
+  for name, part in run.evals.items():
+    if bool(part.probe) != bool(part.train) or (
+      part.probe_kw and not part.probe
     ):
       raise UserError(
         f"config.evals.{name}: a probe needs both probe, such as 'knn', and "
         "train, the labelled recordings to learn from, such as {'split': "
-        f"'train'}}; got probe={section.probe!r}, train={dict(section.train)}, "
-        f"probe_kw={dict(section.probe_kw)}"
+        f"'train'}}; got probe={part.probe!r}, train={dict(part.train)}, "
+        f"probe_kw={dict(part.probe_kw)}"
       )
-  return _with_whole_batches(run, plain, num_devices)
+  return run
 
 
-def _parse_section(kind, value, where):
+def _section(kind, value, where):
   if not isinstance(value, dict):
     raise UserError(f"{where}={value!r} is not a section with keys")
   return errors.call(kind, where, value)
 
 
-def _with_whole_batches(run, plain, num_devices):
-  """The size of each batch over all devices, in the sections and in `given`."""
-
-  def whole(section, plain, where):
-    size, each = section.batch_size or 0, section.batch_per_device or 0
-    if size and each:
-      raise UserError(
-        f"{where}.batch_size={size} and {where}.batch_per_device={each} are "
-        "both given: set one of them to 0"
-      )
-    if section.batch_size == 0 and not each:
-      raise UserError(
-        f"{where}.batch_size=0 must be at least 1, or stand beside a "
-        "batch_per_device"
-      )
-    plain = {k: v for k, v in plain.items() if k != "batch_per_device"}
-    if each:
-      plain["batch_size"] = each * num_devices
-    return _parse_section(type(section), plain, where), plain
-
-  own, given = {}, dict(plain)
-  own["input"], given["input"] = whole(
-    run.input, plain["input"], "config.input"
-  )
-  if run.evals:
-    sections = {
-      name: whole(section, plain["evals"][name], f"config.evals.{name}")
-      for name, section in run.evals.items()
-    }
-    own["evals"] = {name: section for name, (section, _) in sections.items()}
-    given["evals"] = {name: plain for name, (_, plain) in sections.items()}
-  return dataclasses.replace(run, **own, given=given)
+def _with_whole_batch(kind, plain, where, num_devices):
+  """(section, the same as plain), with the batch of all devices together."""
+  section = _section(kind, plain, where)
+  size, each = section.batch_size, section.batch_per_device
+  if size and each:
+    raise UserError(
+      f"{where}.batch_size={size} and {where}.batch_per_device={each} are "
+      "both given: set one of them to 0"
+    )
+  if size == 0 and not each:
+    raise UserError(
+      f"{where}.batch_size=0 must be at least 1, or stand beside a "
+      "batch_per_device"
+    )
+  plain = {k: v for k, v in plain.items() if k != "batch_per_device"}
+  if each:
+    plain["batch_size"] = each * num_devices
+  return _section(kind, plain, where), plain
 
 
 def interval(
@@ -360,7 +352,11 @@ def differences(
     new: the config that is to go on.
     length_matters: as in `engine.task.Task`.
   """
-  old, new = _flat(_filled(old)), _flat(_plain(new))
+  try:
+    old = _plain(parse(old))
+  except UserError:  # of another version: compare it as it is
+    old = to_plain(old)
+  old, new = _flat(old), _flat(_plain(new))
   free = [*_FREE, "input.data_dir", "fsdp", "model.remat"]
   if not (
     length_matters
@@ -387,23 +383,7 @@ def _plain(run: RunConfig) -> dict[str, Any]:
   return {k: v for k, v in dataclasses.asdict(run).items() if k != "given"}
 
 
-def _filled(config: Mapping[str, Any]) -> Mapping[str, Any]:
-  try:
-    return _plain(parse(config))
-  except UserError:  # of another version: compare it as it is
-    return config
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-  out = {}
-  for key, value in tree.items():
-    if isinstance(value, Mapping):
-      out |= _flat(value, f"{prefix}{key}.")
-    else:
-      is_list = isinstance(value, (list, tuple))
-      out[prefix + key] = _listed(value) if is_list else value
-  return out
-
-
-def _listed(value):
-  return [_listed(v) if isinstance(v, (list, tuple)) else v for v in value]
+def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+  """{"input.batch_size": ...}, with lists for tuples as JSON has them."""
+  tree = json.loads(json.dumps(tree))
+  return traverse_util.flatten_dict(tree, sep=".")

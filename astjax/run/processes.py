@@ -201,6 +201,7 @@ def join(group: Group) -> None:
       local_device_ids=None if is_set else group.local_device_ids,
       cluster_detection_method=group.method,
       heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+      shutdown_timeout_seconds=HEARTBEAT_SECONDS,
     )
   except Exception as e:
     raise Outage(
@@ -211,7 +212,7 @@ def join(group: Group) -> None:
 
 
 def leave() -> None:
-  """Waits for the others, so that none of them misses this one."""
+  """Waits up to a minute for the others, so that none misses this one."""
   with contextlib.suppress(Exception):
     jax.distributed.shutdown()
 
