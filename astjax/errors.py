@@ -69,7 +69,7 @@ Count = Annotated[int, Within(lambda n: n >= 1, "at least 1")]
 CountOrZero = Annotated[int, Within(lambda n: n >= 0, "at least 0")]
 
 
-def of_os(error: OSError, text: str) -> UserError:
+def file_error(error: OSError, text: str) -> UserError:
   """The error for a file that cannot be used: an Outage if that may pass."""
   is_outage = error.errno in _OF_THE_MACHINE
   return (Outage if is_outage else UserError)(text)

@@ -42,7 +42,7 @@ def outputs(
 
   Args:
     eval_step: from `engine.step.make_eval_step`.
-    state: parameters and task state to evaluate.
+    state: what is evaluated.
     batches: this process's rows of each batch, from `Stream.batches`.
     mesh: the devices.
     progress: called with the number of batches done.
@@ -80,10 +80,11 @@ def evaluate(
   another: its outputs have `scores` [n, C] instead of `features`.
 
   Args:
-    job: from `job.build`.
-    state: parameters and task state to evaluate.
+    job: gives the task and the devices.
+    state: what is evaluated.
     stream: one of `job.evals`.
-    make_step: (stream, features) -> `make_eval_step(...)`, for who has it.
+    make_step: (stream, features) -> `make_eval_step(...)`, to reuse compiled
+      ones.
     console: says how far a long pass is.
 
   Returns:
@@ -140,14 +141,8 @@ def scores(out: Mapping[str, np.ndarray]) -> np.ndarray:
 class Evaluations:
   """All that the training loop, or its end, wants to have rated.
 
-  Args:
-    job: from `job.build`.
-    shardings: where the state lives, from `sharding.of_state`.
-    record: what is remembered of them.
-    checkpoints: where the best one is.
-    log: gets their metrics.
-    console: shows them.
-    folder: the work directory, for tables and the averaged model.
+  Attributes:
+    results: the newest figures, by their full names such as "val/mAP".
   """
 
   def __init__(

@@ -116,8 +116,7 @@ class Job:
   def model_info(self, start: ModelInfo | None = None) -> ModelInfo:
     """What turns this job's parameters into a model, without its data.
 
-    Args:
-      start: of the weights that the training began from.
+    `start` is of the weights that the training began from.
     """
     stream = next(iter(self.own_evals.values()), self.train)
     return ModelInfo(
@@ -145,8 +144,7 @@ def build(
   Args:
     config: a ConfigDict or dict; see `run.config.RunConfig`.
     mesh: the devices; all of them by default. Their grid is the config's.
-    source: takes the place of all the config's sources, where there is no data:
-      a check ahead of time hands in silent recordings.
+    source: takes the place of all the config's sources, where there is no data.
 
   Raises:
     UserError: anything in the config that does not work out.
@@ -167,7 +165,6 @@ def build(
   job = Job(run, mesh, task, train, evals, steps_per_epoch, total_steps)
   _check_streams(job)
   call(load.Options, "config.init_kw", run.init_kw)
-  _check_metric("config.best", run.best, job)
   _check_record(job)
   _check_shapes(job)
   return job
@@ -246,45 +243,41 @@ def _outputs(job, stream, params):
     raise UserError(
       f"a probe needs features, and the task {job.config.task!r} has none"
     )
-  found = {}
+  found = []
   for part in (stream, stream.known):
-    x = job.task.features(params, state, part.one_row())
-    if x.ndim != 2:
+    found.append(job.task.features(params, state, part.one_row()))
+    if found[-1].ndim != 2:
       raise UserError(
         f"{part.name}: the task {job.config.task!r} gives features of shape "
-        f"{x.shape}; a probe needs [B, D]"
+        f"{found[-1].shape}; a probe needs [B, D]"
       )
-    found[part.name] = x
   return found
-
-
-def _check_metric(where, metric, job):
-  known = [
-    f"{e}/{m}"
-    for e, stream in job.evals.items()
-    for m in (stream.probe or job.task).metric_names
-    if not stream.of_best
-  ]
-  if metric and metric not in known:
-    raise UserError(
-      f"{where}={metric!r} is no metric of an evaluation."
-      f"{nearest(metric, known)}"
-    )
 
 
 def _check_record(job):
   """What the run is to remember has to come up in it."""
-  run, metric = job.config, job.config.plateau.metric
-  _check_metric("config.plateau.metric", metric, job)
-  name = metric.split("/")[0]
-  if metric and not job.evals[name].every:
+  run, plateau = job.config, job.config.plateau.metric
+  known = [
+    f"{name}/{metric}"
+    for name, stream in job.evals.items()
+    for metric in (stream.probe or job.task).metric_names
+    if not stream.of_best
+  ]
+  for where, metric in (("best", run.best), ("plateau.metric", plateau)):
+    if metric and metric not in known:
+      raise UserError(
+        f"config.{where}={metric!r} is no metric of an evaluation."
+        f"{nearest(metric, known)}"
+      )
+  name = plateau.split("/")[0]
+  if plateau and not job.evals[name].every:
     raise UserError(
-      f"config.plateau.metric={metric!r}, but {name} is evaluated only at the "
+      f"config.plateau.metric={plateau!r}, but {name} is evaluated only at the "
       f"end: set config.evals.{name}.every_epochs or every_steps"
     )
   average = record.start(run, job.steps_per_epoch).average
-  remembered = lambda: job.task.init_state(job.fresh_params())  # noqa: E731
-  if average and jax.tree.leaves(jax.eval_shape(remembered)):
+  remembered = jax.eval_shape(lambda: job.task.init_state(job.fresh_params()))
+  if average and jax.tree.leaves(remembered):
     # It would rate the teacher of the last step under the name of averaged
     # weights, and save the student.
     raise UserError(
@@ -308,9 +301,7 @@ def load_run(
 ) -> tuple[Job, TrainState]:
   """The job of a work directory and its best (else newest) state.
 
-  Args:
-    workdir: a folder that training wrote.
-    data_dir: where the recordings are now, if they have moved.
+  `data_dir` is where the recordings are now, if they have moved.
 
   Raises:
     UserError: not such a folder, or no intact checkpoint.
@@ -343,11 +334,7 @@ def fresh_state(
 ) -> tuple[optax.GradientTransformation, TrainState]:
   """Optimiser and state before the first step, on the mesh.
 
-  In one jit, so that no buffer is held twice.
-
-  Args:
-    job: from `build`.
-    params: to start from; fresh ones by default.
+  In one jit, so that no buffer is held twice. Parameters are fresh by default.
   """
   tx = job.optimizer(jax.eval_shape(job.fresh_params))
 

@@ -89,7 +89,7 @@ class Console:
     self._task = self._bar.add_task(description, total=total, completed=done)
 
   def advance(self, step: float, description: str = "training") -> None:
-    """Moves the bar."""
+    """Moves the bar, if there is one."""
     if self._bar is not None:
       self._bar.update(self._task, completed=step, description=description)
 

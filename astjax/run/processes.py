@@ -68,12 +68,8 @@ def find(
   Flags win over JAX's variables (JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES,
   JAX_PROCESS_ID), and these over what a scheduler tells.
 
-  Args:
-    env: environment variables, after `import jax`.
-    coordinator: host:port of process 0, if the user gave it.
-    num_processes: how many, if the user gave it; 1 is alone, whatever the
-      environment says.
-    process_id: which one, if the user gave it.
+  `num_processes=1` is alone, whatever the environment `env` (after `import
+  jax`) says: for sweeps under `srun`, say.
 
   Raises:
     UserError: flags that do not belong together, or an environment that tells

@@ -31,7 +31,6 @@ class Stream:
 
   Attributes:
     name: "train", or that of an evaluation.
-    config: where it comes from.
     row_shapes: {name: (shape, type)} of one row, before the device ops.
     weights: of the draws of a training, if they are not even.
     every: steps between two evaluations; 0 is at the end only.
@@ -120,14 +119,7 @@ def build(
   mesh: Mesh,
   source: sources.Source | None,
 ) -> Stream:
-  """A stream from its section of the config.
-
-  Args:
-    name: "train", or that of an evaluation.
-    config: its section.
-    where: how the user calls that, e.g. "config.input".
-    mesh: the devices, which share out its batches.
-    source: takes the place of the section's own.
+  """A stream from its section `where` of the config.
 
   Raises:
     UserError: anything in the section that does not work out.
@@ -169,12 +161,7 @@ def with_probe(
 ) -> Stream:
   """The stream with its probe and what that learns from.
 
-  Args:
-    stream: from `build`.
-    given: the section of the evaluation.
-    where: how the user calls it.
-    train: what its section `train` leaves out.
-    make: `build` with the rest of its arguments.
+  `make` is `build` for another name, section and place.
 
   Raises:
     UserError: there are no labels, or other classes in one than in the other.

@@ -25,7 +25,7 @@ from flax import traverse_util
 from jax.experimental import multihost_utils
 
 from astjax.engine import sharding
-from astjax.errors import UserError, of_os
+from astjax.errors import UserError, file_error
 from astjax.run.config import RunConfig, differences
 from astjax.types import Params
 from astjax.weights import files
@@ -64,7 +64,7 @@ def prepare(path: str | os.PathLike) -> pathlib.Path:
       "folder"
     ) from None
   except OSError as e:
-    raise of_os(
+    raise file_error(
       e, f"cannot write to the work directory {workdir}: {e.strerror}"
     ) from None
   return workdir
@@ -92,9 +92,6 @@ def claim(
 
 def check_shared(workdir: pathlib.Path) -> None:
   """Looks whether several processes see one folder under this name.
-
-  Args:
-    workdir: the folder, from `prepare`.
 
   Raises:
     UserError: one of them does not see what process 0 has put there.
@@ -132,7 +129,7 @@ def check_config(
   Args:
     workdir: the folder.
     config: of this run.
-    data: fingerprint and size of the training data.
+    data: of the training, from `Stream.data`.
     length_matters: as in `engine.task.Task`.
 
   Returns:
