@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.special
 
+from astjax import models
 from astjax.errors import UserError
 from astjax.models import ast, heads, vit
 from astjax.ops import patches
@@ -100,9 +101,8 @@ def cut(x):
 
 
 def count(num_classes, frames, mels=128, **model):
-  task = supervised.make(
-    model=model, num_classes=num_classes, steps_per_epoch=1.0, total_steps=1
-  )
+  backbone = ast.make_backbone(**model)
+  task = supervised.make(backbone=backbone, num_classes=num_classes)
   batch = {"fbank": jax.ShapeDtypeStruct((1, frames, mels), jnp.float32)}
   tree = jax.eval_shape(task.init_params, jax.random.key(0), batch)
   assert {v.dtype for v in jax.tree.leaves(tree)} == {jnp.dtype("float32")}
@@ -153,12 +153,13 @@ def test_any_size_and_stride(model, frames, mels, grid):
 @pytest.mark.parametrize("variant", ast.VARIANTS)
 def test_variants(variant):
   backbone = ast.make_backbone(variant)
-  assert backbone.depth == 12
-  assert backbone.width == 64 * backbone.num_heads
+  encoder = backbone.encoder
+  assert encoder.depth == 12 and encoder.layer_norm_eps == 1e-6
+  assert backbone.width == 64 * encoder.num_heads
   assert (backbone.patch_size, backbone.stride) == ((16, 16), (10, 10))
-  assert backbone.layer_norm_eps == 1e-6
   changed = ast.make_backbone(variant, width=60, depth=3, num_heads=5)
-  assert (changed.width, changed.depth, changed.num_heads) == (60, 3, 5)
+  encoder = changed.encoder
+  assert (changed.width, encoder.depth, encoder.num_heads) == (60, 3, 5)
 
 
 # Equivalent ways through the model
@@ -559,29 +560,27 @@ def test_patches_of_another_size():
   ("model", "message"),
   [
     ({"variant": "base348"}, "'base348'. Did you mean 'base384'"),
-    ({"num_heads": 5}, "width 32 must be a positive multiple of num_heads 5"),
-    ({"width": -32}, "width -32"),
-    ({"depth": -1}, "depth -1"),
+    ({"num_heads": 5}, "width 32 must be a multiple of num_heads 5"),
+    ({"width": -32}, "width=-32 must be at least 0"),
+    ({"depth": -1}, "depth=-1 must be at least 0"),
+    ({"stride": (0, 5)}, r"stride=\(0, 5\) is tuple, expected tuple.int at"),
+    ({"name": "atl"}, "config.model.name 'atl'. Did you mean 'ast'"),
     ({"prefix": ("dist",)}, "'dist'.*use"),
     ({"prefix": ("cls", "cls")}, "prefix"),
-    ({"drop_path": 1.0}, "got 1.0"),
-    ({"drop_path": -0.1}, "got -0.1"),
+    ({"drop_path": 1.0}, "drop_path=1.0 must be in .0, 1."),
+    ({"drop_path": -0.1}, "drop_path=-0.1 must be in"),
     ({"attention": "xlaa"}, "Did you mean 'xla'"),
-    ({"dtype": "float16"}, "unknown dtype 'float16'"),
+    ({"dtype": "float16"}, "dtype='float16'.*'bfloat16'"),
   ],
 )
 def test_wrong_sizes(model, message):
   with pytest.raises(UserError, match=message):
-    ast.make_backbone(**SMALL | model)
+    models.build(SMALL | model)
 
 
 def test_wrong_pooling():
   with pytest.raises(UserError, match="Did you mean 'prefix'"):
     make("prefixes").apply({"params": params()}, spectrogram())
   with pytest.raises(UserError, match="needs prefix tokens"):
-    supervised.make(
-      model=SMALL | {"prefix": ()},
-      num_classes=2,
-      steps_per_epoch=1.0,
-      total_steps=1,
-    )
+    backbone = ast.make_backbone(**SMALL | {"prefix": ()})
+    supervised.make(backbone=backbone, num_classes=2)
