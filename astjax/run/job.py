@@ -21,7 +21,8 @@ from jax.sharding import Mesh
 
 from astjax import models, tasks
 from astjax.data import pipeline, sources
-from astjax.engine import flops, optim, sharding, step
+from astjax.engine import optim, sharding, step
+from astjax.engine.devices import count_flops
 from astjax.engine.step import TrainState
 from astjax.engine.task import Task
 from astjax.errors import Outage, UserError, call, located, nearest
@@ -91,7 +92,8 @@ class Job:
     # What hides nothing from the count, and repeats nothing.
     plain = dataclasses.replace(self.task, backbone=self.task.backbone.plain())
     loss = partial(_loss, dataclasses.replace(self, task=plain))
-    return flops.of(jax.value_and_grad(loss), jax.eval_shape(self.fresh_params))
+    params = jax.eval_shape(self.fresh_params)
+    return count_flops(jax.value_and_grad(loss), params)
 
   def train_step(
     self, tx: optax.GradientTransformation, shardings: TrainState
