@@ -96,12 +96,7 @@ def chip_of(device: jax.Device) -> Chip | None:
 def count_flops(fn: Callable[..., Any], *args: Any) -> int:
   """FLOPs of `fn(*args)` over all devices, a multiplication and addition as 2.
 
-  Counts the matrix products and convolutions of the traced program, which are
-  nearly all of a transformer.
-
-  Args:
-    fn: traceable.
-    *args: arrays or `jax.ShapeDtypeStruct`s.
+  Those of matrix products and convolutions, nearly all of a transformer.
   """
   # XLA's own count takes the body of a loop once, however often it turns.
   return _flops_of_jaxpr(jax.make_jaxpr(fn)(*args).jaxpr)
@@ -171,7 +166,6 @@ class Trace:
   """A trace of some steps, for TensorBoard's profile page or Perfetto.
 
   Args:
-    folder: to write into.
     window: (first step, number of steps); None traces nothing.
   """
 
@@ -181,11 +175,9 @@ class Trace:
     self._running = False
 
   def before(self, step: int, state: Any) -> float:
-    """Starts before the window's first step; returns the seconds that took.
+    """Starts at the window's first step; returns the seconds that took.
 
-    Args:
-      step: the next one.
-      state: of the steps before, to be waited for.
+    `state` is of the steps before, and is waited for.
     """
     if step not in self._steps or self._running:
       return 0.0
@@ -198,9 +190,7 @@ class Trace:
   def after(self, step: int, result: Any) -> float:
     """Stops after the window's last step; returns the seconds that took.
 
-    Args:
-      step: the one that has been started.
-      result: what it gives, to be waited for.
+    `result` is what the step gives, and is waited for.
     """
     if not self._running or step + 1 in self._steps:
       return 0.0

@@ -138,8 +138,6 @@ def make_schedule(
 
   Args:
     lr: the peak.
-    steps_per_epoch: may be a fraction.
-    total_steps: length of the run.
     decay: "multistep" multiplies by `decay_factor` after epochs `decay_start`,
       + `decay_every`, ... below `decay_stop`; "cosine" falls from the end of
       the warm-up to `final_lr`.
@@ -148,12 +146,6 @@ def make_schedule(
       step before.
     warmup_steps: length of the warm-up; 0 is none.
     warmup_epochs: its length in epochs; above 0 it decides.
-    decay_start: epochs.
-    decay_every: epochs.
-    decay_factor: multiplier.
-    decay_stop: epochs.
-    final_lr: of the cosine.
-    batch_size: B of the run.
     lr_batch_size: the batch size that `lr` is for: the peak is `lr` times
       `batch_size` / `lr_batch_size`; 0 takes `lr` as it is.
   """
@@ -206,9 +198,6 @@ def make_optimizer(
     schedule: learning rate by step.
     name: "adam" is the original's: the decay is added to the gradient before
       the moments (coupled L2). "adamw" decays the weights apart from them.
-    b1: of Adam; the original's is 0.95.
-    b2: of Adam.
-    eps: of Adam.
     weight_decay: strength; every parameter that learns is decayed.
     final_weight_decay: where a cosine takes the strength to by the end of the
       run; None leaves it.
@@ -218,11 +207,8 @@ def make_optimizer(
       does it; 0 is off. Positions of prefix and patches are one tensor there.
     lr_multipliers: ((expression, factor), ...).
     freeze: expressions of parameters that do not move (no decay, no moments).
-    freeze_first: expressions of those that do not move in the first epochs;
-      their Adam starts to count at the end of them.
-    freeze_epochs: how many epochs that are.
-    steps_per_epoch: may be a fraction.
-    total_steps: length of the run.
+    freeze_first: expressions of those that do not move in the first
+      `freeze_epochs`; their Adam starts to count at the end of them.
 
   Raises:
     UserError: an expression that fits no parameter.

@@ -74,10 +74,6 @@ def of_state(state: Any, mesh: Mesh) -> Any:
   An array of at least `MIN_SIZE` values is split over `fsdp` along the longest
   of its axes that divide evenly, the first of several; any other is whole. The
   shape decides alone, so that parameters, moments and a teacher lie alike.
-
-  Args:
-    state: any tree of arrays, or of their shapes.
-    mesh: the devices.
   """
   parts = mesh.shape["fsdp"]
 
@@ -134,13 +130,9 @@ def to_host(tree: Any) -> Any:
 def check_batch_size(
   batch_size: int, mesh: Mesh, where: str, accumulate: int = 1
 ) -> None:
-  """Raises a UserError if rows cannot be split evenly over the devices.
+  """Raises a UserError if B rows cannot be split evenly over the devices.
 
-  Args:
-    batch_size: B.
-    mesh: the devices.
-    where: what sets it, for the error.
-    accumulate: number of micro-batches, each of which has rows of all devices.
+  Each of `accumulate` micro-batches has rows of all devices.
   """
   parts = accumulate * mesh.size
   if batch_size < 1 or batch_size % parts:

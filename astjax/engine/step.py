@@ -184,11 +184,9 @@ def make_eval_step(
     return outputs | kept
 
   whole, rows = sharding.replicated(mesh), sharding.by_row(mesh)
-  home = (
-    (whole, whole)
-    if shardings is None
-    else (shardings.params, shardings.task_state)
-  )
+  home = (whole, whole)
+  if shardings is not None:
+    home = (shardings.params, shardings.task_state)
   return jax.jit(
     eval_step, in_shardings=(*home, rows, whole), out_shardings=whole
   )

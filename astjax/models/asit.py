@@ -78,12 +78,7 @@ class ASIT(nn.Module):
     parts: Sequence[str] = PARTS,
     train: bool = False,
   ) -> dict[str, Array]:
-    """Runs the backbone and the heads that are asked for.
-
-    Args:
-      patches: [B, F', T', ph * pw] literal patches.
-      parts: of `PARTS`.
-      train: turns drop path on.
+    """Literal patches [B, F', T', ph * pw] -> those of `PARTS` asked for.
 
     Returns:
       "cls" [B, K] and "patch" [B, N, K], unit vectors to be multiplied with

@@ -217,10 +217,7 @@ def pool_layers(out: dict[str, Any], pooling: str) -> Array:
 def attention_maps(backbone: Backbone, params: Params, patches: Array) -> Array:
   """Where the prefix tokens look in the last block: [B, H, P, F', T'].
 
-  Args:
-    backbone: the transformer.
-    params: its own.
-    patches: [B, F', T', ph * pw] literal patches.
+  `patches` are literal ones, [B, F', T', ph * pw].
   """
   # Fused attention keeps no weights, so what it reads is recorded, and the
   # product of queries and keys computed once more.

@@ -154,11 +154,9 @@ class ProjectionHead(nn.Module):
   dtype: Any = jnp.float32
 
   def setup(self) -> None:
-    dense = lambda n: vit.Dense(  # noqa: E731
-      n, kernel_init=vit.WEIGHT_INIT, dtype=self.dtype
-    )
-    self.fc1, self.fc2 = dense(self.hidden), dense(self.hidden)
-    self.fc3 = dense(self.bottleneck)
+    self.fc1 = vit.Dense(self.hidden, dtype=self.dtype)
+    self.fc2 = vit.Dense(self.hidden, dtype=self.dtype)
+    self.fc3 = vit.Dense(self.bottleneck, dtype=self.dtype)
     layer = lambda n: WeightNorm(  # noqa: E731
       self.bottleneck, n, has_scale=len(self.outputs) == 1
     )
@@ -206,9 +204,7 @@ class ReconstructionHead(nn.Module):
   def __call__(self, x: Array) -> Array:
     widths = (self.hidden, self.hidden, self.channels)
     for i, width in enumerate(widths, 1):
-      x = vit.Dense(
-        width, kernel_init=vit.WEIGHT_INIT, dtype=self.dtype, name=f"fc{i}"
-      )(x)
+      x = vit.Dense(width, dtype=self.dtype, name=f"fc{i}")(x)
       x = nn.gelu(x, approximate=False)
     ph, pw = self.patch_size
     init = vit.torch_uniform(ph * pw)

@@ -52,7 +52,6 @@ class SSAST(nn.Module):
       index: [B, M] int32, numbers f' * T' + t' of the hidden ones; the first
         patch alone by default.
       heads: which of its own predict; all by default.
-      train: turns drop path on.
 
     Returns:
       {head: [B, M, ph * pw]}.

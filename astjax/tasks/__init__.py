@@ -27,7 +27,7 @@ def build(name: str, given: Mapping[str, Any], **own: Any) -> Task:
   Args:
     name: a key of `TASKS`.
     given: the user's `config.task_kw`, checked against the task's signature.
-    **own: backbone, num_classes, steps_per_epoch and total_steps.
+    **own: the fields of `Task`.
   """
   make = errors.lookup(TASKS, name, "config.task")
   return errors.call(make, "config.task_kw", given, **own)

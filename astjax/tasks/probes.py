@@ -143,12 +143,6 @@ PROBES: dict[str, Callable[..., Probe]] = {"knn": knn, "linear": linear}
 
 
 def build(name: str, given: Mapping[str, Any], where: str) -> Probe:
-  """The probe of this name.
-
-  Args:
-    name: a key of `PROBES`.
-    given: the user's `probe_kw`, checked against the probe's signature.
-    where: section of the config, for errors.
-  """
+  """The probe of this name; `given` is `probe_kw` of the section `where`."""
   make = errors.lookup(PROBES, name, f"{where}.probe")
   return errors.call(make, f"{where}.probe_kw", given)

@@ -27,8 +27,7 @@ class Supervised(Task):
 
   Attributes:
     head: the classifier, as a saved model describes it.
-    loss_name: a key of `LOSSES`: "bce" for tags, "softmax_xent" for one class
-      per clip.
+    loss_name: a key of `LOSSES`.
   """
 
   head: Head
@@ -110,16 +109,12 @@ def make(
   """The supervised task from plain config values.
 
   Args:
-    backbone: the transformer.
-    num_classes: C.
-    loss: "bce" or "softmax_xent".
+    loss: "bce" for tags, "softmax_xent" for one class per clip.
     pooling: mean of the "prefix" tokens (AST), of the patch "tokens" (SSAST's
       fine-tuning) or of "all" (SUPERB).
     head_layer_norm_eps: 1e-5 in the original, 1e-12 in Hugging Face's AST.
     projection: above 0, SUPERB's classifier: a learned mean of all blocks, a
       linear layer to this width, one to the classes; without a layer norm.
-    steps_per_epoch: not used by this task.
-    total_steps: not used by this task.
   """
   del steps_per_epoch, total_steps
   if num_classes < 1:

@@ -339,7 +339,7 @@ def test_averaged_weights_are_probed_and_ensembles_left_alone(tmp_path):
     ({"probe": "svm"}, "unknown config.evals.knn.probe 'svm'"),
     (
       {"probe_kw": {"k": -1}},
-      "config.evals.knn.probe_kw: k=-1 must be at least 1",
+      "probe_kw: k=-1 must be at least 1",
     ),
     ({"train": {"spilt": "a"}}, "'spilt' in config.evals.knn.train"),
     ({"train": {"draw": "balanced"}}, "'draw' in config.evals.knn.train"),
