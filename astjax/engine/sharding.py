@@ -77,6 +77,8 @@ def of_state(state: Any, mesh: Mesh) -> Any:
   """
   parts = mesh.shape["fsdp"]
 
+  # Axes that do not divide are passed over rather than padded: the parts of an
+  # array then have one size everywhere.
   def place(x):
     axes = [i for i, n in enumerate(x.shape) if n and n % parts == 0]
     if parts == 1 or x.size < MIN_SIZE or not axes:

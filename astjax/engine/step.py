@@ -96,6 +96,8 @@ def make_train_step(
       return sharding.split(found, mesh) if is_split else found
 
     rng = jax.random.fold_in(key, _MODEL)
+    # After the front-end and the masks, so that a batch is the same whatever
+    # `accumulate` is.
     if accumulate > 1:
       parts = sharding.micro_batches(batch, accumulate, mesh)
       (loss, out), grads = _accumulated(grad_fn, state.params, parts, rng)

@@ -127,7 +127,7 @@ class WeightNorm(nn.Module):
     init = vit.torch_uniform(self.width)
     v = self.param("weight_v", init, (self.width, self.features))
     kernel = v / jnp.linalg.norm(v, axis=0)
-    if self.has_scale:
+    if self.has_scale:  # elsewhere it is 1 for ever, and no parameter
       ones = nn.initializers.ones
       kernel *= self.param("weight_g", ones, (self.features,))
     return kernel

@@ -150,6 +150,9 @@ class Asit(Task):
 
   def corrupt(self, batch: Batch, rng: Array, step: Array) -> Batch:
     """Adds `corrupted` and `mask`, both [B, V, T, F]."""
+    # Blocks come from any clip of the global batch, and means over cells and
+    # the centers are global, so that nothing depends on the number of devices.
+    # (The original's are of one device, but for the centers.)
     keys = device_ops.row_keys(rng, len(batch["id"]))
     return self._corrupt(batch, keys, self.corruption)
 

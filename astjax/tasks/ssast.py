@@ -179,6 +179,8 @@ class Ssast(Task):
       rated["nce"], hits = losses.info_nce(
         hidden, out["discriminative"], over=self.softmax_over
       )
+      # As in the original: its softmax is over predictions, its argmax over
+      # patches.
       rated["accuracy"] = jnp.mean(hits.astype(jnp.float32), axis=-1)
       loss += rated["nce"]
     if "generative" in out:
