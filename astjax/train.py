@@ -20,9 +20,9 @@ import numpy as np
 from flax import traverse_util
 from jax.sharding import Mesh
 
-from astjax.engine import profiling, sharding
-from astjax.engine.devices import of
-from astjax.engine.profiling import parse_window as parse_window
+from astjax.engine import sharding
+from astjax.engine.devices import Trace, chip_of, peak_memory
+from astjax.engine.devices import parse_window as parse_window
 from astjax.engine.step import TrainState, train_key
 from astjax.errors import Stopped, UserError, warn
 from astjax.run import record as run_record
@@ -187,7 +187,7 @@ class _Loop:
     self.save_every = interval(
       every.every_epochs, every.every_steps, job.steps_per_epoch
     )
-    chip = of(job.mesh.devices.flat[0])
+    chip = chip_of(job.mesh.devices.flat[0])
     # The share of the peak that one example per second is.
     self.use = (
       job.flops_per_example() / (chip.flops * job.mesh.size) if chip else None
@@ -204,7 +204,7 @@ class _Loop:
       self._report_unreadable()
       return
     batches = job.train.train_batches(job.config.seed, self.step, total)
-    trace = profiling.Trace(self.folder / "profile", profile)
+    trace = Trace(self.folder / "profile", profile)
     self.console.start_bar(total, self.step)
     with (
       contextlib.closing(batches),
@@ -228,7 +228,7 @@ class _Loop:
     self.evaluations.say_results(self.step)
 
   def _train_one_step(
-    self, batches: Iterator[dict[str, np.ndarray]], trace: profiling.Trace
+    self, batches: Iterator[dict[str, np.ndarray]], trace: Trace
   ) -> None:
     """Starts one step; the devices may still be busy with those before."""
     window, record = self.window, self.record
@@ -339,7 +339,7 @@ class _Loop:
     if self.use is not None:
       values["perf/mfu"] = self.use * values["perf/examples_per_s"]
       used += f"  MFU {100 * values['perf/mfu']:.0f}%"
-    if (memory := profiling.peak_memory()) is not None:
+    if (memory := peak_memory()) is not None:
       values["perf/memory_gib"] = memory
       used += f"  {memory:.1f} GiB"
     self.log.write(self.step, values)

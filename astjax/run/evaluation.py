@@ -117,7 +117,7 @@ def evaluate(
     scores = stream.probe.scores(known["features"], known["label"], features)
     # Each process has computed them; a solver's last bits may differ between
     # machines.
-    scores = sharding.of_first(scores.astype(np.float32))
+    scores = sharding.from_process_0(scores.astype(np.float32))
     return out | {"scores": scores}
 
 
@@ -293,7 +293,7 @@ class Evaluations:
       for key, value in line.items()
       if key.split("/")[0] in self.job.evals
     }
-    self.results |= sharding.as_first(logged)
+    self.results |= sharding.from_process_0(logged)
     # Averages and ensembles alone are not the evaluation.
     done = {
       k.split("/")[0] for k in self.results if k.endswith("/num_examples")
@@ -311,7 +311,7 @@ class Evaluations:
         if k not in done and not v.of_best
       }
       is_there = (self.folder / workdir.AVERAGE).exists()
-      if missing or not sharding.as_first(is_there):
+      if missing or not sharding.from_process_0(is_there):
         self.run_average(state, missing)
     self.say_results(step)
 

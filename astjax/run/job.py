@@ -19,9 +19,10 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from astjax import tasks
+from astjax import models, tasks
 from astjax.data import pipeline, sources
-from astjax.engine import flops, optim, sharding, step
+from astjax.engine import optim, sharding, step
+from astjax.engine.devices import count_flops
 from astjax.engine.step import TrainState
 from astjax.engine.task import Task
 from astjax.errors import Outage, UserError, call, located, nearest
@@ -87,17 +88,11 @@ class Job:
     In the loss and its gradient, with all passes and the teacher; without what
     `remat` computes again, and without the front-end.
     """
-    plain = _task(
-      self.config,
-      len(self.train.class_names),
-      self.steps_per_epoch,
-      self.total_steps,
-      # What hides nothing from the count, and repeats nothing.
-      remat=False,
-      attention="xla",
-    )
+    # What hides nothing from the count, and repeats nothing.
+    plain = dataclasses.replace(self.task, backbone=self.task.backbone.plain())
     loss = partial(_loss, dataclasses.replace(self, task=plain))
-    return flops.of(jax.value_and_grad(loss), jax.eval_shape(self.fresh_params))
+    params = jax.eval_shape(self.fresh_params)
+    return count_flops(jax.value_and_grad(loss), params)
 
   def train_step(
     self, tx: optax.GradientTransformation, shardings: TrainState
@@ -122,7 +117,7 @@ class Job:
     return ModelInfo(
       model=saved_model.describe(self.task.backbone),
       head=self.task.head,
-      objective=self.task.objective,
+      objective=self.task.saved_objective,
       class_names=self.train.class_names if self.task.head else (),
       recipe=saved_model.inference_recipe(
         (*stream.host_ops, *stream.device_ops),
@@ -161,7 +156,14 @@ def build(
   # Less a hair: 25 epochs of 22 / 10 steps are 55, not 56.
   total_steps = run.steps or math.ceil(run.epochs * steps_per_epoch - 1e-6)
   evals = _evals(run, steps_per_epoch, make_stream)
-  task = _task(run, len(train.class_names), steps_per_epoch, total_steps)
+  task = tasks.build(
+    run.task,
+    run.task_kw,
+    backbone=models.build(run.model),
+    num_classes=len(train.class_names),
+    steps_per_epoch=steps_per_epoch,
+    total_steps=total_steps,
+  )
   job = Job(run, mesh, task, train, evals, steps_per_epoch, total_steps)
   _check_streams(job)
   call(load.Options, "config.init_kw", run.init_kw)
@@ -191,17 +193,6 @@ def _evals(run, steps_per_epoch, make_stream):
       stream, every=every, of_best=given.of_best
     )
   return evals
-
-
-def _task(run, num_classes, steps_per_epoch, total_steps, **model):
-  return tasks.build(
-    run.task,
-    run.task_kw,
-    model=run.model | model,
-    num_classes=num_classes,
-    steps_per_epoch=steps_per_epoch,
-    total_steps=total_steps,
-  )
 
 
 def _check_streams(job):

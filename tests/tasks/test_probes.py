@@ -184,16 +184,16 @@ def test_probes_are_deterministic(name):
   ("name", "given", "told"),
   [
     ("knm", {}, "unknown here.probe 'knm'. Did you mean 'knn'?"),
-    ("knn", {"k": 0}, "here: knn needs k of 1 or more"),
+    ("knn", {"k": 0}, "here.probe_kw: k=0 must be at least 1"),
     ("knn", {"k": 2.5}, "k=2.5 is float, expected int"),
-    ("knn", {"temperature": 0.0}, "a positive temperature"),
+    ("knn", {"temperature": 0.0}, "temperature=0.0 must be positive"),
     (
       "knn",
       {"neighbours": 3},
       "unknown argument 'neighbours' in here.probe_kw",
     ),
-    ("linear", {"c": -1.0}, "a positive c"),
-    ("linear", {"max_iter": 0}, "max_iter of 1 or more"),
+    ("linear", {"c": -1.0}, "c=-1.0 must be positive"),
+    ("linear", {"max_iter": 0}, "max_iter=0 must be at least 1"),
   ],
 )
 def test_wrong_arguments(name, given, told):
@@ -337,7 +337,10 @@ def test_averaged_weights_are_probed_and_ensembles_left_alone(tmp_path):
     ({"train": {}}, "a probe needs both probe, such as 'knn', and train"),
     ({"probe": ""}, "a probe needs both probe, such as 'knn', and train"),
     ({"probe": "svm"}, "unknown config.evals.knn.probe 'svm'"),
-    ({"probe_kw": {"k": -1}}, "config.evals.knn: knn needs k of 1 or more"),
+    (
+      {"probe_kw": {"k": -1}},
+      "probe_kw: k=-1 must be at least 1",
+    ),
     ({"train": {"spilt": "a"}}, "'spilt' in config.evals.knn.train"),
     ({"train": {"draw": "balanced"}}, "'draw' in config.evals.knn.train"),
     ({"train": {"split": 3}}, "config.evals.knn.train: split=3 is int"),
