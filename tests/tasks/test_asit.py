@@ -425,7 +425,7 @@ def test_what_is_decayed(preset):
   spared = ((r"(bias|scale)$", 0.0),)
   ones = jax.tree.map(jnp.ones_like, params)
   decayed = jax.tree.map(
-    lambda x, factor: x * factor, ones, optim.by_path(params, spared, 1.0)
+    lambda x, factor: x * factor, ones, optim.by_name(params, spared, 1.0)
   )
   names = convert.revert(decayed, TABLES[preset])
   assert "backbone.cls_token" in names and "backbone.pos_embed" in names
@@ -514,14 +514,14 @@ def test_the_decay_ends_with_the_run(monkeypatch):
     ({"preset": "r3"}, ["preset='r3'", "'r1', 'r2'"]),
     ({"drop_perc": 0.95}, ["drop_perc", "[0, 0.9]", "0.95"]),
     ({"drop_replace": -0.1}, ["drop_replace", "-0.1"]),
-    ({"drop_align": 0}, ["drop_align must be at least 1"]),
+    ({"drop_align": 0}, ["drop_align=0 must be at least 1"]),
     ({"drop_align": 4}, ["drop_align=4", "12 frames are too few"]),
     ({"drop_fill": "tmie"}, ["drop_fill='tmie'", "'time'"]),
     ({"local_views": 2}, ["2 local views", "(1, 4, 8, 16)"]),
     ({"loss_weights": (1.0, 1.0)}, ["loss_weights", "three numbers"]),
     ({"teacher_temp": 0.0}, ["teacher_temp", "positive"]),
-    ({"momentum": 1.5}, ["momentum must be in [0, 1]"]),
-    ({"chunk": -1}, ["chunk must be at least 0"]),
+    ({"momentum": 1.5}, ["momentum=1.5 must be in [0, 1]"]),
+    ({"chunk": -1}, ["chunk=-1 must be at least 0"]),
     ({"outputs": (8, 8)}, ["'r2'", "(8, 8)"]),
     ({"hiden": 2}, ["hiden", "Did you mean 'hidden'"]),
   ],
