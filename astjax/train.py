@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pathlib
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -23,7 +22,7 @@ from jax.sharding import Mesh
 from astjax.engine import sharding
 from astjax.engine.devices import Trace, chip_of, peak_memory
 from astjax.engine.devices import parse_window as parse_window
-from astjax.engine.step import TrainState, train_key
+from astjax.engine.step import train_key
 from astjax.errors import Stopped, UserError, warn
 from astjax.run import record as run_record
 from astjax.run import workdir
@@ -33,8 +32,7 @@ from astjax.run.evaluation import Evaluations
 from astjax.run.job import build, fresh_state, warm_params
 from astjax.run.log import Console, MetricLog, Window, duration
 from astjax.run.processes import Signals
-from astjax.run.record import RunRecord
-from astjax.run.streams import Stream
+from astjax.run.streams import Stream, unreadable
 
 
 def train_and_evaluate(
@@ -91,7 +89,8 @@ def train_and_evaluate(
     tensorboard=job.config.log.tensorboard,
   )
   if is_main:
-    _say_what_runs(console, job, folder, state)
+    facts = job.facts(int(state.step)) | {"workdir": folder}
+    console.block(f"astjax: {job.config.task}", facts)
     for line in origin:
       console.say(line)
 
@@ -128,35 +127,6 @@ def _start_or_resume(job, record, checkpoints, folder):
   return tx, state, origin
 
 
-def _say_what_runs(console, job, folder, state):
-  train, run, first_step = job.train, job.config, int(state.step)
-  devices = job.mesh.devices.flat
-  num_params = sum(x.size for x in jax.tree.leaves(state.params))
-  streams = {"train": train, **job.evals}
-  console.block(
-    f"astjax: {run.task}",
-    {
-      "devices": f"{job.mesh.size} x {devices[0].device_kind}, "
-      f"{jax.process_count()} process(es)",
-      "mesh": ", ".join(f"{k}={v}" for k, v in job.mesh.shape.items()),
-      "precision": f"{run.model.get('dtype', 'float32')} compute, float32 "
-      "parameters",
-      "parameters": f"{num_params:,}",
-      "data": ", ".join(
-        f"{n} {len(s.reader.source):,}" for n, s in streams.items()
-      )
-      + f" recordings, {len(train.class_names)} classes",
-      "steps": f"{job.total_steps:,} of {run.input.batch_size} examples "
-      + (f"in {run.accumulate} parts " if run.accumulate > 1 else "")
-      + f"({job.total_steps / job.steps_per_epoch:.4g} epochs)",
-      "start": f"resumed at step {first_step}"
-      if first_step
-      else run.init_from or "fresh",
-      "workdir": folder,
-    },
-  )
-
-
 class _Loop:
   """The steps of one run, and what happens between them.
 
@@ -165,13 +135,9 @@ class _Loop:
   """
 
   def __init__(self, job, tx, state, record, checkpoints, log, console, folder):
-    self.job = job
-    self.state: TrainState = state
-    self.record: RunRecord = record
-    self.checkpoints: Checkpoints = checkpoints
-    self.log: MetricLog = log
-    self.console: Console = console
-    self.folder: pathlib.Path = folder
+    self.job, self.state, self.record = job, state, record
+    self.checkpoints, self.folder = checkpoints, folder
+    self.log, self.console = log, console
     self.step = int(state.step)
     self.window = Window(self.step)
     self.key = train_key(job.config.seed)
@@ -365,15 +331,11 @@ class _Loop:
     self.checkpoints.save(self.state, self.record.to_saved())
 
   def _report_unreadable(self) -> None:
-    streams = {"train": self.job.train, **self.job.evals}
-    streams |= {s.known.name: s.known for s in streams.values() if s.known}
-    reports = sharding.union({n: s.reader.report() for n, s in streams.items()})
+    reports = unreadable([self.job.train, *self.job.evals.values()])
     count = sum(len(rows) for rows in reports.values())
-    if count == self.num_unreadable:
+    if count == self.num_unreadable or jax.process_index() != 0:
       return
     self.num_unreadable = count
-    if jax.process_index() != 0:
-      return
     workdir.write_unreadable(self.folder, reports)
     self.log.write(
       self.step,

@@ -108,6 +108,28 @@ class Job:
       shardings=shardings,
     )
 
+  def facts(self, first_step: int) -> dict[str, str]:
+    """What runs, in lines for people."""
+    run, streams = self.config, {"train": self.train, **self.evals}
+    kind = self.mesh.devices.flat[0].device_kind
+    params = jax.eval_shape(self.fresh_params)
+    data = (f"{n} {len(s.reader.source):,}" for n, s in streams.items())
+    parts = f"in {run.accumulate} parts " if run.accumulate > 1 else ""
+    start = f"resumed at step {first_step}" if first_step else run.init_from
+    return {
+      "devices": f"{self.mesh.size} x {kind}, {jax.process_count()} "
+      "process(es)",
+      "mesh": ", ".join(f"{k}={v}" for k, v in self.mesh.shape.items()),
+      "precision": f"{run.model.get('dtype', 'float32')} compute, float32 "
+      "parameters",
+      "parameters": f"{sum(x.size for x in jax.tree.leaves(params)):,}",
+      "data": f"{', '.join(data)} recordings, {len(self.train.class_names)} "
+      "classes",
+      "steps": f"{self.total_steps:,} of {run.input.batch_size} examples "
+      f"{parts}({self.total_steps / self.steps_per_epoch:.4g} epochs)",
+      "start": start or "fresh",
+    }
+
   def model_info(self, start: ModelInfo | None = None) -> ModelInfo:
     """What turns this job's parameters into a model, without its data.
 

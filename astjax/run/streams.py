@@ -182,6 +182,12 @@ def with_probe(
   return dataclasses.replace(stream, probe=probe, known=known)
 
 
+def unreadable(streams: Sequence[Stream]) -> dict[str, list]:
+  """{name: [(recording, reason)]} of all processes, and of what probes know."""
+  known = [s.known for s in streams if s.known]
+  return sharding.union({s.name: s.reader.report() for s in [*streams, *known]})
+
+
 def check_same_classes(
   where: str, names: Sequence[str], other: str, expected: Sequence[str]
 ) -> None:
