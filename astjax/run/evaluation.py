@@ -205,6 +205,8 @@ class Evaluations:
     ensemble = self.record.ensemble(stream.name, data, out["id"])
     rows, mean = ensemble.add(out["id"], scores(out))
     found, _ = metrics.classification(mean, out["label"][rows])
+    # Beside the evaluation's own, as `val/ensemble_mAP`: no other evaluation
+    # can have that name, and TensorBoard shows the two side by side.
     return {f"ensemble_{k}": v for k, v in found.items()}
 
   def run_average(

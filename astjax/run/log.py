@@ -124,7 +124,8 @@ class MetricLog:
     first_step: lines of later steps, left by a run that was killed, are
       dropped: those steps come again.
     active: False on all processes but the first: writes nothing.
-    tensorboard: also write event files below `tensorboard/`.
+    tensorboard: also write event files below `tensorboard/` (by tensorboardX,
+      since the writers of Flax and CLU import TensorFlow).
   """
 
   def __init__(

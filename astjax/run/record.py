@@ -37,6 +37,8 @@ class Mean:
 
   def add(self, arrays: Mapping[str, Any], times: int = 1) -> None:
     """One set; `times` is its weight."""
+    # Not a running mean on the device: that would depend on how often the run
+    # was interrupted, and be wrong in the last two digits after 20 epochs.
     taken = {k: times * np.asarray(v, np.float64) for k, v in arrays.items()}
     if self.count:
       taken = {k: self.sums[k] + v for k, v in taken.items()}
@@ -130,6 +132,7 @@ class WeightAverage:
     """
     if saved.get("first_epoch") == self.config.first_epoch:
       self.mean = Mean(saved["count"], sums)
+    # A mean of fewer epochs than the config says would pass for the whole one.
     passed = sum(n for end, n in self._ends.items() if end <= step)
     if self.mean.count != passed:
       raise UserError(

@@ -35,18 +35,8 @@ from astjax.weights import info as model_info
 _SHARED_SECONDS = 20.0
 AVERAGE = "average"
 
-_PACKAGES = (
-  "jax",
-  "jaxlib",
-  "flax",
-  "optax",
-  "orbax-checkpoint",
-  "numpy",
-  "tensorflow",
-  "tensorflow-cpu",
-  "soundfile",
-  "soxr",
-)
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+_PACKAGES += ("tensorflow", "tensorflow-cpu", "soundfile", "soxr")
 
 
 def prepare(path: str | os.PathLike) -> pathlib.Path:
