@@ -76,15 +76,7 @@ class Console:
     """A bar, if this is a terminal."""
     if not (self._active and self._rich.is_terminal):
       return
-    self._bar = rich.progress.Progress(
-      rich.progress.TextColumn("{task.description}"),
-      rich.progress.BarColumn(),
-      rich.progress.MofNCompleteColumn(),
-      rich.progress.TimeElapsedColumn(),
-      rich.progress.TextColumn("ETA"),
-      rich.progress.TimeRemainingColumn(),
-      console=self._rich,
-    )
+    self._bar = rich.progress.Progress(console=self._rich)
     self._bar.start()
     self._task = self._bar.add_task(description, total=total, completed=done)
 

@@ -201,21 +201,13 @@ class RunRecord:
     """Takes note of an evaluation."""
     if self.plateau and self.plateau.config.metric in metrics:
       self.plateau.update(metrics[self.plateau.config.metric])
-    goodness = self.goodness(metrics)
-    if goodness is None:
-      return
-    if self.best is None or goodness > self._sign() * self.best:
-      self.best, self.best_step = metrics[self.metric], step
-
-  def goodness(self, metrics: dict[str, float]) -> float | None:
-    """Higher is better; None if the metric is absent or not a number."""
     value = metrics.get(self.metric)
     if value is None or not math.isfinite(value):
-      return None
-    return self._sign() * value
-
-  def _sign(self) -> float:
-    return -1.0 if self.lower_is_better else 1.0
+      return
+    if self.best is None or (
+      value < self.best if self.lower_is_better else value > self.best
+    ):
+      self.best, self.best_step = value, step
 
   @property
   def lr_scale(self) -> float:
