@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from astjax import tasks
-from astjax.models import ast
 from astjax.weights import convert, saved_model
 from astjax.weights.info import ModelInfo
 
@@ -31,9 +30,7 @@ def build(name, **kw):
   return tasks.build(
     name,
     KWARGS[name] | kw,
-    backbone=ast.make_backbone(
-      **MODEL | ({"prefix": ("cls",)} if name == "asit" else {})
-    ),
+    model=MODEL | ({"prefix": ("cls",)} if name == "asit" else {}),
     num_classes=3,
     steps_per_epoch=10.0,
     total_steps=100,
