@@ -78,7 +78,9 @@ def file_error(error: OSError, text: str) -> UserError:
 
 def first_line(error: BaseException) -> str:
   """What a library's error says, in short; its name if it says nothing."""
-  return str(error).strip().split("\n")[0][:200] or type(error).__name__
+  text = str(error).strip().split("\n")[0][:200] or type(error).__name__
+  # It may quote from a damaged file.
+  return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

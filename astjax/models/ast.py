@@ -9,8 +9,7 @@ import jax.numpy as jnp
 
 from astjax import errors
 from astjax.models import heads, vit
-from astjax.ops import patches as patch_ops
-from astjax.ops import platform, xp
+from astjax.ops import patches, platform, xp
 from astjax.types import Array, Params
 
 # The DeiT models whose shapes the paper uses. 224 and 384 name the image size
@@ -23,6 +22,16 @@ VARIANTS = {
 }
 
 PREFIX_TOKENS = ("cls", "dist")
+
+
+def cut(backbone: nn.Module, fbank: Array) -> Array:
+  """Log-mels [..., T, F] -> a backbone's patches [..., F', T', ph * pw]."""
+  return patches.patchify(
+    fbank,
+    patch_size=backbone.patch_size,
+    stride=backbone.stride,
+    backend=xp.JAX,
+  )
 
 
 class Backbone(nn.Module):
@@ -98,12 +107,7 @@ class Backbone(nn.Module):
         the position grid.
     """
     if patches is None:
-      patches = patch_ops.patchify(
-        fbank,
-        patch_size=self.patch_size,
-        stride=self.stride,
-        backend=xp.JAX,
-      )
+      patches = cut(self, fbank)
     batch, *grid, cells = patches.shape
     self._check_grid(tuple(grid))
     x = vit.PatchEmbed(

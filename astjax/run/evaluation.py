@@ -26,8 +26,7 @@ from astjax.run.log import Console, MetricLog
 from astjax.run.record import RunRecord
 from astjax.run.streams import Stream
 from astjax.tasks.probes import Probe
-from astjax.weights import files
-from astjax.weights import info as model_info
+from astjax.weights.info import MODEL, read_info
 
 
 def outputs(
@@ -229,8 +228,8 @@ class Evaluations:
     self._write(step, results)
     if jax.process_index() == 0:
       config = self.job.config.average
-      path = self.folder / model_info.MODEL
-      info = model_info.parse(files.read_json(path), str(path))
+      path = self.folder / MODEL
+      info = read_info(path)
       info = dataclasses.replace(
         info,
         origin=f"{info.origin}, averaged over the epochs {config.first_epoch} "

@@ -19,7 +19,7 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from astjax import models, tasks
+from astjax import tasks
 from astjax.data import pipeline, sources
 from astjax.engine import optim, sharding, step
 from astjax.engine.devices import count_flops
@@ -32,7 +32,8 @@ from astjax.run.checkpoint import Checkpoints
 from astjax.run.config import RunConfig
 from astjax.run.streams import Stream
 from astjax.types import Metrics, Params
-from astjax.weights import load, saved_model
+from astjax.weights import load
+from astjax.weights.front_end import inference_recipe
 from astjax.weights.info import ModelInfo
 
 
@@ -137,11 +138,11 @@ class Job:
     """
     stream = next(iter(self.own_evals.values()), self.train)
     return ModelInfo(
-      model=saved_model.describe(self.task.backbone),
+      model=self.task.backbone.describe(),
       head=self.task.head,
       objective=self.task.saved_objective,
       class_names=self.train.class_names if self.task.head else (),
-      recipe=saved_model.inference_recipe(
+      recipe=inference_recipe(
         (*stream.host_ops, *stream.device_ops),
         (stream.config.on_host, stream.config.on_device),
       ),
@@ -181,7 +182,7 @@ def build(
   task = tasks.build(
     run.task,
     run.task_kw,
-    backbone=models.build(run.model),
+    model=run.model,
     num_classes=len(train.class_names),
     steps_per_epoch=steps_per_epoch,
     total_steps=total_steps,
@@ -378,6 +379,7 @@ def warm_params(job: Job) -> tuple[Params, ModelInfo, list[str]]:
       backbone=job.task.backbone,
       head=job.task.head,
       class_names=job.train.class_names,
+      objective=job.task.saved_objective,
       options=options,
     )
   info = loaded.info

@@ -10,7 +10,6 @@ import optax
 
 from astjax.errors import UserError
 from astjax.models import ast
-from astjax.ops import patches, xp
 from astjax.types import Array, Batch, Metrics, Params
 
 
@@ -30,12 +29,7 @@ def cut(batch: Batch, backbone: ast.Backbone) -> Array:
   given = inputs(batch)
   if "patches" in given:
     return given["patches"]
-  return patches.patchify(
-    given["fbank"],
-    patch_size=backbone.patch_size,
-    stride=backbone.stride,
-    backend=xp.JAX,
-  )
+  return ast.cut(backbone, given["fbank"])
 
 
 def keys_of_ids(batch: Batch) -> Array:

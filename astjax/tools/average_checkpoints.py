@@ -20,8 +20,8 @@ from absl import logging
 from astjax.errors import UserError
 from astjax.run.log import Console
 from astjax.run.record import Mean
-from astjax.weights import convert, files, orbax_params
-from astjax.weights import info as model_info
+from astjax.weights import convert, orbax_params
+from astjax.weights.info import MODEL, read_info, save_model
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,14 +80,12 @@ def average(
   Raises:
     UserError: no such run or checkpoint, a damaged one, or `out` is there.
   """
-  path = folder / model_info.MODEL
+  path = folder / MODEL
   if not path.is_file():
-    raise UserError(
-      f"{folder} is not a work directory: it has no {model_info.MODEL}"
-    )
+    raise UserError(f"{folder} is not a work directory: it has no {MODEL}")
   if out.exists():
     raise UserError(f"{out} is there already; give a new folder")
-  info = model_info.parse(files.read_json(path), str(path))
+  info = read_info(path)
   if info.objective.get("name") == "asit":
     raise UserError(
       f"the run in {folder} keeps a teacher, which is a running average of its "
@@ -114,7 +112,7 @@ def average(
     origin=f"{info.origin}, averaged over steps {', '.join(map(str, chosen))}",
   )
   params = {k: v.astype(np.float32) for k, v in mean.value().items()}
-  model_info.save(out, info, convert.unflatten(params))
+  save_model(out, info, convert.unflatten(params))
   return chosen
 
 

@@ -21,8 +21,8 @@ from astjax.serving.recording import Recording
 from astjax.tasks import base, ssast
 from astjax.tasks.base import inputs
 from astjax.types import Batch
-from astjax.weights import convert, saved_model
-from astjax.weights.load import Checkpoint
+from astjax.weights import convert
+from astjax.weights.info import Loaded
 
 # Of the original SSAST, which hides 400 of 512.
 _SHARE = 400 / 512
@@ -54,7 +54,7 @@ class Look(NamedTuple):
 
 
 def look(
-  loaded: Checkpoint,
+  loaded: Loaded,
   clips: Sequence[str],
   *,
   num_mask: int = 0,
@@ -113,7 +113,7 @@ def _batch(recipe: recording.Recipe, clips: Sequence[str]) -> Batch:
   }
 
 
-def _of_ssast(loaded: Checkpoint, batch: Batch, key, num_mask: int):
+def _of_ssast(loaded: Loaded, batch: Batch, key, num_mask: int):
   """The fields of `Look` after the name, [B, ...] each."""
   info, params = loaded.info, convert.unflatten(loaded.params)
   names = set(info.objective["heads"])
@@ -172,14 +172,14 @@ def _of_ssast(loaded: Checkpoint, batch: Batch, key, num_mask: int):
   )
 
 
-def _of_asit(loaded: Checkpoint, batch: Batch, key, num_mask: int):
+def _of_asit(loaded: Loaded, batch: Batch, key, num_mask: int):
   """The same. A single clip has no other one to take blocks from."""
   if num_mask:
     raise UserError(
       f"num_mask={num_mask} hides patches of an SSAST; ASiT's blocks cover the "
       "part that they covered in its training"
     )
-  objective, module = loaded.info.objective, saved_model.module_of(loaded.info)
+  objective, module = loaded.info.objective, loaded.info.module()
   patch_size = module.backbone.patch_size
   how = asit.PRESETS[objective.get("preset", "r2")]
   how = {"drop_perc": how["drop_perc"], **objective.get("task_kw", {})}

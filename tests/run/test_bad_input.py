@@ -419,11 +419,11 @@ VALUES = {
   "expression of a number": ({"optim": {"no_decay": (3,)}}, ["no_decay"]),
   "multiplier alone": (
     {"optim": {"lr_multipliers": (("head",),)}},
-    ["config.optim: lr_multipliers", "('head',)"],
+    ["config.optim: lr_multipliers=", "('head',)"],
   ),
   "multiplier of a word": (
     {"optim": {"lr_multipliers": (("head", "x"),)}},
-    ["config.optim: lr_multipliers", "'x'"],
+    ["config.optim: lr_multipliers=", "'x'"],
   ),
   "no log": ({"log": {"every_steps": 0}}, ["config.log: every_steps=0"]),
   "keep nothing": ({"checkpoint": {"keep": 0}}, ["config.checkpoint: keep=0"]),

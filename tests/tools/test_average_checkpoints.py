@@ -45,7 +45,7 @@ def test_mean_of_the_steps(flags, steps, workdir, tmp_path, capsys):
   )
   listed = ", ".join(map(str, steps))
   assert f"the mean of steps {listed}" in capsys.readouterr().out
-  info, params = model_info.load(out)
+  info, params = model_info.read_model(out)
   assert info.origin == f"trained by astjax, averaged over steps {listed}"
   for name, value in params.items():
     parts = [saved(workdir, s)[name].astype(np.float64) for s in steps]
