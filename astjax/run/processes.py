@@ -13,6 +13,7 @@ import importlib.util
 import os
 import re
 import signal
+import threading
 from collections.abc import Mapping
 
 import jax
@@ -23,6 +24,7 @@ from astjax.errors import Outage, UserError, first_line
 
 # Who has not been heard of for so long is gone; JAX's own default is 100.
 HEARTBEAT_SECONDS = 60
+LEAVE_SECONDS = 30.0
 # By what a scheduler calls the number of a process, and how many there are.
 # Open MPI comes first: it may start its own daemons by SLURM, one a machine.
 # A step's count decides, not the job's, which JAX takes (SLURM_NTASKS): a shell
@@ -197,7 +199,6 @@ def join(group: Group) -> None:
       local_device_ids=None if is_set else group.local_device_ids,
       cluster_detection_method=group.method,
       heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-      shutdown_timeout_seconds=HEARTBEAT_SECONDS,
     )
   except Exception as e:
     raise Outage(
@@ -208,9 +209,18 @@ def join(group: Group) -> None:
 
 
 def leave() -> None:
-  """Waits up to a minute for the others, so that none misses this one."""
-  with contextlib.suppress(Exception):
-    jax.distributed.shutdown()
+  """Waits half a minute for the others, so that none of them misses this one.
+
+  In a thread: JAX's own time-out ends the process, and with another code.
+  """
+
+  def shut_down():
+    with contextlib.suppress(Exception):
+      jax.distributed.shutdown()
+
+  thread = threading.Thread(target=shut_down, daemon=True)
+  thread.start()
+  thread.join(LEAVE_SECONDS)
 
 
 class Signals:
