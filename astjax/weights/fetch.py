@@ -121,9 +121,9 @@ def download(url: str, path: pathlib.Path, *, sha256: str = "") -> None:
     with open(part, "wb") as file, _shown(answer, path.name) as source:
       while chunk := _read(source, url):
         file.write(chunk)
-    # It counts down; Python takes a lost connection for the end.
-    if answer.length:
-      raise Outage(f"{url} broke off ({answer.length:,} bytes are missing)")
+      # It counts down; Python takes a lost connection for the end.
+      if answer.length or not file.tell():
+        raise Outage(f"{url} broke off after {file.tell():,} bytes")
     digest = files.sha256(part)
     if not digest.startswith(sha256):
       raise UserError(
