@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
 import errno
 import inspect
@@ -147,8 +148,10 @@ def call_positional(
       for name in known
     )
     raise UserError(f"{where}: {e}; it takes ({takes})") from None
+  # Of a dataclass each base's fields are resolved where that base stands.
+  is_plain_class = inspect.isclass(fn) and not dataclasses.is_dataclass(fn)
   hints = typing.get_type_hints(
-    fn.__init__ if inspect.isclass(fn) else fn, include_extras=True
+    fn.__init__ if is_plain_class else fn, include_extras=True
   )
   for name in known:
     if name in bound.arguments and name in hints:

@@ -199,7 +199,7 @@ def _train() -> None:
   _join()
   try:
     from astjax import train
-    from astjax.engine import profiling
+    from astjax.engine import devices
   except ModuleNotFoundError as e:
     if e.name != "tensorflow":
       raise
@@ -211,9 +211,7 @@ def _train() -> None:
     train.train_and_evaluate(
       _CONFIG.value,
       _WORKDIR.value,
-      profile=profiling.parse_window(_PROFILE.value)
-      if _PROFILE.value
-      else None,
+      profile=devices.parse_window(_PROFILE.value) if _PROFILE.value else None,
     )
   except train.Stopped as e:
     from astjax.run import processes

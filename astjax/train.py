@@ -21,8 +21,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from astjax.data import pipeline, sources
-from astjax.engine import profiling, sharding
-from astjax.engine.devices import of
+from astjax.engine import sharding
+from astjax.engine.devices import Trace, chip_of, peak_memory
 from astjax.engine.step import TrainState, train_key
 from astjax.errors import UserError, warn
 from astjax.run import record as run_record
@@ -179,7 +179,7 @@ class _Loop:
     )
     self.signals = Signals()
     self.num_unreadable = 0
-    chip = of(job.mesh.devices.flat[0])
+    chip = chip_of(job.mesh.devices.flat[0])
     # The share of the peak that one example per second is.
     self.use = (
       job.flops_per_example() / (chip.flops * job.mesh.size) if chip else None
@@ -214,7 +214,7 @@ class _Loop:
     )
     key = train_key(run.seed)
     window = Window(self.step)
-    trace = profiling.Trace(self.folder / "profile", profile)
+    trace = Trace(self.folder / "profile", profile)
     self.console.start_bar(total, self.step)
     with (
       contextlib.closing(batches),
@@ -324,7 +324,7 @@ class _Loop:
     if self.use is not None:
       values["perf/mfu"] = self.use * values["perf/examples_per_s"]
       used += f"  MFU {100 * values['perf/mfu']:.0f}%"
-    if (memory := profiling.peak_memory()) is not None:
+    if (memory := peak_memory()) is not None:
       values["perf/memory_gib"] = memory
       used += f"  {memory:.1f} GiB"
     self.log.write(self.step, values)

@@ -142,7 +142,7 @@ class Checkpoints:
       Outage: one cannot be read now.
     """
     # Process 0's word: a shared disk may show others an older folder.
-    steps = sharding.as_first(self.steps()) if step is None else [step]
+    steps = sharding.from_process_0(self.steps()) if step is None else [step]
     for candidate in reversed(steps):
       try:
         return self._restore(candidate, template)

@@ -74,7 +74,7 @@ def probed(
     if not np.isfinite(x["features"]).all():
       raise UserError(f"the features {which} are not finite")
   scores = probe.scores(known["features"], known["label"], out["features"])
-  scores = sharding.of_first(scores.astype(np.float32))
+  scores = sharding.from_process_0(scores.astype(np.float32))
   return {k: v for k, v in out.items() if k != "features"} | {"scores": scores}
 
 

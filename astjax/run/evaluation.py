@@ -195,7 +195,7 @@ class Evaluations:
         logged |= {
           k: v for k, v in line.items() if k.split("/")[0] in self.job.evals
         }
-    self.results |= sharding.as_first(logged)
+    self.results |= sharding.from_process_0(logged)
     # Not those of which there are averages or ensembles alone.
     known = {
       k.split("/")[0] for k in self.results if k.endswith("/num_examples")
@@ -213,7 +213,7 @@ class Evaluations:
         if k not in rated and not v.of_best
       }
       is_there = (self.folder / workdir.AVERAGE).exists()
-      if missing or not sharding.as_first(is_there):
+      if missing or not sharding.from_process_0(is_there):
         self.run_average(state, missing)
     self.say_results(step)
 

@@ -21,7 +21,8 @@ from jax.sharding import Mesh
 
 from astjax import tasks
 from astjax.data import pipeline, sources
-from astjax.engine import flops, optim, sharding, step
+from astjax.engine import optim, sharding, step
+from astjax.engine.devices import count_flops
 from astjax.engine.step import TrainState
 from astjax.engine.task import Task
 from astjax.errors import Outage, UserError, call, located, nearest
@@ -89,16 +90,11 @@ class Job:
     In the loss and its gradient, with all passes and the teacher; without what
     `remat` computes again, and without the front-end.
     """
-    plain = _task(
-      self.config,
-      len(self.train.class_names),
-      self.steps_per_epoch,
-      self.total_steps,
-      # What hides nothing from the count, and repeats nothing.
-      model=self.config.model | {"remat": False, "attention": "xla"},
-    )
+    # What hides nothing from the count, and repeats nothing.
+    plain = dataclasses.replace(self.task, backbone=self.task.backbone.plain())
     loss = partial(_loss, dataclasses.replace(self, task=plain))
-    return flops.of(jax.value_and_grad(loss), jax.eval_shape(self.fresh_params))
+    params = jax.eval_shape(self.fresh_params)
+    return count_flops(jax.value_and_grad(loss), params)
 
   def train_step(
     self, tx: optax.GradientTransformation, shardings: TrainState
@@ -124,7 +120,7 @@ class Job:
     return ModelInfo(
       model=self.task.backbone.describe(),
       head=self.task.head,
-      objective=self.task.objective,
+      objective=self.task.saved_objective,
       class_names=self.train.class_names if self.task.head else (),
       recipe=inference_recipe(
         (*split.host_ops, *split.device_ops),
@@ -182,8 +178,14 @@ def build(
     if given.probe:
       split = streams.probed(split, given, where, run.input, make_split)
     evals[name] = split
-  num_classes = len(train.class_names)
-  task = _task(run, num_classes, steps_per_epoch, total_steps)
+  task = tasks.build(
+    run.task,
+    run.task_kw,
+    model=run.model,
+    num_classes=len(train.class_names),
+    steps_per_epoch=steps_per_epoch,
+    total_steps=total_steps,
+  )
   for name, split in evals.items() if task.head else ():
     where = f"config.evals.{name}"
     if not split.probe:
@@ -204,17 +206,6 @@ def build(
     with located(f"config.evals.{name}"):
       jax.eval_shape(partial(_outputs, job, split), params)
   return job
-
-
-def _task(run, num_classes, steps_per_epoch, total_steps, *, model=None):
-  return tasks.build(
-    run.task,
-    run.task_kw,
-    model=run.model if model is None else model,
-    num_classes=num_classes,
-    steps_per_epoch=steps_per_epoch,
-    total_steps=total_steps,
-  )
 
 
 def _remembered(job):
@@ -381,7 +372,7 @@ def warm_params(job: Job) -> tuple[Params, ModelInfo, list[str]]:
       backbone=job.task.backbone,
       head=job.task.head,
       class_names=job.train.class_names,
-      objective=job.task.objective,
+      objective=job.task.saved_objective,
       options=options,
     )
   info = loaded.info

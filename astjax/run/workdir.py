@@ -77,7 +77,7 @@ def check_shared(workdir: pathlib.Path) -> None:
   Raises:
     UserError: one of them does not see what process 0 has put there.
   """
-  path = workdir / f".shared-{sharding.as_first(secrets.token_hex(8))}"
+  path = workdir / f".shared-{sharding.from_process_0(secrets.token_hex(8))}"
   if jax.process_index() == 0:
     path.touch()
   multihost_utils.sync_global_devices("shared_folder")

@@ -32,8 +32,8 @@ from jax.experimental import topologies
 
 from astjax import main
 from astjax.data import host_ops
-from astjax.engine import flops, sharding
-from astjax.engine.devices import CHIPS, Chip, of
+from astjax.engine import sharding
+from astjax.engine.devices import CHIPS, Chip, chip_of, count_flops
 from astjax.errors import UserError
 from astjax.ops import platform
 from astjax.ops.recipe import calls
@@ -258,7 +258,7 @@ def _memory_of(mesh) -> int:
   device = mesh.devices.flat[0]
   if device in jax.devices():  # it is there, and knows what is left for us
     return (device.memory_stats() or {}).get("bytes_limit", 0)
-  chip = of(device)
+  chip = chip_of(device)
   return chip.memory if chip else 0
 
 
@@ -324,7 +324,7 @@ def report(
     )
   with platform.compiling_for(device.platform):
     step, args = _step(job, job.config.input.batch_size)
-    total = flops.of(step, *args)
+    total = count_flops(step, *args)
     compiled = compile_step(job)
     found = {
       "devices": job.mesh.size,
@@ -335,7 +335,7 @@ def report(
       "model_flops": job.flops_per_example() * compiled.batch_size,
       "matmul_flops": total,
       **dataclasses.asdict(compiled),
-      "at_best": at_best(of(device), job.mesh.size, total, compiled),
+      "at_best": at_best(chip_of(device), job.mesh.size, total, compiled),
     }
     if suggest:
       found["largest_batch"] = _suggest(job, compiled, say)

@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"astjax: error: {e}", file=sys.stderr)
     return 1
   print(f"wrote {' and '.join(written)}")
-  if loaded.task.objective:
+  if loaded.task.saved_objective:
     print(
       "what it makes of hidden patches: python -m astjax.tools.reconstruct "
       f"--model={folder} RECORDING ..."

@@ -32,7 +32,7 @@ class Mean:
   metric_names = ("loss",)
   one_label = False
   head = None
-  objective = {}  # noqa: RUF012
+  saved_objective = {}  # noqa: RUF012
 
   def init_params(self, rng, batch):
     return {"backbone": self.backbone.init(rng, batch["fbank"])["params"]}
@@ -62,8 +62,8 @@ class Mean:
     return {"loss": float(np.mean(outputs["loss"]))}, {}
 
 
-def make(*, model: dict, num_classes: int, **own: Any) -> Mean:
-  return Mean(ast.make_backbone(**model))
+def make(*, backbone: Any, num_classes: int, **own: Any) -> Mean:
+  return Mean(backbone)
 
 
 @pytest.fixture
@@ -233,8 +233,8 @@ class OfViews(Mean):
     return out.reshape(*fbank.shape[:-2], -1)
 
 
-def make_of_views(*, model: dict, **own: Any) -> OfViews:
-  return OfViews(ast.make_backbone(**model))
+def make_of_views(*, backbone: Any, **own: Any) -> OfViews:
+  return OfViews(backbone)
 
 
 def views_of(random):

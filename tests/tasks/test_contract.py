@@ -98,7 +98,7 @@ def test_a_saved_model_has_these_parameters(task, params):
   info = ModelInfo(
     model=task.backbone.describe(),
     head=task.head,
-    objective=task.objective,
+    objective=task.saved_objective,
   )
   expected = info.expected_params((2, 6))
   shapes = lambda tree: {k: v.shape for k, v in convert.flatten(tree).items()}
