@@ -19,6 +19,8 @@ import rich.console
 import rich.progress
 import rich.table
 
+from astjax.weights import files
+
 
 def duration(seconds: float) -> str:
   """3725 -> "1:02:05"."""
@@ -46,19 +48,19 @@ class Console:
     self._task = None
 
   def say(self, text: str) -> None:
-    """A line."""
+    """Prints a line."""
     if self._active:
       self._rich.print(text, markup=False)
 
   def block(self, title: str, rows: Mapping[str, Any]) -> None:
-    """A titled list of facts."""
+    """Prints a titled list of facts."""
     width = max(len(k) for k in rows)
     self.say(title)
     for name, value in rows.items():
       self.say(f"  {name:<{width}}  {value}")
 
   def table(self, title: str, columns: list[str], rows: Iterable) -> None:
-    """A table."""
+    """Prints rows below their columns."""
     if not self._active:
       return
     table = rich.table.Table(title=title, title_justify="left")
@@ -87,7 +89,7 @@ class Console:
     self._task = self._bar.add_task(description, total=total, completed=done)
 
   def advance(self, step: float, description: str = "training") -> None:
-    """Moves the bar."""
+    """Moves the bar, if there is one."""
     if self._bar is not None:
       self._bar.update(self._task, completed=step, description=description)
 
@@ -144,7 +146,8 @@ class MetricLog:
     if not active:
       return
     text = "".join(json.dumps(line) + "\n" for line in self.history)
-    _replace(self._path, text)
+    with files.written_whole(self._path) as temporary:
+      temporary.write_text(text, encoding="utf-8")
     self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
     if tensorboard:
       import tensorboardX
@@ -157,7 +160,7 @@ class MetricLog:
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """One JSON object on a line: {"step": ..., "time": ..., key: value}."""
     line = {"step": step, "time": round(time.time(), 3)}
-    line |= {k: _number(v) for k, v in values.items()}
+    line |= files.jsonable(values)
     self.history.append(line)
     if not self._active:
       return
@@ -177,7 +180,14 @@ class MetricLog:
 
 
 class Window:
-  """Sums over the steps between two log lines."""
+  """Sums over the steps between two log lines.
+
+  Attributes:
+    first: the step it begins with.
+    waited: seconds spent waiting for data.
+    paused: seconds of evaluations, saves and the like, which do not count.
+    pending: (step, ids, metrics) of steps that may still be running.
+  """
 
   def __init__(self, first: int):
     self.first = first
@@ -224,20 +234,6 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
     if isinstance(line, dict) and "step" in line:
       lines.append(line)
   return lines
-
-
-def _replace(path: pathlib.Path, text: str) -> None:
-  temporary = path.with_suffix(".tmp")
-  temporary.write_text(text, encoding="utf-8")
-  os.replace(temporary, path)
-
-
-def _number(value: Any) -> float | int | None:
-  """JSON knows no NaN: it becomes null."""
-  if isinstance(value, int):
-    return value
-  value = float(value)
-  return value if math.isfinite(value) else None
 
 
 def _text(value: Any) -> str:

@@ -86,7 +86,7 @@ class Plateau:
     return value < best * (1 - threshold)
 
   def to_json(self) -> dict[str, Any]:
-    """Plain values."""
+    """What a checkpoint keeps."""
     return {"best": self.best, "num_bad": self.num_bad, "scale": self.scale}
 
 
@@ -119,7 +119,7 @@ class WeightAverage:
     return step in self._ends
 
   def add(self, step: int, params: Mapping[str, Any]) -> None:
-    """The parameters {path: array} at a step that is due."""
+    """Takes the parameters {path: array} at a step that is due."""
     self.mean.add(params, times=self._ends[step])
 
   def restore(self, step: int, saved: Mapping[str, Any], sums) -> None:
@@ -157,11 +157,7 @@ class Ensemble:
   def add(
     self, ids: np.ndarray, scores: np.ndarray
   ) -> tuple[np.ndarray, np.ndarray]:
-    """One evaluation.
-
-    Args:
-      ids: [m], ascending.
-      scores: [m, C].
+    """Takes one evaluation: ids [m], ascending, and their scores [m, C].
 
     Returns:
       (which of these m rows are kept [n], their mean scores [n, C]).

@@ -23,7 +23,7 @@ from astjax.engine import sharding
 from astjax.engine.step import TrainState, make_eval_step, train_key
 from astjax.errors import UserError, lookup
 from astjax.ops import device_ops
-from astjax.run import evaluate, job, log, streams
+from astjax.run import evaluation, job, log, streams
 from astjax.tools import pictures
 
 
@@ -110,12 +110,12 @@ def predictions(
   with contextlib.closing(batches):
     head = list(itertools.islice(batches, -(-clips // size)))
   step = make_eval_step(loaded.task, chosen.device_ops, loaded.mesh)
-  out = evaluate.outputs(step, state, head, loaded.mesh)
+  out = evaluation.outputs(step, state, head, loaded.mesh)
   spectrograms = np.concatenate([_fbank(chosen, loaded, b) for b in head])
   return _draw(chosen, out, spectrograms, clips, workdir / "predictions.png")
 
 
-def _fbank(split: streams.Split, loaded: job.Job, batch: dict) -> np.ndarray:
+def _fbank(split: streams.Stream, loaded: job.Job, batch: dict) -> np.ndarray:
   def run(batch):
     keys = device_ops.row_keys(train_key(0), len(batch["id"]))
     return device_ops.apply(split.device_ops, batch, keys)

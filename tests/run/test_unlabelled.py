@@ -17,7 +17,7 @@ from astjax.engine import sharding
 from astjax.engine.step import make_eval_step
 from astjax.engine.task import LossOut
 from astjax.models import ast
-from astjax.run import evaluate, job
+from astjax.run import evaluation, job
 from astjax.run.config import to_plain
 from astjax.tools import dataset_stats, report
 from tests.test_train import run
@@ -286,7 +286,7 @@ def test_a_model_of_views_hears_one_clip(config, tmp_path, monkeypatch):
     loaded.task, split.device_ops, loaded.mesh, features=True
   )
   batches = pipeline.eval_batches(split.reader, split.host_ops, batch_size=4)
-  out = evaluate.outputs(step, state, batches, loaded.mesh)
+  out = evaluation.outputs(step, state, batches, loaded.mesh)
   source = split.reader.source
   compared = 0
   for i, want in zip(out["id"], out["features"], strict=True):
