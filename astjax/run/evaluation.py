@@ -26,7 +26,6 @@ from astjax.run.log import Console, MetricLog
 from astjax.run.record import RunRecord
 from astjax.run.streams import Stream
 from astjax.tasks.probes import Probe
-from astjax.weights import files
 from astjax.weights.info import MODEL, read_info
 
 
