@@ -24,8 +24,8 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from absl import logging
 
+from astjax import cli
 from astjax.errors import UserError, call
 from astjax.models import ast, ssast
 from astjax.models.heads import Head
@@ -49,25 +49,20 @@ _OF_NETWORK = {"teacher": "teacher.", "student": "student.module."}
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Command line; returns the exit status."""
-  args = _parser().parse_args(argv)
-  logging.set_verbosity(logging.ERROR)  # orbax warns of reading only
-  try:
-    if args.list:
-      print(_list())
-      return 0
-    if not args.source or not args.out:
-      raise UserError("give SOURCE and OUT, or --list")
+  return cli.run(_work, _parser(), argv)
+
+
+def _work(args) -> None:
+  if args.list:
+    print(_list())
+  elif args.source and args.out:
     _convert(args)
-  except UserError as e:
-    print(f"astjax: error: {' '.join(str(e).split())}", file=sys.stderr)
-    return 1
-  return 0
+  else:
+    raise UserError("give SOURCE and OUT, or --list")
 
 
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+def _parser() -> cli.Parser:
+  parser = cli.Parser(__doc__)
   add = parser.add_argument
   add("source", nargs="?", metavar="SOURCE")
   add("out", nargs="?", metavar="OUT", help="a new folder; a file for official")

@@ -18,7 +18,7 @@ import filelock
 import rich.console
 import rich.progress
 
-from astjax.errors import Outage, UserError, first_line, nearest
+from astjax.errors import Outage, UserError, file_error, first_line, nearest
 from astjax.weights import files, registry
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
@@ -85,9 +85,10 @@ def _published(name, checkpoint):
       f"{mirror}"
     ) from None
   except OSError as e:
-    raise UserError(
+    raise file_error(
+      e,
       f"cannot write {path}: {e.strerror or e} ($ASTJAX_CACHE names another "
-      "folder)"
+      "folder)",
     ) from None
   return path
 

@@ -19,7 +19,7 @@ import ml_dtypes
 import numpy as np
 import safetensors.numpy
 
-from astjax.errors import UserError, first_line
+from astjax.errors import UserError, file_error, first_line
 from astjax.weights import pth
 
 SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".bin")
@@ -52,7 +52,7 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
   except FileNotFoundError:
     raise UserError(f"there is no file {path}") from None
   except OSError as e:
-    raise UserError(f"cannot read {path}: {e.strerror}") from None
+    raise file_error(e, f"cannot read {path}: {e.strerror}") from None
   if is_empty:
     raise UserError(f"{path} is empty, expected a file of weights")
   if path.suffix not in SUFFIXES:
@@ -240,7 +240,7 @@ def new_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     with written_whole(path) as temporary:
       yield temporary
   except OSError as e:
-    raise UserError(f"cannot write {path}: {e.strerror or e}") from None
+    raise file_error(e, f"cannot write {path}: {e.strerror or e}") from None
 
 
 def write_safetensors(

@@ -280,7 +280,7 @@ def test_the_disk_is_full(site, cache, monkeypatch):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
   monkeypatch.setattr(fetch, "open", no_space, raising=False)
-  said = error(fetch.fetch, "tiny")
+  said = error(fetch.fetch, "tiny", kind=Outage)
   assert said.startswith(f"cannot write {cache}/tiny.pth: No space left on dev")
   assert files(cache) <= {"tiny.pth.lock"}
 
