@@ -165,7 +165,7 @@ def test_a_front_end_by_hand(tmp_path):
     (["{image}", "{tmp}/out", "--num_heads=2"], "give --input=128x1024"),
     (
       ["{model}", "{tmp}/out", "--variant=tiny224"],
-      "has width 32, the model 192",
+      "has width 32, tiny224 has 192",
     ),
     (["{model}", "{tmp}/out", "--input=8x8"], "patch"),
     (["{model}", "{tmp}/out", "--mean=3"], "--mean and --std belong together"),
@@ -191,7 +191,7 @@ def test_a_front_end_by_hand(tmp_path):
         "--num_heads=2",
         "--input=64x64",
       ],
-      "has the tokens cls and dist",
+      "has a classifier, this model has none",
     ),
     (
       ["{image}", "{tmp}/out", "--format=hf", "--num_heads=2", "--input=64x64"],
