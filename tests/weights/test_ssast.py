@@ -293,11 +293,6 @@ def test_a_folder_of_another_objective(tmp_path):
   model_info.save_model(tmp_path / "model", info_of(heads=HEADS[:1]), PARAMS)
   with pytest.raises(UserError, match=r"\+ generative/fc1/bias is not in the"):
     load.load(tmp_path / "model")
-  config = json.loads((tmp_path / "model" / "config.json").read_text())
-  config["objective"]["name"] = "ssat"
-  (tmp_path / "model" / "config.json").write_text(json.dumps(config))
-  with pytest.raises(UserError, match="Did you mean 'ssast'"):
-    load.load(tmp_path / "model")
 
 
 def test_official_names(tmp_path, capsys):
