@@ -69,7 +69,7 @@ def fetch(source: str) -> pathlib.Path:
 
 def _published(name, checkpoint):
   path = cache_dir() / checkpoint.file_name
-  if os.path.isfile(path):
+  if os.path.isfile(path):  # without a lock: the folder may be read-only
     return path
   if os.path.exists(path):
     raise UserError(f"{path} is in the way: it is no file")
