@@ -89,7 +89,7 @@ def main() -> None:
     os.environ.get("XLA_FLAGS", "")
     + f" --xla_force_host_platform_device_count={args.devices}"
   )
-  from astjax.tools import collectives
+  from astjax.tools import aot
 
   found = {}
   for name, fsdp, remat in (
@@ -99,7 +99,7 @@ def main() -> None:
   ):
     program, seconds = compiled(args, fsdp, remat)
     memory = program.memory_analysis()
-    moves = collectives.parse(program.as_text())
+    moves = aot.read_traffic(program.as_text())
     found[name] = {
       "arguments": memory.argument_size_in_bytes,
       "temporaries": memory.temp_size_in_bytes,

@@ -13,6 +13,7 @@ says: does the step fit into the memory, what is sent between the devices.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import importlib.util
@@ -22,7 +23,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -34,6 +35,7 @@ from astjax import main
 from astjax.data import host_ops
 from astjax.engine import flops, sharding
 from astjax.engine.devices import CHIPS, Chip, of
+from astjax.engine.step import train_key
 from astjax.errors import UserError
 from astjax.ops import platform
 from astjax.ops.recipe import calls
@@ -41,7 +43,6 @@ from astjax.run import config as run_config
 from astjax.run import job as jobs
 from astjax.run.job import Job
 from astjax.run.log import Console
-from astjax.tools import collectives
 
 _TOPOLOGY = flags.DEFINE_string(
   "topology", "local", "Such as v5e:4x4; local is what this machine has."
@@ -64,6 +65,134 @@ _NO_TPU = {
 }
 _EXAMPLES = 100_000  # of the data that is not there: gives an epoch a length
 _MEMORY = r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm"
+
+# What HLO, the text of a compiled program, calls the operations that send.
+_KINDS = (
+  "all-reduce",
+  "all-gather",
+  "reduce-scatter",
+  "all-to-all",
+  "ragged-all-to-all",
+  "collective-broadcast",
+  "collective-permute",
+)
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\) -> .*\{$")
+_OP = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][\w-]*)\((.*)$")
+_ARRAY = re.compile(r"\b([a-z]+)(\d*)\w*\[([\d,]*)\]")
+_NAME = re.compile(r"%([\w.-]+)")
+_CALLED = re.compile(
+  r"\b(?:calls|to_apply|body|condition|\w+_computations?)=(%[\w.-]+|{[^}]*})"
+)
+_CONDITION = re.compile(r"\bcondition=%([\w.-]+)")
+_CHANNEL = re.compile(r"\bchannel_id=(\d+)")
+_TURNS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+
+
+@dataclasses.dataclass(frozen=True)
+class Traffic:
+  """What one kind of operation sends in one run of a program.
+
+  Attributes:
+    count: how many of them run.
+    nbytes: what they are about, on one device: of an all-reduce the array that
+      is added up, of an all-gather the result, of others what goes in.
+    in_unknown_loop: whether one stands in a loop of unknown length, and is
+      counted as if that turned once.
+  """
+
+  count: int
+  nbytes: int
+  in_unknown_loop: bool = False
+
+
+def read_traffic(text: str) -> dict[str, Traffic]:
+  """{kind: what it sends} of a program, as `Compiled.as_text()` gives it.
+
+  Raises:
+    UserError: this is no such text.
+  """
+  computations: dict[str, dict] = {}
+  entry, ops = "", {}
+  for line in text.splitlines():
+    if header := _COMPUTATION.match(line):
+      ops = computations.setdefault(header[2], {})
+      entry = header[2] if header[1] else entry
+    elif op := _OP.match(line):
+      ops[op[1]] = op.groups()[1:]
+  if not entry:
+    raise UserError("the text of the compiled program has no entry computation")
+  sent: dict[object, tuple] = {}
+  for channel, kind, nbytes, times, is_known in _walk(computations, entry):
+    # A TPU does one operation in parts beside other work, in the turns of a
+    # loop that is busy with that. The parts share its channel, and are one.
+    channel = channel or len(sent)
+    if channel not in sent or times < sent[channel][2]:
+      sent[channel] = kind, nbytes, times, is_known
+  found = collections.defaultdict(list)
+  for kind, *rest in sent.values():
+    found[kind].append(rest)
+  return {
+    kind: Traffic(
+      math.ceil(sum(times for _, times, _ in found[kind])),
+      math.ceil(sum(nbytes * times for nbytes, times, _ in found[kind])),
+      not all(is_known for *_, is_known in found[kind]),
+    )
+    for kind in _KINDS
+    if kind in found
+  }
+
+
+def _walk(computations, name, times=1, is_known=True) -> Iterator[tuple]:
+  """(channel, kind, bytes, how often, whether that is known) of what sends."""
+  ops = computations.get(name, {})
+  for shape, opcode, rest in ops.values():
+    kind = opcode.removesuffix("-start")
+    if kind in _KINDS:
+      operands = _NAME.findall(rest.partition(")")[0])
+      nbytes = sum(_nbytes(ops[x][0]) for x in operands if x in ops)
+      if kind == "all-gather":  # what starts one has (operands, results)
+        nbytes = _nbytes(shape) - (nbytes if kind != opcode else 0)
+      channel = _CHANNEL.search(rest)
+      yield channel and channel[1], kind, nbytes, times, is_known
+      continue
+    if opcode in ("async-update", "async-done"):
+      continue  # they name what async-start has called
+    called = _NAME.findall(" ".join(_CALLED.findall(rest)))
+    inner, known = times, is_known
+    if opcode == "while":
+      turns = _turns(rest, computations)
+      inner, known = times * (turns or 1), is_known and turns > 0
+    elif opcode == "conditional":
+      # A loop over a choice (`tasks.base.in_turn`) takes each branch in turn.
+      inner = times / len(called)
+    for one in called:
+      yield from _walk(computations, one, inner, known)
+
+
+def _turns(loop: str, computations) -> int:
+  """How often a loop turns, 0 if it is not known: XLA's CPU compiler says so.
+
+  A TPU's does not, but leaves the end of JAX's loops as they are written: they
+  count from 0 up to a constant.
+  """
+  if stated := _TURNS.search(loop):
+    return int(stated[1])
+  ops = computations.get(_CONDITION.search(loop)[1]) or {"": ("", "", "")}
+  _, opcode, rest = [*ops.values()][-1]
+  if opcode != "compare" or "direction=LT" not in rest:
+    return 0
+  compared = [ops[x] for x in _NAME.findall(rest.partition(")")[0]) if x in ops]
+  ends = [end for _, opcode, end in compared if opcode == "constant"]
+  return int(ends[0].partition(")")[0]) if len(ends) == 1 else 0
+
+
+def _nbytes(shape: str) -> int:
+  """Of "f32[2,3]{1,0}", or of a tuple of such."""
+  total = 0
+  for kind, bits, sizes in _ARRAY.findall(shape):
+    count = math.prod(int(size) for size in sizes.split(",") if size)
+    total += count * int(bits or 8 * (kind == "pred")) // 8
+  return total
 
 
 class Silence:
@@ -109,7 +238,7 @@ class Compiled:
     fits: False if the compiler, or the chip's memory, says no; None if the
       memory is not known.
     flops: of one device, by XLA, which counts the body of a loop once.
-    traffic: see `collectives.parse`.
+    traffic: see `read_traffic`.
   """
 
   batch_size: int
@@ -117,9 +246,7 @@ class Compiled:
   memory: Mapping[str, int]
   fits: bool | None
   flops: float = 0.0
-  traffic: Mapping[str, collectives.Traffic] = dataclasses.field(
-    default_factory=dict
-  )
+  traffic: Mapping[str, Traffic] = dataclasses.field(default_factory=dict)
 
 
 def find_devices(topology: str) -> list[jax.Device]:
@@ -234,7 +361,7 @@ def compile_step(job: Job, batch_size: int = 0) -> Compiled:
     used,
     fits=used["peak"] <= memory if memory else None,
     flops=float(program.cost_analysis().get("flops", 0.0)),
-    traffic=collectives.parse(program.as_text()),
+    traffic=read_traffic(program.as_text()),
   )
 
 
@@ -245,7 +372,7 @@ def _step(job, batch_size):
     name: jax.ShapeDtypeStruct((batch_size, *shape), dtype)
     for name, (shape, dtype) in job.train.row_shapes.items()
   }
-  key = jax.eval_shape(lambda: jobs.train_step.train_key(0))
+  key = jax.eval_shape(lambda: train_key(0))
   scale = [np.float32(1)] if job.config.plateau.metric else []
   step = job.train_step(
     job.optimizer(state.params), sharding.of_state(state, job.mesh)
