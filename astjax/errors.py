@@ -7,6 +7,7 @@ import difflib
 import errno
 import inspect
 import math
+import signal
 import sys
 import types
 import typing
@@ -20,6 +21,15 @@ class UserError(Exception):
 
 class Outage(UserError):
   """Not the user's doing: a disk, memory, another process. It may pass."""
+
+
+class Stopped(Exception):
+  """A signal asked the run to end; it was saved and can be resumed."""
+
+  def __init__(self, signum: int, step: int):
+    self.signum = signum
+    name = signal.Signals(signum).name
+    super().__init__(f"{name}: saved at step {step}; the same command resumes")
 
 
 # What a disk or a network says of itself, not of what was asked for.

@@ -23,6 +23,7 @@ from jax.sharding import Mesh
 from astjax.data import pipeline, sources
 from astjax.engine import profiling, sharding
 from astjax.engine.devices import of
+from astjax.engine.profiling import parse_window as parse_window
 from astjax.engine.step import TrainState, train_key
 from astjax.errors import UserError, warn
 from astjax.run import record as run_record

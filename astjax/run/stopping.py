@@ -9,14 +9,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-
-class Stopped(Exception):
-  """A signal asked the run to end; it was saved and can be resumed."""
-
-  def __init__(self, signum: int, step: int):
-    self.signum = signum
-    name = signal.Signals(signum).name
-    super().__init__(f"{name}: saved at step {step}; the same command resumes")
+from astjax.errors import Stopped as Stopped
 
 
 class Signals:
