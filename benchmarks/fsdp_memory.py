@@ -103,7 +103,7 @@ def main() -> None:
     found[name] = {
       "arguments": memory.argument_size_in_bytes,
       "temporaries": memory.temp_size_in_bytes,
-      "sent": {kind: traffic.nbytes for kind, traffic in moves.items()},
+      "sent": {kind: one["nbytes"] for kind, one in moves.items()},
       "compile_s": round(seconds, 1),
     }
   sizes = {k: v["arguments"] for k, v in found.items()}

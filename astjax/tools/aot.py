@@ -14,9 +14,7 @@ says: does the step fit into the memory, what is sent between the devices.
 from __future__ import annotations
 
 import argparse
-import collections
 import contextlib
-import dataclasses
 import importlib.util
 import inspect
 import json
@@ -37,7 +35,7 @@ from astjax.data import host_ops
 from astjax.engine import flops, sharding
 from astjax.engine.devices import CHIPS, Chip, of
 from astjax.engine.step import train_key
-from astjax.errors import UserError
+from astjax.errors import UserError, first_line
 from astjax.ops import platform
 from astjax.ops.recipe import calls
 from astjax.run import config as run_config
@@ -53,18 +51,12 @@ _NO_TPU = {
   "TPU_WORKER_HOSTNAMES": "localhost",
   "TPU_ACCELERATOR_TYPE": "v5litepod-4",
 }
-_EXAMPLES = 100_000  # of the data that is not there: gives an epoch a length
 _MEMORY = r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm"
 
-# What HLO, the text of a compiled program, calls the operations that send.
-_KINDS = (
-  "all-reduce",
-  "all-gather",
-  "reduce-scatter",
-  "all-to-all",
-  "ragged-all-to-all",
-  "collective-broadcast",
-  "collective-permute",
+# HLO, the text of a compiled program, and what sends there.
+_SENDS = re.compile(
+  r"(all-reduce|all-gather|reduce-scatter|(?:ragged-)?all-to-all|"
+  r"collective-(?:broadcast|permute))(-start)?$"
 )
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\) -> .*\{$")
 _OP = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][\w-]*)\((.*)$")
@@ -78,25 +70,14 @@ _CHANNEL = re.compile(r"\bchannel_id=(\d+)")
 _TURNS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 
-@dataclasses.dataclass(frozen=True)
-class Traffic:
-  """What one kind of operation sends in one run of a program.
+def read_traffic(text: str) -> dict[str, dict[str, Any]]:
+  """What a program sends, from its text as `Compiled.as_text()` gives it.
 
-  Attributes:
-    count: how many of them run.
-    nbytes: what they are about, on one device: of an all-reduce the array that
-      is added up, of an all-gather the result, of others what goes in.
-    in_unknown_loop: whether one stands in a loop of unknown length, and is
-      counted as if that turned once.
-  """
-
-  count: int
-  nbytes: int
-  in_unknown_loop: bool = False
-
-
-def read_traffic(text: str) -> dict[str, Traffic]:
-  """{kind: what it sends} of a program, as `Compiled.as_text()` gives it.
+  Returns:
+    {kind: {"count", "nbytes", "in_unknown_loop"}}: how many such operations
+    run; what they are about on one device (of an all-reduce the array that is
+    added up, of an all-gather the result, of others what goes in); whether one
+    stands in a loop of unknown length, and is counted as if that turned once.
 
   Raises:
     UserError: this is no such text.
@@ -111,52 +92,48 @@ def read_traffic(text: str) -> dict[str, Traffic]:
       ops[op[1]] = op.groups()[1:]
   if not entry:
     raise UserError("the text of the compiled program has no entry computation")
-  sent: dict[object, tuple] = {}
-  for channel, kind, nbytes, times, is_known in _walk(computations, entry):
+  sent: dict[object, list] = {}
+  for channel, *op in _walk(computations, entry, 1, False):
     # A TPU does one operation in parts beside other work, in the turns of a
     # loop that is busy with that. The parts share its channel, and are one.
     channel = channel or len(sent)
-    if channel not in sent or times < sent[channel][2]:
-      sent[channel] = kind, nbytes, times, is_known
-  found = collections.defaultdict(list)
-  for kind, *rest in sent.values():
-    found[kind].append(rest)
-  return {
-    kind: Traffic(
-      math.ceil(sum(times for _, times, _ in found[kind])),
-      math.ceil(sum(nbytes * times for nbytes, times, _ in found[kind])),
-      not all(is_known for *_, is_known in found[kind]),
+    sent[channel] = min(sent.get(channel, op), op, key=lambda op: op[2])
+  found: dict[str, dict[str, Any]] = {}
+  for kind, nbytes, times, unknown in sent.values():
+    one = found.setdefault(
+      kind, {"count": 0, "nbytes": 0, "in_unknown_loop": False}
     )
-    for kind in _KINDS
-    if kind in found
-  }
+    one["count"] += times
+    one["nbytes"] += times * nbytes
+    one["in_unknown_loop"] |= unknown
+  return found
 
 
-def _walk(computations, name, times=1, is_known=True) -> Iterator[tuple]:
-  """(channel, kind, bytes, how often, whether that is known) of what sends."""
+def _walk(computations, name, times, unknown) -> Iterator[tuple]:
+  """(channel, kind, bytes, how often, or at least so often) of what sends."""
   ops = computations.get(name, {})
   for shape, opcode, rest in ops.values():
-    kind = opcode.removesuffix("-start")
-    if kind in _KINDS:
+    if sends := _SENDS.match(opcode):
+      kind, starts = sends.groups()
       operands = _NAME.findall(rest.partition(")")[0])
       nbytes = sum(_nbytes(ops[x][0]) for x in operands if x in ops)
       if kind == "all-gather":  # what starts one has (operands, results)
-        nbytes = _nbytes(shape) - (nbytes if kind != opcode else 0)
+        nbytes = _nbytes(shape) - (nbytes if starts else 0)
       channel = _CHANNEL.search(rest)
-      yield channel and channel[1], kind, nbytes, times, is_known
+      yield channel and channel[1], kind, nbytes, times, unknown
       continue
     if opcode in ("async-update", "async-done"):
       continue  # they name what async-start has called
     called = _NAME.findall(" ".join(_CALLED.findall(rest)))
-    inner, known = times, is_known
+    inner, lost = times, unknown
     if opcode == "while":
       turns = _turns(rest, computations)
-      inner, known = times * (turns or 1), is_known and turns > 0
+      inner, lost = times * (turns or 1), unknown or not turns
     elif opcode == "conditional":
-      # A loop over a choice (`tasks.base.in_turn`) takes each branch in turn.
-      inner = times / len(called)
+      # In a loop (`tasks.base.in_turn`) its branches take turns.
+      inner = -(-times // len(called))
     for one in called:
-      yield from _walk(computations, one, inner, known)
+      yield from _walk(computations, one, inner, lost)
 
 
 def _turns(loop: str, computations) -> int:
@@ -185,58 +162,24 @@ def _nbytes(shape: str) -> int:
   return total
 
 
-class Silence:
-  """A source for shapes alone: recordings of one sample, one label each.
-
-  Args:
-    num_classes: C; 0 is data without labels.
-    sample_rate: Hz.
-  """
+class _Silence:
+  """A source for shapes alone: recordings of one sample, one label each."""
 
   def __init__(self, num_classes: int, sample_rate: int):
     self.class_names = tuple(f"class {i}" for i in range(num_classes))
     self._rate = sample_rate
 
-  def __len__(self) -> int:
-    """A number that makes a plausible epoch."""
-    return _EXAMPLES
+  def __len__(self):
+    return 100_000  # gives an epoch a plausible length
 
-  def name(self, index: int) -> str:
-    """For messages."""
+  def name(self, index):
     return f"silence {index}"
 
-  def labels(self, index: int) -> tuple[int, ...]:
-    """The classes in turn."""
-    count = len(self.class_names)
-    return (index % count,) if count else ()
+  def labels(self, index):
+    return (index % len(self.class_names),)
 
-  def read(self, index: int) -> tuple[np.ndarray, int]:
-    """([1] zeros, rate)."""
+  def read(self, index):
     return np.zeros(1, np.float32), self._rate
-
-
-@dataclasses.dataclass(frozen=True)
-class Compiled:
-  """The train step at one batch size; bytes are of each device.
-
-  Attributes:
-    batch_size: B, over all devices.
-    seconds: of tracing and compiling.
-    memory: bytes by what they are for; `peak` is all of them together, as a TPU
-      sets them aside before the step (a CPU may need less). When the step does
-      not fit it has `peak` alone, as far as it is known.
-    fits: False if the compiler, or the chip's memory, says no; None if the
-      memory is not known.
-    flops: of one device, by XLA, which counts the body of a loop once.
-    traffic: see `read_traffic`.
-  """
-
-  batch_size: int
-  seconds: float
-  memory: Mapping[str, int]
-  fits: bool | None
-  flops: float = 0.0
-  traffic: Mapping[str, Traffic] = dataclasses.field(default_factory=dict)
 
 
 def find_devices(topology: str) -> list[jax.Device]:
@@ -247,13 +190,6 @@ def find_devices(topology: str) -> list[jax.Device]:
   """
   if topology == "local":
     return jax.devices()
-  tpus = (c.name for kind, c in CHIPS.items() if kind.startswith("TPU"))
-  known = ", ".join(dict.fromkeys(tpus))
-  if not re.fullmatch(r"\w+:\d+(x\d+)*", topology):
-    raise UserError(
-      f"--topology={topology} is none: expected local or a TPU's version and "
-      f"shape, such as v5e:4x4; versions: {known}"
-    )
   if importlib.util.find_spec("libtpu") is None:
     raise UserError(
       f"--topology={topology} needs libtpu, not a TPU: pip install "
@@ -263,10 +199,12 @@ def find_devices(topology: str) -> list[jax.Device]:
     os.environ.setdefault(name, value)
   try:
     found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
-  except Exception as e:
+  except Exception as e:  # libtpu has no type of its own for it
+    tpus = [c.name for kind, c in CHIPS.items() if kind.startswith("TPU")]
     raise UserError(
-      f"libtpu does not take --topology={topology} (versions: {known}): "
-      f"{str(e).splitlines()[0]}"
+      f"libtpu does not take --topology={topology}; expected local or a TPU's "
+      f"version and shape, such as v5e:4x4 (versions: "
+      f"{', '.join(dict.fromkeys(tpus))}): {first_line(e)}"
     ) from None
   return list(found.devices)
 
@@ -278,10 +216,7 @@ def build(
 
   A source that makes its own sounds, or has a `data_dir`, is used as it is.
 
-  Args:
-    config: see `run_config.RunConfig`.
-    devices: from `find_devices`.
-    num_classes: of a classifier; 0 takes that of `multi_hot(...)`.
+  `num_classes` is that of a classifier; 0 takes that of `multi_hot(...)`.
 
   Raises:
     UserError: a mistake in the config, or the number of classes is not known.
@@ -292,10 +227,9 @@ def build(
     return jobs.build(config, mesh=mesh)
   recipes = [run.input.on_host]
   recipes += [e.on_host for e in run.evals.values() if e.on_host]
-  arguments = [a for recipe in recipes for a in _arguments(recipe)]
-  count = num_classes or _first(arguments, "num_classes")
-  rate = _first(arguments, "sample_rate") or 16_000
-  job = jobs.build(config, mesh=mesh, source=Silence(count or 2, rate))
+  count = num_classes or _argument("num_classes", recipes)
+  rate = _argument("sample_rate", recipes) or 16_000
+  job = jobs.build(config, mesh=mesh, source=_Silence(count or 2, rate))
   if job.task.head and not count:
     raise UserError(
       "how many classes there are is left to the data by this config: give "
@@ -304,37 +238,42 @@ def build(
   return job
 
 
-def _arguments(recipe):
-  """Of the ops of a host recipe, by name; those of unknown ops are left out."""
-  for name, args, kwargs in calls(recipe, "config.input.on_host"):
-    if name in host_ops.__all__:
-      with contextlib.suppress(TypeError):  # a mistake that `build` will tell
-        signature = inspect.signature(getattr(host_ops, name))
-        yield signature.bind_partial(*args, **kwargs).arguments
+def _argument(wanted, recipes):
+  """The first value that an op of these host recipes gives it; else 0."""
+  for recipe in recipes:
+    for name, args, kwargs in calls(recipe, "config.input.on_host"):
+      with contextlib.suppress(TypeError, AttributeError):  # `build` tells
+        bind = inspect.signature(getattr(host_ops, name)).bind_partial
+        if found := bind(*args, **kwargs).arguments.get(wanted):
+          return found
+  return 0
 
 
-def _first(arguments, name):
-  return next((a[name] for a in arguments if a.get(name)), 0)
-
-
-def compile_step(job: Job, batch_size: int = 0) -> Compiled:
-  """Compiles the step that training would run.
+def compile_step(job: Job, batch_size: int = 0) -> dict[str, Any]:
+  """Compiles the step that training would run; bytes are of each device.
 
   Args:
     job: from `build`.
-    batch_size: B; 0 takes the config's.
+    batch_size: B, over all devices; 0 takes the config's.
+
+  Returns:
+    {"batch_size", "seconds" of compiling, "memory": bytes by what they are for,
+    "fits", "flops" of one device by XLA, which counts a loop's body once,
+    "traffic": see `read_traffic`}. `memory["peak"]` is all of it together, as a
+    TPU sets it aside before the step; of a step that does not fit it is all
+    that is known, if that. `fits` is None where the device's memory is unknown.
   """
   batch_size = batch_size or job.config.input.batch_size
   step, args = _step(job, batch_size)
   started = time.perf_counter()
-  memory = _memory_of(job.mesh)
+  found = {"batch_size": batch_size, "flops": 0.0, "traffic": {}}
   try:
     program = step.lower(*args).compile()
   except jax.errors.JaxRuntimeError as e:
     if "RESOURCE_EXHAUSTED" not in str(e):
       raise
-    seconds = time.perf_counter() - started
-    return Compiled(batch_size, seconds, _exhausted(str(e)), fits=False)
+    found |= {"memory": _exhausted(str(e)), "fits": False}
+    return found | {"seconds": time.perf_counter() - started}
   seconds = time.perf_counter() - started
   stats = program.memory_analysis()
   used = {
@@ -345,14 +284,14 @@ def compile_step(job: Job, batch_size: int = 0) -> Compiled:
     "program": stats.generated_code_size_in_bytes,
   }
   used["peak"] = sum(used.values()) - 2 * used["aliased"]
-  return Compiled(
-    batch_size,
-    seconds,
-    used,
-    fits=used["peak"] <= memory if memory else None,
-    flops=float(program.cost_analysis().get("flops", 0.0)),
-    traffic=read_traffic(program.as_text()),
-  )
+  memory = _memory_of(job.mesh)
+  return found | {
+    "seconds": seconds,
+    "memory": used,
+    "fits": used["peak"] <= memory if memory else None,
+    "flops": float(program.cost_analysis().get("flops", 0.0)),
+    "traffic": read_traffic(program.as_text()),
+  }
 
 
 def _step(job, batch_size):
@@ -388,39 +327,23 @@ def _exhausted(message: str) -> dict[str, int]:
 
 
 def largest_batch(
-  peak: Callable[[int], float],
-  memory: int,
-  unit: int,
-  first: int,
-  fixed: int = 0,
-  most: int = 2**20,
+  fits: Callable[[int], bool], unit: int, first: int, most: int = 2**20
 ) -> int:
-  """The largest multiple of `unit` that fits; 0 if none does.
+  """The largest multiple of `unit`, up to `most`, that fits; 0 if none does.
 
-  Exact up to 16 units, above to a sixteenth. It takes few attempts, since
-  memory is nearly a line: `fixed` and so much for each row.
+  Exact up to 16 units, above to a sixteenth, since each attempt compiles.
 
   Args:
-    peak: of a batch size, in bytes; infinite if all that is known is that it is
-      too much.
-    memory: bytes that there are.
+    fits: of a batch size.
     unit: what a batch must be a multiple of.
-    first: where to begin.
-    fixed: bytes that do not depend on the batch.
+    first: where to begin; from there it is doubled, then bisected.
     most: where to stop.
   """
-  low, high = 0, most // unit + 1  # fits, does not fit
+  low, high = 0, most // unit + 1  # in units: fits, does not fit
   size = min(max(first // unit, 1), high - 1)
-  attempts = 0
   while high - low > max(1, low // 16):
-    needed = peak(size * unit)
-    attempts += 1
-    low, high = (size, high) if needed <= memory else (low, size)
-    if attempts < 4 and fixed < needed < math.inf:
-      guess = int(size * (memory - fixed) / (needed - fixed))
-    else:
-      guess = min(2 * max(low, 1), (low + high) // 2)
-    size = min(max(guess, low + 1), high - 1)
+    low, high = (size, high) if fits(size * unit) else (low, size)
+    size = min(2 * low or high, (low + high) // 2)
   return low * unit
 
 
@@ -429,38 +352,44 @@ def report(
 ) -> dict[str, Any]:
   """Everything that there is to say, as JSON would have it.
 
-  Args:
-    job: from `build`.
-    suggest: also look for the largest batch that fits.
-    say: for progress.
+  With `suggest` also the largest batch; `say` is told of those tried.
   """
-  device = job.mesh.devices.flat[0]
-  if suggest and not _memory_of(job.mesh):
+  device, memory = job.mesh.devices.flat[0], _memory_of(job.mesh)
+  if suggest and not memory:
     raise UserError(
       "--suggest needs devices of which the memory is known: give --topology"
     )
   with platform.compiling_for(device.platform):
     step, args = _step(job, job.config.input.batch_size)
     total = flops.of(step, *args)
-    compiled = compile_step(job)
-    found = {
+    found = compile_step(job)
+    size = found["batch_size"]
+    found |= {
       "devices": job.mesh.size,
       "device_kind": device.device_kind,
-      "device_memory": _memory_of(job.mesh),
-      "batch_size": compiled.batch_size,
+      "device_memory": memory,
       "parameters": sum(x.size for x in jax.tree.leaves(args[0].params)),
-      "model_flops": job.flops_per_example() * compiled.batch_size,
+      "model_flops": job.flops_per_example() * size,
       "matmul_flops": total,
-      **dataclasses.asdict(compiled),
-      "at_best": at_best(of(device), job.mesh.size, total, compiled),
+      "at_best": at_best(of(device), job.mesh.size, total, found["traffic"]),
     }
+
+    def fits(tried):
+      if tried == size:
+        return found["fits"]
+      other = compile_step(job, tried)
+      verdict = "fits" if other["fits"] else "does not fit"
+      say(f"batch {tried:,} {verdict} ({other['seconds']:.0f} s)")
+      return other["fits"]
+
     if suggest:
-      found["largest_batch"] = _suggest(job, compiled, say)
+      unit = job.mesh.size * job.config.accumulate
+      found["largest_batch"] = largest_batch(fits, unit, size)
   return found
 
 
 def at_best(
-  chip: Chip | None, count: int, matmul_flops: float, compiled: Compiled
+  chip: Chip | None, count: int, matmul_flops: float, traffic: Mapping
 ) -> dict[str, float]:
   """Seconds of a step with pencil and paper, as far as the chip is known.
 
@@ -472,39 +401,16 @@ def at_best(
   if chip:
     found["compute"] = matmul_flops / count / chip.flops
   if chip and chip.link:
-    rounds = {"all-reduce": 2}
-    nbytes = sum(
-      rounds.get(k, 1) * t.nbytes for k, t in compiled.traffic.items()
-    )
+    nbytes = sum(one["nbytes"] for one in traffic.values())
+    nbytes += traffic.get("all-reduce", {"nbytes": 0})["nbytes"]
     found["send"] = nbytes * (count - 1) / count / (chip.link / 2)
   return found
 
 
-def _suggest(job, compiled, say):
-  memory = _memory_of(job.mesh)
-
-  def peak(size):
-    tried = compiled
-    if size != compiled.batch_size:
-      tried = compile_step(job, size)
-      verdict = "fits" if tried.fits else "does not fit"
-      say(f"batch {size:,} {verdict} ({tried.seconds:.0f} s)")
-    return tried.memory["peak"] if tried.fits else math.inf
-
-  return largest_batch(
-    peak,
-    memory,
-    unit=job.mesh.size * job.config.accumulate,
-    first=compiled.batch_size,
-    fixed=compiled.memory.get("aliased", 0),
-  )
-
-
-def show(found: Mapping[str, Any], say: Callable[[str], None] = print) -> None:
-  """The report in lines."""
+def _show(found: Mapping[str, Any], console: Console) -> None:
   count, size = found["devices"], found["batch_size"]
-  lines = {
-    "devices": f"{count} x {found['device_kind']}",
+  kind, memory = found["device_kind"], found["device_memory"]
+  facts = {
     "batch": f"{size:,}: {size // count} on each device",
     "parameters": f"{found['parameters']:,}",
     "FLOPs": f"{found['model_flops']:.4g} a step in the model's matrix "
@@ -512,40 +418,34 @@ def show(found: Mapping[str, Any], say: Callable[[str], None] = print) -> None:
     "as written": f"{found['matmul_flops']:.4g}, with the front-end and what "
     "remat repeats",
   }
-  if found["flops"]:
-    lines["by XLA"] = (
-      f"{found['flops'] * count:.4g}: all operations, a loop's body once"
-    )
+  if total := found["flops"] * count:
+    facts["by XLA"] = f"{total:.4g}: all operations, a loop's body once"
   for name, seconds in found["at_best"].items():
-    lines[f"{name} at best"] = (
-      f"{1000 * seconds:.3g} ms, by the chip's data sheet"
-    )
-  lines["compiled in"] = f"{found['seconds']:.1f} s"
-  say("\n".join(f"{k:<17}{v}" for k, v in lines.items()))
-  say("bytes on each device")
-  for name, number in found["memory"].items():
-    say(f"  {name:<12}{_readable(number):>10}")
-  memory = found["device_memory"]
+    told = f"{1000 * seconds:.3g} ms, by the chip's data sheet"
+    facts[f"{name} at best"] = told
+  facts["compiled in"] = f"{found['seconds']:.1f} s"
+  console.block(f"{count} x {kind}", facts)
+  nbytes = {k: f"{_readable(v):>10}" for k, v in found["memory"].items()}
+  console.block("bytes on each device", nbytes or {"peak": "not known"})
   if memory:
     verdict = "fits into" if found["fits"] else "DOES NOT FIT into"
-    say(f"{verdict} {_readable(memory)} of {found['device_kind']}")
+    console.say(f"{verdict} {_readable(memory)} of {kind}")
   else:
-    say("whether it fits is not known: neither is this device's memory")
-  if found["fits"] is not False:
-    say("sent between devices, a step" if found["traffic"] else "sends nothing")
-  for kind, traffic in found["traffic"].items():
-    unsure = "at least " if traffic["in_unknown_loop"] else ""
-    say(
-      f"  {kind:<20}{unsure}{traffic['count']:>5} x, "
-      f"{_readable(traffic['nbytes'])} in all"
-    )
-  if "largest_batch" in found:
-    largest = found["largest_batch"]
-    say(
-      f"largest batch that fits: {largest:,}, {largest // count} on each device"
-      if largest
-      else "not even one row on each device fits"
-    )
+    console.say("whether it fits is not known: neither is the device's memory")
+  sent = {}
+  for name, one in found["traffic"].items():
+    unsure = "at least " if one["in_unknown_loop"] else ""
+    nbytes = _readable(one["nbytes"])
+    sent[name] = f"{unsure}{one['count']:>5} x, {nbytes} in all"
+  if sent:
+    console.block("sent between devices, a step", sent)
+  elif found["fits"] is not False:
+    console.say("sends nothing")
+  if largest := found.get("largest_batch"):
+    each = f"{largest // count} on each device"
+    console.say(f"largest batch that fits: {largest:,}, {each}")
+  elif largest == 0:
+    console.say("not even one row on each device fits")
 
 
 def _readable(number: int) -> str:
@@ -581,7 +481,7 @@ def _check(args: argparse.Namespace) -> None:
   if args.json:
     print(json.dumps({"topology": args.topology} | found))
   else:
-    show(found, console.say)
+    _show(found, console)
 
 
 if __name__ == "__main__":
