@@ -41,7 +41,7 @@ class SSAST(nn.Module):
   def __call__(
     self,
     patches: Array,
-    index: Array,
+    index: Array | None = None,
     *,
     heads: tuple[str, ...] | None = None,
     train: bool = False,
@@ -50,13 +50,16 @@ class SSAST(nn.Module):
 
     Args:
       patches: [B, F', T', ph * pw] literal patches.
-      index: [B, M] int32, numbers f' * T' + t' of the hidden ones.
+      index: [B, M] int32, numbers f' * T' + t' of the hidden ones; the first
+        patch alone by default.
       heads: which of its own predict; all by default.
       train: turns drop path on.
 
     Returns:
       {head: [B, M, ph * pw]}.
     """
+    if index is None:
+      index = jnp.zeros((len(patches), 1), jnp.int32)
     numbers = jnp.arange(patches.shape[1] * patches.shape[2])
     out = self.backbone(
       patches=patches,
@@ -68,7 +71,7 @@ class SSAST(nn.Module):
     return {name: getattr(self, name)(hidden) for name in heads or self.heads}
 
 
-def make_ssast(backbone: ast.Backbone, heads: tuple[str, ...] = HEADS) -> SSAST:
+def make(backbone: ast.Backbone, heads: tuple[str, ...] = HEADS) -> SSAST:
   """The module on a backbone.
 
   Raises:

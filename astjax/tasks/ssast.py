@@ -249,7 +249,7 @@ def make(
   if not 0 < mse_weight < math.inf:
     raise errors.UserError(f"mse_weight must be positive, got {mse_weight}")
   return Ssast(
-    model=ssast.make_ssast(backbone, OBJECTIVES[objective]),
+    model=ssast.make(backbone, OBJECTIVES[objective]),
     num_mask=num_mask,
     eval_num_mask=eval_num_mask or num_mask,
     masking=masking,

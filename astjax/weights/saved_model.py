@@ -39,7 +39,7 @@ def backbone_of(info: ModelInfo) -> ast.Backbone:
 
 
 # By the name in `ModelInfo.objective`.
-OBJECTIVES = {"ssast": ssast.make_ssast, "asit": asit.make}
+OBJECTIVES = {"ssast": ssast.make, "asit": asit.make}
 
 
 def module_of(info: ModelInfo) -> nn.Module:
