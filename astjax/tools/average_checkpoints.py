@@ -18,6 +18,7 @@ import numpy as np
 
 from astjax import cli
 from astjax.errors import UserError
+from astjax.models import OBJECTIVES
 from astjax.run.log import Console
 from astjax.run.record import Mean
 from astjax.weights import convert, files, orbax_params
@@ -63,14 +64,7 @@ def average(
 ) -> list[int]:
   """Writes the mean of the parameters of some checkpoints as a model.
 
-  Args:
-    folder: the work directory of a run.
-    out: a new folder.
-    steps: of the checkpoints; all that there are by default.
-    last: only the newest so many of them.
-
-  Returns:
-    The steps.
+  Of these `steps`, or of the `last` ones, else of all; returns their steps.
 
   Raises:
     UserError: no such run or checkpoint, a damaged one, or `out` is there.
@@ -83,7 +77,8 @@ def average(
   if out.exists():
     raise UserError(f"{out} is there already; give a new folder")
   info = model_info.parse(files.read_json(path), str(path))
-  if info.objective.get("name") == "asit":
+  objective = OBJECTIVES.get(info.objective.get("name"))
+  if objective and objective.teacher:
     raise UserError(
       f"the run in {folder} keeps a teacher, which is a running average of its "
       "weights already: take the run as it is"
