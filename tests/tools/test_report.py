@@ -1,11 +1,13 @@
 """The pictures of a run."""
 
+import dataclasses
 import shutil
 
 import numpy as np
 import pytest
 import scipy.special
 
+from astjax.run import job
 from astjax.tools import reconstruct, report
 
 
@@ -31,15 +33,15 @@ def test_scores_are_of_the_training_s_kind(
   kind, tiny_run, tmp_path, monkeypatch
 ):
   """Bars of a softmax add up to 1."""
-  job, state = report.job.load_run(tiny_run)
-  head = type(job.task.head)(num_classes=10, scores=kind)
-  monkeypatch.setattr(type(job.task), "head", head)
+  run, state = job.load_run(tiny_run)
+  head = dataclasses.replace(run.task.head, scores=kind)
+  run = dataclasses.replace(run, task=dataclasses.replace(run.task, head=head))
   seen = []
   monkeypatch.setattr(
     report, "_draw", lambda split, out, scores, _: seen.append((out, scores))
   )
   monkeypatch.setattr(reconstruct, "save", lambda figure, path: None)
-  report.predictions(job, state, tmp_path, clips=3)
+  report.predictions(run, state, tmp_path, clips=3)
   ((out, scores),) = seen
   logits = out["logits"][:3]
   expected = {
