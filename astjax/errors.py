@@ -77,7 +77,9 @@ def of_os(error: OSError, text: str) -> UserError:
 
 def first_line(error: BaseException) -> str:
   """What a library's error says, in short; its name if it says nothing."""
-  return str(error).strip().split("\n")[0][:200] or type(error).__name__
+  text = str(error).strip().split("\n")[0][:200] or type(error).__name__
+  # It may quote from a damaged file.
+  return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

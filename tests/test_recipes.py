@@ -17,7 +17,6 @@ from astjax.engine import sharding
 from astjax.models.heads import Head
 from astjax.tools import reconstruct
 from astjax.weights import info as model_info
-from astjax.weights import saved_model
 from configs import asit_digits, ast_folder, ssast_folder
 from tests.test_configs import make_data
 
@@ -73,10 +72,8 @@ def start(name, config, folder):
     head=None if by in OBJECTIVES else Head(num_classes=527),
     objective=OBJECTIVES.get(by, {}),
   )
-  params = jax.jit(
-    lambda: saved_model.init_params(info, grid, jax.random.key(0))
-  )()
-  model_info.save(folder, info, params)
+  params = jax.jit(lambda: info.init_params(grid, jax.random.key(0)))()
+  model_info.save_model(folder, info, params)
   return str(folder)
 
 

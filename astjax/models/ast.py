@@ -55,6 +55,17 @@ class Backbone(nn.Module):
   scan: bool = False
   dtype: Any = jnp.float32
 
+  def describe(self) -> dict[str, Any]:
+    """The arguments of `make_backbone` that a saved model needs."""
+    sizes = {k: getattr(self, k) for k in ("width", "depth", "num_heads")}
+    return sizes | {
+      "mlp_dim": self.mlp_dim or 4 * self.width,
+      "patch_size": tuple(self.patch_size),
+      "stride": tuple(self.stride),
+      "prefix": tuple(self.prefix),
+      "layer_norm_eps": self.layer_norm_eps,
+    }
+
   @nn.compact
   def __call__(
     self,

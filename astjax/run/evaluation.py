@@ -20,8 +20,8 @@ from astjax.run.job import Job
 from astjax.run.log import Console, MetricLog
 from astjax.run.record import RunRecord
 from astjax.run.streams import Split
-from astjax.weights import convert, files
-from astjax.weights import info as model_info
+from astjax.weights import convert
+from astjax.weights.info import MODEL, read_info
 
 
 class Evaluations:
@@ -135,8 +135,8 @@ class Evaluations:
     self._write(step, results)
     if jax.process_index() == 0:
       config = self.job.config.average
-      path = self.folder / model_info.MODEL
-      info = model_info.parse(files.read_json(path), str(path))
+      path = self.folder / MODEL
+      info = read_info(path)
       info = dataclasses.replace(
         info,
         origin=f"{info.origin}, averaged over the epochs {config.first_epoch} "

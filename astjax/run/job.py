@@ -31,7 +31,8 @@ from astjax.run.checkpoint import Checkpoints
 from astjax.run.config import RunConfig
 from astjax.run.streams import Split
 from astjax.types import Metrics, Params
-from astjax.weights import load, saved_model
+from astjax.weights import load
+from astjax.weights.front_end import inference_recipe
 from astjax.weights.info import ModelInfo
 
 
@@ -121,11 +122,11 @@ class Job:
     """
     split = next(iter(self.own_evals.values()), self.train)
     return ModelInfo(
-      model=saved_model.describe(self.task.backbone),
+      model=self.task.backbone.describe(),
       head=self.task.head,
       objective=self.task.objective,
       class_names=self.train.class_names if self.task.head else (),
-      recipe=saved_model.inference_recipe(
+      recipe=inference_recipe(
         (*split.host_ops, *split.device_ops),
         (split.config.on_host, split.config.on_device),
       ),
@@ -380,6 +381,7 @@ def warm_params(job: Job) -> tuple[Params, ModelInfo, list[str]]:
       backbone=job.task.backbone,
       head=job.task.head,
       class_names=job.train.class_names,
+      objective=job.task.objective,
       options=options,
     )
   info = loaded.info

@@ -27,7 +27,7 @@ from astjax.engine import sharding
 from astjax.errors import UserError, of_os
 from astjax.run.config import differences
 from astjax.types import Params
-from astjax.weights import info as model_info
+from astjax.weights.info import MODEL, ModelInfo, save_model
 
 # How late a network file system may show a new file to others.
 _SHARED_SECONDS = 20.0
@@ -181,15 +181,15 @@ def write_versions(workdir: pathlib.Path) -> None:
 
 def write_model(workdir: pathlib.Path, info: Mapping[str, Any]) -> None:
   """model.json: what turns this run's weights into a model, anywhere."""
-  _write_json(workdir / model_info.MODEL, info)
+  _write_json(workdir / MODEL, info)
 
 
 def write_average(
-  workdir: pathlib.Path, info: model_info.ModelInfo, params: Params
+  workdir: pathlib.Path, info: ModelInfo, params: Params
 ) -> None:
   """average/: the averaged weights as a model, in place of an older one."""
   shutil.rmtree(workdir / AVERAGE, ignore_errors=True)
-  model_info.save(workdir / AVERAGE, info, params)
+  save_model(workdir / AVERAGE, info, params)
 
 
 def write_init_from(workdir: pathlib.Path, lines: Sequence[str]) -> None:

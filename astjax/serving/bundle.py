@@ -23,15 +23,16 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.special
 
-from astjax.errors import UserError, call
+from astjax import models
+from astjax.errors import UserError
 from astjax.models import ast
 from astjax.ops import device_ops
 from astjax.serving import recording
 from astjax.serving.recording import Recording
 from astjax.types import Params
 from astjax.weights import adapt, convert
-from astjax.weights import load as checkpoints
-from astjax.weights.info import ModelInfo
+from astjax.weights import load as weights
+from astjax.weights.info import ModelInfo, Options
 
 # Clips of up to 1.5 times the trained length are heard at once. Their positions
 # exist for four lengths, so that a new length compiles nothing.
@@ -101,7 +102,7 @@ def load(
   *,
   recipe: str = "",
   class_names: Sequence[str] = (),
-  options: checkpoints.Options | None = None,
+  options: Options | None = None,
   batch_size: int = 8,
   dtype: str = "float32",
 ) -> Bundle:
@@ -109,7 +110,7 @@ def load(
 
   Args:
     source: a path, a work directory of a run, a published checkpoint or a
-      Hugging Face name; see `checkpoints.load`.
+      Hugging Face name; see `weights.load`.
     recipe: from a recording to the model's input, where the source does not
       know it (or to replace its own).
     class_names: of the classifier, where the source does not know them.
@@ -120,7 +121,7 @@ def load(
   Raises:
     UserError: it cannot be found, read or used.
   """
-  loaded = checkpoints.load(source, options)
+  loaded = weights.load(source, options)
   if loaded.is_image:
     raise UserError(
       f"{os.fspath(source)} is a model of images ({loaded.kind}): train it on "
@@ -192,9 +193,7 @@ class Bundle:
       str(i) for i in range(info.head.num_classes if info.head else 0)
     )
     self._batch_size = batch_size
-    self._backbone = call(
-      ast.make_backbone, "model", {**info.model, "dtype": dtype}
-    )
+    self._backbone = models.build({**info.model, "dtype": dtype}, "model")
     self._recipe = recording.parse(info.recipe)
     frames = self._recipe.frames
     self.sample_rate = frames.sample_rate
@@ -441,11 +440,11 @@ class Bundle:
       raise UserError("the recipe ends in neither fbank nor patches")
     if self.info.head is None:
       out = self._backbone.apply({"params": params["backbone"]}, **inputs)
-      # Prefix tokens of an SSAST have learned nothing yet.
-      is_ssast = self.info.objective.get("name") == "ssast"
-      use_prefix = self._backbone.prefix and not is_ssast
-      clip = ast.pool(out, "prefix" if use_prefix else "tokens")
-      found = {"clip": clip}
+      # SSAST's prefix tokens, for one, have learned nothing yet.
+      known = self.info.pretraining
+      pooling = known.pooling if known else "prefix"
+      pooling = pooling if self._backbone.prefix else "tokens"
+      found = {"clip": ast.pool(out, pooling)}
     else:
       model = ast.classifier(self._backbone, self.info.head)
       out = model.apply({"params": params}, **inputs, method="outputs")

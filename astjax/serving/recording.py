@@ -21,7 +21,7 @@ from astjax.errors import UserError, call_positional
 from astjax.ops import device_ops
 from astjax.ops.fbank import FbankSpec
 from astjax.ops.recipe import NamedOp, calls, draws, text
-from astjax.weights import info
+from astjax.weights import front_end
 
 # Called with the number of a recording and the seconds of it that are done.
 Progress = Callable[[int, float], None]
@@ -73,10 +73,10 @@ def parse(recipe: str) -> Recipe:
   host: dict[str, dict[str, Any]] = {}
   rest = []
   for name, args, kwargs in calls(recipe, where):
-    if name in info.HOST_OPS:
+    if name in front_end.HOST_OPS:
       if name in host or rest:
         raise UserError(f"{where}: {name} comes twice or too late: {recipe!r}")
-      make = info.HOST_OPS[name]
+      make = front_end.HOST_OPS[name]
       host[name] = call_positional(make, f"{where}: {name}", args, kwargs)
     elif name not in ("multi_hot", "keep"):
       rest.append(text(name, args, kwargs))

@@ -18,11 +18,10 @@ import numpy as np
 
 from astjax import cli
 from astjax.errors import UserError
-from astjax.models import OBJECTIVES
 from astjax.run.log import Console
 from astjax.run.record import Mean
-from astjax.weights import convert, files, orbax_params
-from astjax.weights import info as model_info
+from astjax.weights import convert, orbax_params
+from astjax.weights.info import MODEL, read_info, save_model
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,16 +68,13 @@ def average(
   Raises:
     UserError: no such run or checkpoint, a damaged one, or `out` is there.
   """
-  path = folder / model_info.MODEL
+  path = folder / MODEL
   if not path.is_file():
-    raise UserError(
-      f"{folder} is not a work directory: it has no {model_info.MODEL}"
-    )
+    raise UserError(f"{folder} is not a work directory: it has no {MODEL}")
   if out.exists():
     raise UserError(f"{out} is there already; give a new folder")
-  info = model_info.parse(files.read_json(path), str(path))
-  objective = OBJECTIVES.get(info.objective.get("name"))
-  if objective and objective.teacher:
+  info = read_info(path)
+  if info.pretraining and info.pretraining.teacher:
     raise UserError(
       f"the run in {folder} keeps a teacher, which is a running average of its "
       "weights already: take the run as it is"
@@ -104,7 +100,7 @@ def average(
     origin=f"{info.origin}, averaged over steps {', '.join(map(str, chosen))}",
   )
   params = {k: v.astype(np.float32) for k, v in mean.value().items()}
-  model_info.save(out, info, convert.unflatten(params))
+  save_model(out, info, convert.unflatten(params))
   return chosen
 
 

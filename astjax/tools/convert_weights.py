@@ -21,13 +21,12 @@ import pathlib
 import re
 import sys
 from collections.abc import Sequence
-from functools import partial
 
 import jax
 import numpy as np
 from absl import logging
 
-from astjax.errors import UserError
+from astjax.errors import UserError, call
 from astjax.models import ast, ssast
 from astjax.models.heads import Head
 from astjax.ops import patches
@@ -37,13 +36,12 @@ from astjax.weights import (
   convert,
   files,
   hugging_face,
-  load,
   registry,
-  saved_model,
   tables,
 )
-from astjax.weights import info as model_info
-from astjax.weights.info import FrontEnd, ModelInfo
+from astjax.weights.front_end import FrontEnd
+from astjax.weights.info import Loaded, ModelInfo, Options, save_model
+from astjax.weights.load import load, start
 
 # How the names of ASiT's two networks begin where both are in one file.
 _OF_NETWORK = {"teacher": "teacher.", "student": "student.module."}
@@ -135,17 +133,18 @@ def _convert(args) -> None:
   if out.is_file() or (out.is_dir() and any(out.iterdir())):
     raise UserError(f"{out} is there already; give a new name")
   labels = _labels(args)
-  options = load.Options(
-    rows=args.rows,
-    grid=args.source_grid,
-    stride=args.source_stride,
-    num_mel_bins=args.source_mel_bins,
-    num_heads=args.num_heads,
-    pooling=args.source_pooling,
-    positions=args.positions,
-    network=args.network,
-  )
-  loaded = load.load(args.source, options)
+  given = {
+    "rows": args.rows,
+    "grid": args.source_grid,
+    "stride": args.source_stride,
+    "num_mel_bins": args.source_mel_bins,
+    "num_heads": args.num_heads,
+    "pooling": args.source_pooling,
+    "positions": args.positions,
+    "network": args.network,
+  }
+  options = call(Options, "the flags of the source", given)
+  loaded = load(args.source, options)
   info, grid = _target(loaded, args, labels)
   old = loaded.info.head
   is_kept = (
@@ -154,11 +153,12 @@ def _convert(args) -> None:
     and old is not None
     and info.head.num_classes == old.num_classes
   )
-  init = jax.jit(partial(saved_model.init_params, info, grid))
-  params, report = load.start(
+  init = jax.jit(lambda key: info.init_params(grid, key))
+  params, report = start(
     loaded,
     init(jax.random.key(args.seed)),
-    backbone=saved_model.backbone_of(info),
+    backbone=info.backbone(),
+    objective=info.objective,
     options=dataclasses.replace(
       options, fresh=() if is_kept else (adapt.HEAD,)
     ),
@@ -192,59 +192,61 @@ def _labels(args) -> tuple[str, ...]:
   return labels
 
 
-def _target(loaded, args, labels) -> tuple[ModelInfo, tuple[int, int]]:
+def _target(loaded: Loaded, args, labels) -> tuple[ModelInfo, tuple[int, int]]:
   """The model to write: the source's, with what the flags change."""
-  info = loaded.info
-  model = dict(info.model)
+  info, model = loaded.info, dict(loaded.info.model)
   if args.variant:
     model |= ast.VARIANTS[args.variant]
   if args.prefix is not None:
     model["prefix"] = tuple(p for p in args.prefix.split(",") if p)
-  patch = tuple(model["patch_size"])
   if loaded.is_image:
     if not args.input:
       raise UserError(
         "a checkpoint of images needs the size of the spectrograms: give "
         "--input=128x1024 (mel bins x frames)"
       )
-    patch = patch[::-1] if args.rows == "time" else patch
+    if args.rows == "time":
+      model["patch_size"] = model["patch_size"][::-1]
     model["stride"] = (10, 10)
-  model["patch_size"] = patch
   if args.stride:
     model["stride"] = args.stride
-  head, names = info.head, labels or info.class_names
-  objective = info.objective
-  if args.num_classes is not None and args.num_classes < 1:
-    raise UserError(f"--num_classes={args.num_classes} must be at least 1")
-  count = len(labels) or args.num_classes
-  if count and (head is None or head.num_classes != count or args.num_classes):
-    # As in SSAST's fine-tuning: its prefix tokens predicted nothing so far.
-    is_ssast = objective.get("name") == "ssast"
-    pooling = "tokens" if is_ssast else "prefix"
-    head, names = Head(num_classes=count, pooling=pooling), labels
-    objective = {}
-  if args.scores:
-    if head is None:
-      raise UserError("--scores is of a classifier; this model has none")
-    head = dataclasses.replace(head, scores=args.scores)
   recipe, size = _recipe(info, args)
   grid = tuple(loaded.params[convert.GRID].shape[:2])
   if size:
-    grid = patches.grid_shape(size[1], size[0], patch, model["stride"])
+    bins, frames = size
+    grid = patches.grid_shape(
+      frames, bins, model["patch_size"], model["stride"]
+    )
   elif args.stride:
     raise UserError("--stride needs --input=128x1024 (mel bins x frames)")
   info = dataclasses.replace(
-    info,
-    model=model,
-    head=head,
-    objective=objective,
-    class_names=names,
-    recipe=recipe,
+    info, model=model, recipe=recipe, **_classifier(info, args, labels)
   )
   return info, grid
 
 
-def _recipe(info: ModelInfo, args):
+def _classifier(info: ModelInfo, args, labels) -> dict:
+  """The fields of `ModelInfo` that say what stands on top."""
+  head, names, objective = info.head, labels or info.class_names, info.objective
+  count = len(labels) or args.num_classes
+  if count is not None and (
+    head is None or head.num_classes != count or args.num_classes is not None
+  ):
+    known = info.pretraining  # its fine-tuning reads what has learned something
+    given = {
+      "num_classes": count,
+      "pooling": known.pooling if known else "prefix",
+    }
+    head = call(Head, "--num_classes", given)
+    names, objective = labels, {}
+  if args.scores:
+    if head is None:
+      raise UserError("--scores is of a classifier; this model has none")
+    head = dataclasses.replace(head, scores=args.scores)
+  return {"head": head, "class_names": names, "objective": objective}
+
+
+def _recipe(info: ModelInfo, args) -> tuple[str, tuple[int, int] | None]:
   """(recipe, (mel bins, frames) if they change); without flags as it is."""
   if (args.mean is None) != (args.std is None):
     raise UserError("--mean and --std belong together")
@@ -255,35 +257,42 @@ def _recipe(info: ModelInfo, args):
     changes["statistics"] = (args.mean, args.std)
   if args.sample_rate is not None:
     changes["sample_rate"] = args.sample_rate
-  if info.recipe and (changes or args.stride):
-    front_end = model_info.front_end(info.recipe)
-    front_end = dataclasses.replace(front_end, **changes)
-    size = (front_end.num_mel_bins, front_end.num_frames)
-    return front_end.recipe(), size
-  if info.recipe or not changes:
+  if not changes and not (info.recipe and args.stride):
     return info.recipe, None
-  if not args.input:
+  if info.recipe:
+    given = dataclasses.asdict(FrontEnd.from_recipe(info.recipe))
+  elif not args.input:
     raise UserError(
       "the source's front-end is unknown: --mean, --std and --sample_rate need "
       "--input=128x1024 (mel bins x frames)"
     )
-  if args.mean is None:
+  elif args.mean is None:
     return "", args.input
-  front_end = FrontEnd(args.sample_rate or 16_000, *args.input[::-1], None)
-  return dataclasses.replace(front_end, **changes).recipe(), args.input
+  else:
+    given = {"sample_rate": 16_000}
+  front_end = call(FrontEnd, "the flags of the front-end", given | changes)
+  return front_end.recipe(), (front_end.num_mel_bins, front_end.num_frames)
 
 
 def _write(args, out, info: ModelInfo, grid, params: Params) -> list[str]:
   """Writes it; returns what should be known about the result."""
   if args.format == "astjax":
-    model_info.save(out, info, params)
+    save_model(out, info, params)
     return [] if info.recipe else ["the front-end is unknown and left out"]
   if args.format == "hf":
     return hugging_face.save(out, info, params)
-  if info.objective.get("name") == "asit":
-    tensors, notes = _official_asit(info, params, args.network)
-  else:
-    tensors, notes = _official(info, grid, params)
+  name = info.objective.get("name")
+  write = _OFFICIAL.get(name, _official_classifier)
+  tensors, notes = write(info, params, grid=grid, network=args.network)
+  usual = 1e-6, 1e-5
+  have = info.model["layer_norm_eps"], usual[1]
+  if info.head:
+    have = have[0], info.head.layer_norm_eps
+  if have != usual:
+    notes.append(
+      "the official code has epsilons 1e-06 and 1e-05 (classifier), this model "
+      f"{have[0]:g} and {have[1]:g}"
+    )
   # For this library: what the official names do not tell.
   own = json.dumps({"info": info.to_json(), "grid": grid})
   with files.new_path(out) as temporary:
@@ -291,60 +300,25 @@ def _write(args, out, info: ModelInfo, grid, params: Params) -> list[str]:
   return notes
 
 
-def _official_asit(info: ModelInfo, params: Params, network: str):
+def _official_asit(info: ModelInfo, params: Params, *, network, grid):
   """({official name: array}, notes) of a pre-trained ASiT."""
+  del grid
   is_first = info.objective.get("preset") == "r1"
   table = tables.ASIT_R1_PTH if is_first else tables.ASIT_R2_PTH
+  start = _OF_NETWORK[network]
   tensors = convert.revert(params, table)
-  start, epsilon = _OF_NETWORK[network], info.model["layer_norm_eps"]
-  notes = [
+  return {start + name: value for name, value in tensors.items()}, [
     f"names of the {'first' if is_first else 'second'} release, as its "
     f"{network}; its checkpoint.pth has them under {network!r}"
   ]
-  if epsilon != 1e-6:
-    notes.append(f"the official code has epsilon 1e-06, this model {epsilon:g}")
-  return {start + name: value for name, value in tensors.items()}, notes
 
 
-def _official(info: ModelInfo, grid, params: Params):
-  """({official name: array}, notes) of a classifier or a pre-trained SSAST."""
-  prefix, head = tuple(info.model["prefix"]), info.head
-  is_asit = prefix == ("cls",) and head and head.pooling == "prefix"
-  if prefix != ("cls", "dist") and not is_asit:
-    raise UserError(
-      f"the official AST has the tokens cls and dist, this model has {prefix}"
-    )
-  if not head and not info.objective:
-    raise UserError(
-      "the official AST has a classifier, this model has none; give "
-      "--num_classes"
-    )
-  if head and (head.projection or head.pooling == "all"):
-    raise UserError(
-      "the official classifiers read the prefix or the patch tokens of the "
-      f"last block alone; this model's has pooling={head.pooling!r} and "
-      f"projection={head.projection}"
-    )
-  notes = ["v.head and v.head_dist, which AST never uses, are not written"]
-  have = (info.model["layer_norm_eps"], head.layer_norm_eps if head else 1e-5)
-  epsilons = []
-  if have != (1e-6, 1e-5):
-    epsilons.append(
-      "the official code has epsilons 1e-06 and 1e-05 (classifier), this model "
-      f"{have[0]:g} and {have[1]:g}"
-    )
-  notes += epsilons
-  if is_asit:
-    notes = ["names of a fine-tuned ASiT: a class token, time before frequency"]
-    return convert.revert(params, tables.ASIT_PTH), [*notes, *epsilons]
-  if head:
-    if head.pooling == "tokens":
-      notes.append(
-        "pooling='tokens' is ft_avgtok of the official SSAST; the official AST "
-        "would take the mean of the prefix tokens"
-      )
-    return convert.revert(params, tables.AST_PTH), notes
-  patch = tuple(info.model["patch_size"])
+def _official_ssast(info: ModelInfo, params: Params, *, network, grid):
+  """The same of a pre-trained SSAST."""
+  del network
+  _check_prefix(info)
+  patch, notes = tuple(info.model["patch_size"]), [_UNUSED]
+  # The smallest input that has the grid, which is what it is read for.
   size = np.array([g * p for g, p in zip(grid, patch, strict=True)])
   tensors = convert.revert(
     {**params, convert.INPUT_SIZE: size}, tables.SSAST_PTH
@@ -355,6 +329,47 @@ def _official(info: ModelInfo, grid, params: Params):
     notes.append(f"the official SSAST has patches of 256 cells, not {patch}")
   # The original takes no file without this prefix.
   return {f"module.{k}": v for k, v in tensors.items()}, notes
+
+
+def _official_classifier(info: ModelInfo, params: Params, *, network, grid):
+  """The same of a fine-tuned AST, SSAST or ASiT."""
+  del network, grid
+  head = info.head
+  if not head:
+    raise UserError(
+      "the official AST has a classifier, this model has none; give "
+      "--num_classes"
+    )
+  if head.projection or head.pooling == "all":
+    raise UserError(
+      "the official classifiers read the prefix or the patch tokens of the "
+      f"last block alone; this model's has pooling={head.pooling!r} and "
+      f"projection={head.projection}"
+    )
+  if tuple(info.model["prefix"]) == ("cls",) and head.pooling == "prefix":
+    return convert.revert(params, tables.ASIT_PTH), [
+      "names of a fine-tuned ASiT: a class token, time before frequency"
+    ]
+  _check_prefix(info)
+  notes = [_UNUSED]
+  if head.pooling == "tokens":
+    notes.append(
+      "pooling='tokens' is ft_avgtok of the official SSAST; the official AST "
+      "would take the mean of the prefix tokens"
+    )
+  return convert.revert(params, tables.AST_PTH), notes
+
+
+_UNUSED = "v.head and v.head_dist, which AST never uses, are not written"
+_OFFICIAL = {"asit": _official_asit, "ssast": _official_ssast}
+
+
+def _check_prefix(info: ModelInfo) -> None:
+  prefix = tuple(info.model["prefix"])
+  if prefix != ("cls", "dist"):
+    raise UserError(
+      f"the official AST has the tokens cls and dist, this model has {prefix}"
+    )
 
 
 if __name__ == "__main__":

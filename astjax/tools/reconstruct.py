@@ -32,8 +32,8 @@ from astjax.serving.recording import Recording
 from astjax.tasks import asit, ssast
 from astjax.tasks.base import inputs
 from astjax.types import Batch
-from astjax.weights import convert, files, load, saved_model
-from astjax.weights.load import Checkpoint
+from astjax.weights import convert, files, load
+from astjax.weights.info import Loaded, Options
 
 # Of the original SSAST, which hides 400 of 512 patches.
 _HIDDEN = 400 / 512
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _reconstruct(args: argparse.Namespace) -> None:
   found = reconstruct(
-    load.load(args.model, load.Options(network=args.network)),
+    load.load(args.model, Options(network=args.network)),
     args.clips,
     num_mask=args.num_mask,
     seed=args.seed,
@@ -99,7 +99,7 @@ def _reconstruct(args: argparse.Namespace) -> None:
 
 
 def reconstruct(
-  loaded: Checkpoint,
+  loaded: Loaded,
   clips: Sequence[str],
   *,
   num_mask: int = 0,
@@ -159,7 +159,7 @@ def _batch(recipe: recording.Recipe, clips: Sequence[str]) -> Batch:
   }
 
 
-def _of_ssast(loaded: Checkpoint, batch: Batch, key, num_mask: int):
+def _of_ssast(loaded: Loaded, batch: Batch, key, num_mask: int):
   """The fields of `Reconstruction` after the name, [B, ...] each."""
   info, params = loaded.info, convert.unflatten(loaded.params)
   heads = set(info.objective["heads"])
@@ -216,14 +216,14 @@ def _of_ssast(loaded: Checkpoint, batch: Batch, key, num_mask: int):
   }
 
 
-def _of_asit(loaded: Checkpoint, batch: Batch, key, num_mask: int):
+def _of_asit(loaded: Loaded, batch: Batch, key, num_mask: int):
   """The same; a single clip has no other one to take blocks from."""
   if num_mask:
     raise UserError(
       f"num_mask={num_mask} hides patches of an SSAST; ASiT's blocks cover the "
       "part that they covered in its training"
     )
-  objective, module = loaded.info.objective, saved_model.module_of(loaded.info)
+  objective, module = loaded.info.objective, loaded.info.module()
   patch_size = module.backbone.patch_size
   how = asit.PRESETS[objective.get("preset", "r2")]
   how = {"drop_perc": how["drop_perc"], **objective.get("task_kw", {})}

@@ -1,22 +1,22 @@
 """From the shapes of a checkpoint to those of a model: values, not names.
 
 ImageNet -> audio and AudioSet -> another duration, stride or number of mel
-bins, as the original AST does it (its code; the paper, section 2.2, says
-averaged where the code sums); SSAST's pre-training -> its fine-tuning, and
-whatever ASiT's pre-training begins with, as their originals do it. One pure
-NumPy function per leaf.
+bins, as the original AST's code does it; SSAST's pre-training -> its
+fine-tuning, and whatever ASiT's pre-training begins with, as their originals do
+it. One pure NumPy function per leaf.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 
 from astjax.errors import UserError
+from astjax.models import Resize
 from astjax.ops import posemb
 from astjax.weights import convert
 
@@ -67,7 +67,8 @@ def _listed(names: Sequence[str]) -> str:
 def sum_channels(kernel: np.ndarray) -> np.ndarray:
   """A kernel for RGB [ph, pw, 3, D] -> for one channel [ph, pw, D].
 
-  The sum, so that a gray image gives what its three equal channels gave.
+  The sum, so that a gray image gives what its three equal channels gave. (The
+  paper, section 2.2, says averaged; its code sums.)
   """
   return kernel.sum(axis=2, dtype=np.float32)
 
@@ -114,6 +115,8 @@ def resize_ssast_grid(grid: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
   Positions that do not get shorter in time pass through 8 rows, whatever F'
   was and becomes; a cut in frequency takes T' rows, as far as there are any.
+  Published results and other people's checkpoints come from that code, and
+  where its usual settings are used the slips change nothing.
 
   Args:
     grid: positions [F', T', D] of the pre-training.
@@ -153,6 +156,14 @@ def resize_bicubic(grid: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
   return out.astype(grid.dtype)
 
 
+# By the names in `models.Objective`.
+RESIZES = {
+  "bilinear": resize_grid,
+  "ssast": resize_ssast_grid,
+  "bicubic": resize_bicubic,
+}
+
+
 def _detours(have, want):
   """Whether the 8 rows in between change anything; a single row they repeat."""
   return want[1] >= have[1] and have[0] not in (1, _SSAST_ROWS)
@@ -162,8 +173,8 @@ def _by(pair):
   return f"{pair[0]} x {pair[1]}"
 
 
-def _how(have: tuple[int, int], want: tuple[int, int], resize) -> str:
-  parts, is_bicubic = [], resize is resize_bicubic
+def _how(have: tuple[int, int], want: tuple[int, int], resize: Resize) -> str:
+  parts, is_bicubic = [], resize == "bicubic"
   for name, old, new in zip(("frequency", "time"), have, want, strict=True):
     if new < old and not is_bicubic:
       start = old // 2 - new // 2
@@ -171,7 +182,7 @@ def _how(have: tuple[int, int], want: tuple[int, int], resize) -> str:
     elif new != old:
       how = "bicubic" if is_bicubic else "interpolated"
       parts.append(f"{name} {old} -> {new} ({how})")
-  if resize is resize_ssast_grid and _detours(have, want):
+  if resize == "ssast" and _detours(have, want):
     parts.append(f"through {_SSAST_ROWS} rows, as the original SSAST")
   return "positions, " + ", ".join(parts)
 
@@ -184,13 +195,14 @@ def fit(
   model_prefix: Sequence[str],
   rows: Literal["frequency", "time"] = "frequency",
   fresh: Sequence[str] = (HEAD,),
-  resize: Callable[[np.ndarray, tuple[int, int]], np.ndarray] = resize_grid,
+  resize: Resize = "bilinear",
 ) -> tuple[dict[str, np.ndarray], Report]:
   """The parameters of a model, filled from a checkpoint of another shape.
 
   Parts beside `backbone` and `head` belong to a pre-training: those of the
   checkpoint alone are dropped, those of the model alone stay fresh, and those
-  of both are taken.
+  of both are taken. Otherwise every change of task would need its list in
+  `fresh`.
 
   Args:
     source: the checkpoint's parameters by path; a patch kernel may still have
@@ -202,8 +214,7 @@ def fit(
       (AST's choice for images) or time (ASiT's).
     fresh: expressions for whole paths that are left fresh although the
       checkpoint has them.
-    resize: how positions change: `resize_grid`, `resize_ssast_grid` or
-      `resize_bicubic`.
+    resize: how positions change, a key of `RESIZES`.
 
   Returns:
     ({path: array of the model's shape}, report).
@@ -212,17 +223,8 @@ def fit(
     UserError: leaves that are missing, superfluous or of another shape, all
       listed; an expression that meets nothing.
   """
+  _check_expressions(fresh, model)
   source, report = dict(source), Report()
-  for expression in fresh:
-    try:
-      met = [p for p in model if re.fullmatch(expression, p)]
-    except re.error as e:
-      raise UserError(f"fresh: {expression!r} is no expression: {e}") from None
-    if not met and expression != HEAD:
-      raise UserError(
-        f"fresh: {expression!r} meets none of the model's parameters, which "
-        f"are named like {', '.join(list(model)[:3])}"
-      )
   theirs, ours = _parts(source), _parts(model)
   is_fresh = lambda p: (  # noqa: E731
     _part(p) in ours - theirs or any(re.fullmatch(e, p) for e in fresh)
@@ -243,27 +245,39 @@ def fit(
     _note(report, KERNEL, f"sum over {channels} channels")
   _fit_grid(source, model, report, resize)
   fresh_rows = _fit_prefix(source, model, source_prefix, model_prefix, report)
-  problems = []
-  for path in [p for p in source if p not in model]:
-    problems.append(f"+ {path} is not in the model")
+  problems = [
+    f"+ {path} is not in the model" for path in source if path not in model
+  ]
   taken = {}
   for path, value in model.items():
+    found = source.get(path, value)
     if path not in source:
       if not is_fresh(path) and path not in fresh_rows:
         problems.append(f"- {path} is not in the file")
-      taken[path] = value
       report.fresh.append(path)
-    elif source[path].shape != value.shape:
+    elif found.shape != value.shape:
       problems.append(
-        f"{path} is {source[path].shape} in the file, {value.shape} in the "
-        "model"
+        f"{path} is {found.shape} in the file, {value.shape} in the model"
       )
-    else:
-      taken[path] = source[path].astype(value.dtype, copy=False)
-      if path not in report.changed:
-        report.kept.append(path)
+    elif path not in report.changed:
+      report.kept.append(path)
+    taken[path] = found.astype(value.dtype, copy=False)
   convert.refuse(problems)
   return taken, report
+
+
+def _check_expressions(fresh: Sequence[str], model: Mapping):
+  """Each is an expression that meets something; the classifier's need not."""
+  for expression in fresh:
+    try:
+      met = any(re.fullmatch(expression, path) for path in model)
+    except re.error as e:
+      raise UserError(f"fresh: {expression!r} is no expression: {e}") from None
+    if not met and expression != HEAD:
+      raise UserError(
+        f"fresh: {expression!r} meets none of the model's parameters, which "
+        f"are named like {', '.join(list(model)[:3])}"
+      )
 
 
 def _part(path):
@@ -294,7 +308,7 @@ def _fit_grid(source, model, report, resize):
   have, want = source[convert.GRID].shape, model[convert.GRID].shape
   if have[2] != want[2]:
     return
-  grid = resize(source[convert.GRID], want[:2])
+  grid = RESIZES[resize](source[convert.GRID], want[:2])
   if not np.array_equal(grid, source[convert.GRID]):
     source[convert.GRID] = grid
     _note(report, convert.GRID, _how(have[:2], want[:2], resize))

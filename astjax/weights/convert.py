@@ -5,12 +5,12 @@ A table is a list of `Rule`s. Every source name must meet exactly one rule
 the result must have exactly the leaves and shapes that the model expects. Read
 backwards, the same table writes the foreign names.
 
-A foreign file keeps its position embeddings as one sequence, so tables name a
-leaf `SEQUENCE`, [P + N, D], which `lay_out` splits into `pos_embed/prefix` and
-`pos_embed/grid` once the grid is known; `TIME_SEQUENCE` is the same of files
-whose patches go through all frequencies before the next time (ASiT). SSAST's
-files also say what input they are of: `INPUT_SIZE`, [2], mel bins and frames,
-which is no parameter either.
+A foreign file keeps its position embeddings as one sequence, whose split into
+prefix and grid needs the size of the input. So tables end at a leaf `SEQUENCE`,
+[P + N, D], which `lay_out` splits; `TIME_SEQUENCE` is the same of files whose
+patches go through all frequencies before the next time (ASiT). SSAST's files
+also say what input they are of: `INPUT_SIZE`, [2], mel bins and frames, which
+is no parameter either.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 import numpy as np
+from flax import traverse_util
 
 from astjax.errors import UserError
 from astjax.types import Params
+from astjax.weights.layouts import KEEP, Transform
 
 PREFIX = "backbone/pos_embed/prefix"
 GRID = "backbone/pos_embed/grid"
@@ -33,20 +34,9 @@ SEQUENCE = "backbone/pos_embed/sequence"
 TIME_SEQUENCE = "backbone/pos_embed/time_sequence"
 INPUT_SIZE = "input_size"
 
-
-class Transform(NamedTuple):
-  """How arrays change on the way in and, if it is written too, out.
-
-  Attributes:
-    forward: one array per source -> one per target; ValueError if impossible.
-    backward: one array per target -> one per source.
-  """
-
-  forward: Callable[..., tuple[np.ndarray, ...]]
-  backward: Callable[..., tuple[np.ndarray, ...]] | None = None
-
-
-KEEP = Transform(lambda x: (x,), lambda x: (x,))
+# Nested dict <-> {"backbone/norm/scale": leaf}.
+flatten = functools.partial(traverse_util.flatten_dict, sep="/")
+unflatten = functools.partial(traverse_util.unflatten_dict, sep="/")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,24 +54,6 @@ class Rule:
   sources: tuple[str, ...]
   targets: tuple[str, ...] = ()
   transform: Transform = KEEP
-
-
-def flatten(params: Params) -> dict[str, jax.Array]:
-  """Nested dict -> {"backbone/norm/scale": leaf}."""
-  leaves, _ = jax.tree_util.tree_flatten_with_path(params)
-  return {"/".join(str(p.key) for p in path): leaf for path, leaf in leaves}
-
-
-def unflatten(flat: Mapping[str, np.ndarray]) -> Params:
-  """The inverse of `flatten`."""
-  tree: dict = {}
-  for path, leaf in flat.items():
-    *parents, name = path.split("/")
-    node = tree
-    for parent in parents:
-      node = node.setdefault(parent, {})
-    node[name] = leaf
-  return tree
 
 
 def rename(
@@ -104,14 +76,9 @@ def rename(
   groups: dict[tuple[Rule, str], dict[str, np.ndarray]] = {}
   problems, dropped = [], []
   for name, array in source.items():
-    met = [
-      (rule, template, number)
-      for rule in rules
-      for template in rule.sources
-      if (number := _number(template, name)) is not None
-    ]
+    met = _met(name, rules, "sources")
     if len(met) != 1:
-      what = "no rule" if not met else f"{len(met)} rules"
+      what = f"{len(met)} rules" if met else "no rule"
       problems.append(f"+ {name} meets {what} of the table")
       continue
     rule, template, number = met[0]
@@ -124,26 +91,29 @@ def rename(
     group[template] = np.asarray(array)
   flat: dict[str, np.ndarray] = {}
   for (rule, number), group in groups.items():
-    names = [_fill(t, number) for t in rule.sources]
-    if absent := [
-      n for n, t in zip(names, rule.sources, strict=True) if t not in group
-    ]:
-      problems += [f"- {n} is not in the file" for n in absent]
+    names = {t: _fill(t, number) for t in rule.sources}
+    if absent := [n for t, n in names.items() if t not in group]:
+      problems += [f"- {name} is not in the file" for name in absent]
       continue
-    arrays = [group[t] for t in rule.sources]
+    arrays, first = [group[t] for t in rule.sources], names[rule.sources[0]]
     try:
       values = rule.transform.forward(*arrays)
     except ValueError as e:
       shapes = ", ".join(str(a.shape) for a in arrays)
-      problems.append(f"{names[0]} {shapes}: {e}")
+      problems.append(f"{first} {shapes}: {e}")
       continue
     for target, value in zip(rule.targets, values, strict=True):
       path = _fill(target, number)
       if path in flat:
-        problems.append(f"{path} is set twice, the second time by {names[0]}")
+        problems.append(f"{path} is set twice, the second time by {first}")
       flat[path] = value
   refuse(problems)
   return flat, dropped
+
+
+def sequence_of(paths: Iterable[str]) -> str:
+  """How the positions are called among paths."""
+  return TIME_SEQUENCE if TIME_SEQUENCE in paths else SEQUENCE
 
 
 def lay_out(
@@ -165,8 +135,7 @@ def lay_out(
   Raises:
     UserError: another number of positions than P + F' * T'.
   """
-  flat = dict(flat)
-  name = TIME_SEQUENCE if TIME_SEQUENCE in flat else SEQUENCE
+  flat, name = dict(flat), sequence_of(flat)
   if name not in flat:
     return flat
   sequence = flat.pop(name)
@@ -269,8 +238,7 @@ def revert(params: Params, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
   """
   flat = {k: np.asarray(v) for k, v in flatten(params).items()}
   if GRID in flat:
-    grid = flat.pop(GRID)
-    name = _sequence(rules)
+    grid, name = flat.pop(GRID), _sequence(rules)
     if name == TIME_SEQUENCE:
       grid = grid.swapaxes(0, 1)
     rows = [grid.reshape(-1, grid.shape[-1])]
@@ -280,15 +248,10 @@ def revert(params: Params, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
   out: dict[str, np.ndarray] = {}
   done = set()
   for path in flat:
-    met = [
-      (rule, number)
-      for rule in rules
-      for target in rule.targets
-      if (number := _number(target, path)) is not None
-    ]
+    met = _met(path, rules, "targets")
     if not met:
       raise UserError(f"the format has no name for the parameter {path}")
-    for rule, number in met:
+    for rule, _, number in met:
       if (rule, number) in done:
         continue
       done.add((rule, number))
@@ -302,19 +265,25 @@ def revert(params: Params, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
 
 
 def _sequence(rules: Sequence[Rule]) -> str:
-  """How a table calls the positions."""
-  is_time = any(TIME_SEQUENCE in rule.targets for rule in rules)
-  return TIME_SEQUENCE if is_time else SEQUENCE
+  return sequence_of({target for rule in rules for target in rule.targets})
 
 
 def _foreign(path: str, rules: Sequence[Rule]) -> str:
   """The names of a parameter in the file, in brackets, if it has any."""
   path = _sequence(rules) if path in (PREFIX, GRID) else path
-  for rule in rules:
-    for target in rule.targets:
-      if (number := _number(target, path)) is not None:
-        return f" ({', '.join(_fill(s, number) for s in rule.sources)})"
+  for rule, _, number in _met(path, rules, "targets"):
+    return f" ({', '.join(_fill(s, number) for s in rule.sources)})"
   return ""
+
+
+def _met(name: str, rules: Sequence[Rule], side: str):
+  """[(rule, template, number)] where a name fits a template of one side."""
+  return [
+    (rule, template, number)
+    for rule in rules
+    for template in getattr(rule, side)
+    if (number := _number(template, name)) is not None
+  ]
 
 
 @functools.cache

@@ -2,24 +2,23 @@
 
 Published files are kept in $ASTJAX_CACHE (else `astjax` in the user's cache
 folder), Hugging Face's where huggingface_hub keeps them. What is there is used
-without network. An interrupted download goes on where it stopped.
+without network.
 """
 
 from __future__ import annotations
 
-import email.utils
 import http.client
 import os
 import pathlib
 import re
-import sys
-import time
 import urllib.error
 import urllib.request
 
 import filelock
+import rich.console
+import rich.progress
 
-from astjax.errors import Outage, UserError, nearest
+from astjax.errors import Outage, UserError, first_line, nearest
 from astjax.weights import files, registry
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
@@ -43,11 +42,8 @@ def check_name(source: str) -> None:
   is_path = os.path.exists(os.path.expanduser(source))
   if source in registry.CHECKPOINTS or is_path:
     return
-  looks_like_file = source.endswith((*files.SUFFIXES, "/")) or source[:1] in (
-    "/",
-    ".",
-    "~",
-  )
+  looks_like_file = source.endswith((*files.SUFFIXES, "/"))
+  looks_like_file |= source.startswith(("/", ".", "~"))
   if looks_like_file or not _HUB_NAME.fullmatch(source):
     raise UserError(
       f"{source!r} is no existing path, no published checkpoint and no Hugging "
@@ -90,8 +86,8 @@ def _published(name, checkpoint):
     ) from None
   except OSError as e:
     raise UserError(
-      f"cannot write {e.filename or path}: {e.strerror or e} ($ASTJAX_CACHE "
-      "names another folder)"
+      f"cannot write {path}: {e.strerror or e} ($ASTJAX_CACHE names another "
+      "folder)"
     ) from None
   return path
 
@@ -101,98 +97,62 @@ def download(url: str, path: pathlib.Path, *, sha256: str = "") -> None:
 
   Args:
     url: its address.
-    path: where it goes; `<path>.part` holds what has arrived so far.
+    path: where it goes.
     sha256: the digest or its beginning; "" checks nothing.
 
   Raises:
     UserError: no such file, or another file than expected.
-    Outage: no network.
-    OSError: `path` or its part cannot be written.
+    Outage: no network, or a server that does not do its work now.
+    OSError: `path` cannot be written.
   """
-  part = path.with_name(path.name + ".part")
-  done = part.stat().st_size if part.exists() else 0
-  headers = {"User-Agent": "astjax"}
-  if done:  # only the rest, if the file is still the same
-    since = email.utils.formatdate(part.stat().st_mtime, usegmt=True)
-    headers |= {"Range": f"bytes={done}-", "If-Unmodified-Since": since}
+  request = urllib.request.Request(url, headers={"User-Agent": "astjax"})
   try:
-    request = urllib.request.Request(url, headers=headers)
     answer = urllib.request.urlopen(request, timeout=_TIMEOUT_S)
   except urllib.error.HTTPError as e:
     e.close()
-    if done and e.code in (412, 416):  # a newer or a shorter file: begin again
-      part.unlink()
-      return download(url, path, sha256=sha256)
-    raise UserError(f"{url} answers {e.code} ({_line(e.reason)})") from None
-  except (OSError, http.client.HTTPException, ValueError) as e:
-    reason = _line(getattr(e, "reason", None) or e)
-    kind = UserError if isinstance(e, ValueError) else Outage
-    raise kind(f"{url} cannot be reached ({reason})") from None
-  with answer:
+    kind = Outage if e.code >= 500 else UserError
+    raise kind(f"{url} answers {e.code} ({_reason(e)})") from None
+  except (OSError, http.client.HTTPException) as e:
+    raise Outage(f"{url} cannot be reached ({_reason(e)})") from None
+  with answer, files.written_whole(path) as part:
+    # What a dead link or a hotel's network gives, with a 200.
     if answer.headers.get_content_type() == "text/html":
       raise UserError(f"{url} gives a web page, expected a file")
-    start = done if answer.status == 206 else 0
-    total = 0 if answer.length is None else start + answer.length
-    progress = _Progress(path.name, start, total)
-    with open(part, "ab" if start else "wb") as file:
-      for chunk in _chunks(answer, url):
+    with open(part, "wb") as file, _shown(answer, path.name) as source:
+      while chunk := _read(source, url):
         file.write(chunk)
-        progress(file.tell())
-  size = part.stat().st_size
-  if not size or (total and size != total):
-    raise _broke_off(url, f"{size:,} of {total:,} bytes arrived")
-  digest = files.sha256(part)
-  if not digest.startswith(sha256):
-    part.unlink()
-    if start:  # its beginning was of another file: begin again
-      return download(url, path, sha256=sha256)
-    raise UserError(
-      f"{url} gave another file than expected: SHA-256 {digest[:16]}..., "
-      f"expected {sha256[:16]}..."
-    )
-  os.replace(part, path)
+    # It counts down; Python takes a lost connection for the end.
+    if answer.length:
+      raise Outage(f"{url} broke off ({answer.length:,} bytes are missing)")
+    digest = files.sha256(part)
+    if not digest.startswith(sha256):
+      raise UserError(
+        f"{url} gave another file than expected: SHA-256 {digest[:16]}..., "
+        f"expected {sha256[:16]}..."
+      )
 
 
-def _chunks(answer, url):
+def _shown(answer, name: str):
+  """The answer, and a bar for what has been read of it."""
+  return rich.progress.wrap_file(
+    answer,
+    answer.length or 0,
+    description=f"fetching {name}",
+    console=rich.console.Console(stderr=True),
+  )
+
+
+def _read(source, url: str) -> bytes:
   try:
-    while chunk := answer.read(_CHUNK):
-      yield chunk
+    return source.read(_CHUNK)
   except (OSError, http.client.HTTPException) as e:
-    raise _broke_off(url, _line(e)) from None
+    raise Outage(f"{url} broke off ({_reason(e)})") from None
 
 
-def _broke_off(url, reason):
-  return UserError(f"{url} broke off ({reason}); the next try goes on there")
-
-
-def _line(reason):
-  text = getattr(reason, "strerror", None) or str(reason)
-  return " ".join(text.split())[:200] or type(reason).__name__
-
-
-class _Progress:
-  """Megabytes and rate, every two seconds; a growing line on a terminal."""
-
-  def __init__(self, name: str, first: int, total: int):
-    self._name, self._first, self._total = name, first, total
-    self._started = self._shown = time.monotonic()
-
-  def __call__(self, done: int) -> None:
-    """Tells how many bytes there are."""
-    now = time.monotonic()
-    is_last = done == self._total
-    if now - self._shown < 2 and not is_last:
-      return
-    self._shown = now
-    rate = (done - self._first) / max(now - self._started, 1e-6)
-    text = f"fetching {self._name}: {done / 1e6:.0f} MB"
-    if self._total:
-      left = (self._total - done) / max(rate, 1.0)
-      text += f" of {self._total / 1e6:.0f}, ETA {left:.0f} s"
-    on_terminal = sys.stderr.isatty()
-    end = "\n" if is_last or not on_terminal else ""
-    text = f"\r{text}\x1b[K" if on_terminal else text
-    print(text, end=end, file=sys.stderr)
+def _reason(error: Exception) -> str:
+  """What lies below an error of urllib."""
+  error = getattr(error, "reason", error)
+  return getattr(error, "strerror", None) or first_line(error)
 
 
 def _from_hub(name: str) -> pathlib.Path:
@@ -205,7 +165,6 @@ def _from_hub(name: str) -> pathlib.Path:
       "pip install 'astjax[hub]'"
     ) from None
   repository, _, revision = name.partition("@")
-  kind = UserError
 
   def get(*patterns):
     return pathlib.Path(
@@ -214,10 +173,12 @@ def _from_hub(name: str) -> pathlib.Path:
       )
     )
 
+  kind = UserError
   try:
     folder = get("*.json", "*.safetensors")
     if not any(folder.glob("*.safetensors")):
       folder = get("*.json", "pytorch_model*.bin")
+    return folder
   except errors.GatedRepoError:
     reason = "its owner has to grant you access first (hf auth login)"
   except errors.RepositoryNotFoundError:
@@ -228,9 +189,7 @@ def _from_hub(name: str) -> pathlib.Path:
     reason = "it is not in the cache and Hugging Face cannot be reached"
     kind = Outage
   except Exception as e:  # also those of the HTTP library below it
-    reason = _line(e)
-  else:
-    return folder
+    reason = _reason(e)
   raise kind(
     f"cannot get {name!r} (no existing path) from Hugging Face: {reason}"
   )

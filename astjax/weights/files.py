@@ -19,7 +19,7 @@ import ml_dtypes
 import numpy as np
 import safetensors.numpy
 
-from astjax.errors import UserError
+from astjax.errors import UserError, first_line
 from astjax.weights import pth
 
 SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".bin")
@@ -106,7 +106,7 @@ def _named_type(array):
 
 
 def _damaged(path, kind, error):
-  return UserError(f"{path} is not a whole {kind} file: {pth.one_line(error)}")
+  return UserError(f"{path} is not a whole {kind} file: {first_line(error)}")
 
 
 def _state_dict(value: Any, path) -> dict[str, np.ndarray]:

@@ -12,38 +12,75 @@ import collections
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
-from astjax.errors import UserError, lookup
-from astjax.models.heads import Head
+from astjax.errors import Count, Positive, UserError, call, lookup
+from astjax.models.heads import Epsilon, Head
 from astjax.types import Params
 from astjax.weights import convert, files, registry, tables
-from astjax.weights import info as model_info
-from astjax.weights.info import FrontEnd, ModelInfo
+from astjax.weights.front_end import Finite, FrontEnd
+from astjax.weights.info import ModelInfo
 
 _PROBLEMS = {
   "multi_label_classification": "sigmoid",
   "single_label_classification": "softmax",
 }
 AST = "audio-spectrogram-transformer"
-IMAGE = ("vit", "deit")
+# The prefix tokens of what can be read.
+_PREFIXES = {
+  AST: ("cls", "dist"),
+  "deit": ("cls", "dist"),
+  "vit": ("cls",),
+}
 _EXTRACTOR = "preprocessor_config.json"
 
-# transformers' own defaults, for what a config.json leaves out.
-DEFAULTS = {
-  "hidden_size": 768,
-  "num_hidden_layers": 12,
-  "num_attention_heads": 12,
-  "intermediate_size": 3072,
-  "hidden_act": "gelu",
-  "layer_norm_eps": 1e-12,
-  "patch_size": 16,
-  "qkv_bias": True,
-  "frequency_stride": 10,
-  "time_stride": 10,
-  "max_length": 1024,
-  "num_mel_bins": 128,
-}
+
+def _model(
+  *,
+  hidden_size: Count = 768,
+  num_hidden_layers: Count = 12,
+  num_attention_heads: Count = 12,
+  intermediate_size: Count = 3072,
+  hidden_act: Literal["gelu"] = "gelu",
+  layer_norm_eps: Epsilon = 1e-12,
+  patch_size: Count | tuple[Count, Count] = 16,
+  qkv_bias: Literal[True] = True,
+  frequency_stride: Count = 10,
+  time_stride: Count = 10,
+) -> dict[str, Any]:
+  """A config.json as arguments of `make_backbone`; transformers' defaults."""
+  both = isinstance(patch_size, int)
+  return {
+    "width": hidden_size,
+    "depth": num_hidden_layers,
+    "num_heads": num_attention_heads,
+    "mlp_dim": intermediate_size,
+    "patch_size": (patch_size, patch_size) if both else tuple(patch_size),
+    "stride": (frequency_stride, time_stride),
+    "layer_norm_eps": float(layer_norm_eps),
+  }
+
+
+def _front_end(
+  *,
+  max_length: Count = 1024,
+  num_mel_bins: Count = 128,
+  sampling_rate: Count = 16_000,
+  mean: Finite = registry.AUDIOSET_STATISTICS[0],
+  std: Positive = registry.AUDIOSET_STATISTICS[1],
+  do_normalize: bool = True,
+) -> FrontEnd:
+  """A preprocessor_config.json; transformers' defaults."""
+  statistics = (float(mean), float(std)) if do_normalize else None
+  return FrontEnd(
+    sampling_rate, max_length, num_mel_bins, statistics, center=False
+  )
+
+
+def _call(fn, where: pathlib.Path, given: Mapping[str, Any]) -> Any:
+  """`fn` of those of its arguments that a JSON file has."""
+  known = {k: v for k, v in given.items() if k in fn.__kwdefaults__}
+  return call(fn, str(where), known)
 
 
 def read_config(
@@ -64,69 +101,36 @@ def read_config(
   """
   folder = pathlib.Path(folder)
   where = folder / "config.json"
-  given = files.read_json(where)
-  kind = given.get("model_type")
-  if kind not in (AST, *IMAGE):
+  config = files.read_json(where)
+  kind = config.get("model_type")
+  if kind not in tuple(_PREFIXES):
     raise UserError(
-      f"{where} is of model_type {kind!r}; known are {', '.join((AST, *IMAGE))}"
+      f"{where} is of model_type {kind!r}; known are {', '.join(_PREFIXES)}"
     )
-  config = DEFAULTS | given
-  size = config["patch_size"]
-  patch = tuple(size) if isinstance(size, list) else (size, size)
-  if len(patch) != 2:
-    raise UserError(f"{where}: patch_size is {size!r}, expected one or two")
-  is_ast = kind == AST
-  strides = (config["frequency_stride"], config["time_stride"])
-  numbers = {
-    "width": config["hidden_size"],
-    "depth": config["num_hidden_layers"],
-    "num_heads": config["num_attention_heads"],
-    "mlp_dim": config["intermediate_size"],
-    "max_length": config["max_length"],
-    "num_mel_bins": config["num_mel_bins"],
-  }
-  numbers |= {f"patch_size {i}": n for i, n in enumerate(patch)}
-  numbers |= {f"stride {i}": n for i, n in enumerate(strides)}
-  for name, value in numbers.items():
-    if type(value) is not int or value < 1:
-      raise UserError(
-        f"{where}: {name} is {value!r}, expected a number above 0"
-      )
-  if config["hidden_act"] != "gelu" or not config["qkv_bias"]:
-    raise UserError(
-      f"{where}: hidden_act {config['hidden_act']!r} and qkv_bias "
-      f"{config['qkv_bias']!r}; astjax's model has 'gelu' and True"
-    )
-  epsilon = config["layer_norm_eps"]
-  if type(epsilon) not in (int, float) or not 0 < epsilon < 1:
-    raise UserError(
-      f"{where}: layer_norm_eps is {epsilon!r}, expected a number"
-    )
-  sizes = {k: numbers[k] for k in ("width", "depth", "num_heads", "mlp_dim")}
-  model = sizes | {
-    "patch_size": patch,
-    "stride": strides if is_ast else patch,
-    "prefix": ("cls",) if kind == "vit" else ("cls", "dist"),
-    "layer_norm_eps": float(epsilon),
-  }
-  if not is_ast:
-    return ModelInfo(model=model), []
+  model = _call(_model, where, config) | {"prefix": _PREFIXES[kind]}
+  if kind != AST:
+    return ModelInfo(model=model | {"stride": model["patch_size"]}), []
   names, notes = _class_names(config, where), []
   problem = config.get("problem_type")
   if problem is not None:
-    scores = lookup(_PROBLEMS, problem, f"problem_type in {where}")
+    scores = lookup(_PROBLEMS, str(problem), f"problem_type in {where}")
   elif not scores:
     scores = "sigmoid"
     notes.append("scores are assumed to be sigmoid: no problem_type is given")
-  head = Head(
-    num_classes=len(names), layer_norm_eps=float(epsilon), scores=scores
-  )
-  recipe = _read_extractor(folder, config).recipe()
-  info = ModelInfo(model=model, head=head, class_names=names, recipe=recipe)
-  return info, notes
+  given = {
+    "num_classes": len(names),
+    "layer_norm_eps": model["layer_norm_eps"],
+    "scores": scores,
+  }
+  return ModelInfo(
+    model=model,
+    head=call(Head, str(where), given),
+    class_names=names,
+    recipe=_read_extractor(folder, config).recipe(),
+  ), notes
 
 
-def _class_names(config, where):
+def _class_names(config, where) -> tuple[str, ...]:
   labels = config.get("id2label") or {}
   if not isinstance(labels, Mapping):
     raise UserError(f"{where}: id2label is no object")
@@ -138,33 +142,20 @@ def _class_names(config, where):
     return tuple(f"LABEL_{i}" for i in range(count))
   if None in names:
     raise UserError(f"{where}: id2label does not count from 0")
-  return tuple(str(n) for n in names)
+  return tuple(map(str, names))
 
 
-def _read_extractor(folder, config):
+def _read_extractor(folder: pathlib.Path, config: Mapping) -> FrontEnd:
   path = folder / _EXTRACTOR
   given = files.read_json(path) if path.is_file() else {}
-  try:
-    mean, std = registry.AUDIOSET_STATISTICS  # transformers' default
-    statistics = (float(given.get("mean", mean)), float(given.get("std", std)))
-    rate = int(given.get("sampling_rate", 16_000))
-  except (TypeError, ValueError) as e:
-    raise UserError(f"{path}: {e}") from None
-  for name in ("max_length", "num_mel_bins"):
-    if given.get(name, config[name]) != config[name]:
-      raise UserError(
-        f"{path} has {name} {given[name]!r}, config.json {config[name]}"
-      )
-  try:
-    return FrontEnd(
-      sample_rate=rate,
-      num_frames=config["max_length"],
-      num_mel_bins=config["num_mel_bins"],
-      statistics=statistics if given.get("do_normalize", True) else None,
-      center=False,
-    )
-  except UserError as e:
-    raise UserError(f"{path}: {e}") from None
+  sizes = _call(_front_end, folder / "config.json", config)
+  for name, value in (
+    ("max_length", sizes.num_frames),
+    ("num_mel_bins", sizes.num_mel_bins),
+  ):
+    if given.setdefault(name, value) != value:
+      raise UserError(f"{path} has {name} {given[name]!r}, config.json {value}")
+  return _call(_front_end, path, given)
 
 
 def save(
@@ -184,38 +175,55 @@ def save(
     UserError: a model that Hugging Face's AST cannot be, or the folder is there
       already.
   """
-  config, extractor, notes = _configs(info, params)
+  _check(info)
+  front_end = FrontEnd.from_recipe(info.recipe)
+  if front_end.padding != "frames":
+    raise UserError(
+      "ASTFeatureExtractor pads log-mels; this model's recipe pads the waveform"
+    )
   tensors = convert.revert(params, tables.HF_AST)
   with files.new_path(folder) as temporary:
     temporary.mkdir()
     files.write_safetensors(
       temporary / "model.safetensors", tensors, {"format": "pt"}
     )
-    files.write_json(temporary / "config.json", config)
-    files.write_json(temporary / _EXTRACTOR, extractor)
+    files.write_json(temporary / "config.json", _config(info, front_end))
+    files.write_json(temporary / _EXTRACTOR, _extractor(front_end))
     card = _card(info)
     (temporary / "README.md").write_text(card, encoding="utf-8")
+  notes, there = [], info.model["layer_norm_eps"]
+  if info.head.layer_norm_eps != there:
+    notes.append(
+      f"the classifier's layer norm has epsilon {there:g} there, "
+      f"{info.head.layer_norm_eps:g} here"
+    )
+  if front_end.sample_rate != 16_000:
+    notes.append(
+      f"at {front_end.sample_rate} Hz ASTFeatureExtractor is right only where "
+      "torchaudio is installed; without it its windows are those of 16 kHz"
+    )
   return notes
 
 
-def _configs(info: ModelInfo, params: Params):
-  model, head, notes = info.model, info.head, []
+def _check(info: ModelInfo) -> None:
+  """A UserError for a model that Hugging Face's AST cannot be."""
+  head, patch = info.head, tuple(info.model["patch_size"])
   if head is None:
     raise UserError(
       "the model has no classifier; Hugging Face's format has one"
     )
-  patch = tuple(model["patch_size"])
-  problems = [
-    (
-      tuple(model["prefix"]) != ("cls", "dist"),
-      "needs the tokens cls and dist",
-    ),
-    (head.pooling != "prefix", "averages the prefix tokens, not the patches"),
-    (head.projection, "has a classifier on the last block alone"),
-    (patch[0] != patch[1], f"has square patches, not {patch}"),
-  ]
-  for wrong, what in problems:
-    if wrong:
+  names = collections.Counter(info.class_names)
+  twice = [name for name, count in names.items() if count > 1]
+  problems = {
+    "needs the tokens cls and dist": tuple(info.model["prefix"])
+    != ("cls", "dist"),
+    "averages the prefix tokens, not the patches": head.pooling != "prefix",
+    "has a classifier on the last block alone": head.projection,
+    f"has square patches, not {patch}": patch[0] != patch[1],
+    f"counts classes by name, and {[*twice, ''][0]!r} comes twice": twice,
+  }
+  for what, is_wrong in problems.items():
+    if is_wrong:
       raise UserError(
         f"this model cannot be written: Hugging Face's AST {what}"
       )
@@ -223,31 +231,13 @@ def _configs(info: ModelInfo, params: Params):
     raise UserError(
       "the model's front-end is unknown; give --input, --mean and --std"
     )
-  front_end = model_info.front_end(info.recipe)
-  if front_end.padding != "frames":
-    raise UserError(
-      "ASTFeatureExtractor pads log-mels; this model's recipe pads the waveform"
-    )
-  if head.layer_norm_eps != model["layer_norm_eps"]:
-    notes.append(
-      f"the classifier's layer norm has epsilon {model['layer_norm_eps']:g} "
-      f"there, {head.layer_norm_eps:g} here"
-    )
-  if front_end.sample_rate != 16_000:
-    notes.append(
-      f"at {front_end.sample_rate} Hz ASTFeatureExtractor is right only where "
-      "torchaudio is installed; without it its windows are those of 16 kHz"
-    )
-  names = info.class_names or tuple(
-    f"LABEL_{i}" for i in range(head.num_classes)
-  )
-  twice = [n for n, c in collections.Counter(names).items() if c > 1]
-  if twice:
-    raise UserError(
-      f"the class name {twice[0]!r} comes twice, and Hugging Face's format "
-      "counts classes by name"
-    )
-  config: dict[str, Any] = {
+
+
+def _config(info: ModelInfo, front_end: FrontEnd) -> dict[str, Any]:
+  """Its config.json."""
+  model, count = info.model, info.head.num_classes
+  names = info.class_names or tuple(f"LABEL_{i}" for i in range(count))
+  return {
     "architectures": ["ASTForAudioClassification"],
     "model_type": AST,
     "hidden_size": model["width"],
@@ -259,7 +249,7 @@ def _configs(info: ModelInfo, params: Params):
     "attention_probs_dropout_prob": 0.0,
     "initializer_range": 0.02,
     "layer_norm_eps": model["layer_norm_eps"],
-    "patch_size": patch[0],
+    "patch_size": model["patch_size"][0],
     "qkv_bias": True,
     "frequency_stride": model["stride"][0],
     "time_stride": model["stride"][1],
@@ -267,10 +257,14 @@ def _configs(info: ModelInfo, params: Params):
     "num_mel_bins": front_end.num_mel_bins,
     "id2label": {str(i): name for i, name in enumerate(names)},
     "label2id": {name: i for i, name in enumerate(names)},
-    "problem_type": {v: k for k, v in _PROBLEMS.items()}[head.scores],
+    "problem_type": {v: k for k, v in _PROBLEMS.items()}[info.head.scores],
   }
+
+
+def _extractor(front_end: FrontEnd) -> dict[str, Any]:
+  """Its preprocessor_config.json."""
   mean, std = front_end.statistics or (0.0, 0.5)
-  extractor = {
+  return {
     "feature_extractor_type": "ASTFeatureExtractor",
     "feature_size": 1,
     "sampling_rate": front_end.sample_rate,
@@ -283,7 +277,6 @@ def _configs(info: ModelInfo, params: Params):
     "padding_value": 0.0,
     "return_attention_mask": False,
   }
-  return config, extractor, notes
 
 
 def _card(info: ModelInfo) -> str:

@@ -1,27 +1,28 @@
-"""What has to be known beside the weights: `config.json` of a saved model.
+"""What turns weights into a model: `config.json` beside `params.safetensors`.
 
-A model is a folder with `params.safetensors` (names are the parameters' paths)
-and `config.json` (a `ModelInfo`).
+In the file of weights names are the parameters' paths. A run's folder has the
+same description as `model.json`, so that a checkpoint can be used without the
+data it was trained on.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import inspect
-import math
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
+import flax.linen as nn
+import jax
 import numpy as np
 
-from astjax.errors import UserError, call
+from astjax import models
+from astjax.errors import Count, CountOrZero, UserError, call, lookup
+from astjax.models import ast
 from astjax.models.heads import Head
-from astjax.ops import frontend
-from astjax.ops import recipe as recipes
-from astjax.types import Params
-from astjax.weights import convert, files
+from astjax.types import Array, Params
+from astjax.weights import adapt, convert, files
 
 FORMAT = "astjax 1"
 PARAMS, CONFIG = "params.safetensors", "config.json"
@@ -33,7 +34,7 @@ class ModelInfo:
   """All that turns weights into a model.
 
   Attributes:
-    model: arguments of `models.ast.make_backbone`.
+    model: arguments of `models.build`.
     head: the classifier, None for a backbone alone.
     objective: of a pre-trained model, the parts that travel along: {"name":
       "ssast", "heads": names}, or {"name": "asit", "preset": its release, and
@@ -58,9 +59,10 @@ class ModelInfo:
   reported: tuple[str, float] | None = None
 
   def __post_init__(self):
+    # JSON gives lists.
+    object.__setattr__(self, "class_names", tuple(self.class_names))
     if self.reported:
       object.__setattr__(self, "reported", tuple(self.reported))
-    object.__setattr__(self, "class_names", tuple(self.class_names))
     count = self.head.num_classes if self.head else 0
     if self.class_names and len(self.class_names) != count:
       raise UserError(
@@ -73,177 +75,133 @@ class ModelInfo:
         "none"
       )
 
+  @classmethod
+  def from_json(cls, value: Mapping[str, Any], where: str) -> ModelInfo:
+    """The inverse of `to_json`.
+
+    Raises:
+      UserError: another format, or something that makes no model.
+    """
+    value = dict(value)
+    if value.pop("format", None) != FORMAT:
+      raise UserError(f"{where} is not of the format {FORMAT!r}")
+    if value.get("head") is not None:
+      if not isinstance(value["head"], dict):
+        raise UserError(f"{where}: head is no object")
+      value["head"] = call(Head, f"{where}: head", value["head"])
+    return call(cls, where, value)
+
   def to_json(self) -> dict[str, Any]:
-    """What `parse` reads."""
+    """What `config.json` holds."""
     return {"format": FORMAT} | dataclasses.asdict(self)
+
+  @property
+  def pretraining(self) -> models.Objective | None:
+    """What is known of its objective; None without one, or if unknown here."""
+    return models.OBJECTIVES.get(self.objective.get("name", ""))
+
+  def backbone(self) -> ast.Backbone:
+    """The transformer.
+
+    Raises:
+      UserError: sizes that do not fit.
+    """
+    return models.build(self.model, "config.json: model")
+
+  def module(self) -> nn.Module:
+    """`AST`, a pre-training module, or the backbone if there is neither.
+
+    Raises:
+      UserError: sizes that do not fit, or an unknown objective.
+    """
+    if self.objective:
+      where = "config.json: objective"
+      given = dict(self.objective)
+      given.pop("task_kw", None)  # how it was trained: for `tools/reconstruct`
+      found = lookup(models.OBJECTIVES, given.pop("name", ""), where)
+      return call(found.make, where, given, backbone=self.backbone())
+    if self.head is None:
+      return self.backbone()
+    return ast.classifier(self.backbone(), self.head)
+
+  def init_params(self, grid: tuple[int, int], key: Array) -> Params:
+    """Fresh parameters {"backbone": ..., ...} for a grid (F', T')."""
+    module = self.module()
+    height, width = self.backbone().patch_size
+    patches = np.zeros((1, *grid, height * width), np.float32)
+    if self.objective:
+      return dict(module.init(key, patches)["params"])
+    params = module.init(key, patches=patches)["params"]
+    return {"backbone": params} if self.head is None else dict(params)
+
+  def expected_params(self, grid: tuple[int, int]) -> Params:
+    """The shapes of `init_params`."""
+    return jax.eval_shape(lambda: self.init_params(grid, jax.random.key(0)))
 
 
 @dataclasses.dataclass(frozen=True)
-class FrontEnd:
-  """The part of a recipe that other formats can express.
+class Loaded:
+  """Weights at the shapes of their file, and what is known about them.
 
   Attributes:
-    sample_rate: Hz.
-    num_frames: T of the model's input.
-    num_mel_bins: F.
-    statistics: mean and standard deviation, None without standardising.
-    center: whether the waveform's mean is subtracted.
-    padding: of short recordings: "frames" that are not of real samples alone
-      become 0.0 before standardising (AST, SSAST), or the "waveform" gets
-      zeros, which count as sound (ASiT).
-    channel: "mean" or "first" of several.
+    kind: what it is, for people.
+    info: model, classifier, class names and front-end, as far as known.
+    params: parameters by path, float32; a patch kernel for images keeps its
+      channels, [ph, pw, 3, D].
+    digest: SHA-256 of the file (of the first, if there are several), or of a
+      run's parameters.
+    dropped: names of the file that have no place in the model.
+    notes: what was assumed about it.
   """
 
-  sample_rate: int
-  num_frames: int
-  num_mel_bins: int
-  statistics: tuple[float, float] | None
-  center: bool = True
-  padding: Literal["frames", "waveform"] = "frames"
-  channel: str = "mean"
+  kind: str
+  info: ModelInfo
+  params: Mapping[str, np.ndarray]
+  digest: str
+  dropped: tuple[str, ...] = ()
+  notes: tuple[str, ...] = ()
 
-  def __post_init__(self):
-    sizes = (self.sample_rate, self.num_frames, self.num_mel_bins)
-    mean, std = self.statistics or (0.0, 1.0)
-    if min(sizes) < 1 or not (math.isfinite(mean) and 0 < std < math.inf):
-      raise UserError(
-        f"a front-end of {self.sample_rate} Hz, {self.num_frames} frames, "
-        f"{self.num_mel_bins} mel bins, mean {mean} and standard deviation "
-        f"{std}: expected positive and finite numbers"
-      )
-
-  def recipe(self) -> str:
-    """The recipe that says the same."""
-    rate = f"sample_rate={self.sample_rate}"
-    is_sound = self.padding == "waveform"
-    center = "center(num_samples='')" if is_sound else "center"
-    ops = [
-      "decode" if self.channel == "mean" else f"decode({self.channel!r})",
-      f"resample({self.sample_rate})",
-      f"fit(num_frames={self.num_frames}, {rate})",
-      "quantise",
-      "to_float",
-      *([center] if self.center else []),
-      f"fbank({rate}, num_mel_bins={self.num_mel_bins})",
-      *([] if is_sound else [f"pad_frames({rate})"]),
-    ]
-    if self.statistics:
-      mean, std = self.statistics
-      ops.append(f"standardize({float(mean)!r}, {float(std)!r})")
-    return "|".join(ops)
+  @property
+  def is_image(self) -> bool:
+    """Whether its patches are of images."""
+    return self.params[adapt.KERNEL].ndim == 4
 
 
-def _decode(channel: Literal["mean", "first"] = "mean"):
-  return locals()
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+  """How weights are read and taken over (`config.init_kw`).
 
-
-def _resample(sample_rate: int):
-  return locals()
-
-
-def _fit(
-  num_frames: int,
-  sample_rate: int = 16_000,
-  frame_length_ms: float = 25.0,
-  frame_shift_ms: float = 10.0,
-):
-  return locals()
-
-
-def _quantise(audio: str = "audio"):
-  return locals()
-
-
-# The host ops' signatures, without TensorFlow; each gives its arguments.
-HOST_OPS: dict[str, Callable[..., dict[str, Any]]] = {
-  "decode": _decode,
-  "resample": _resample,
-  "fit": _fit,
-  "quantise": _quantise,
-}
-
-
-# What `FrontEnd` can say, in this order; patches that the recipe cuts are those
-# of the model.
-_ORDER = (
-  "decode",
-  "resample",
-  "fit",
-  "quantise",
-  "to_float",
-  "center",
-  "fbank",
-  "pad_frames",
-  "standardize",
-  "patchify",
-)
-
-
-def front_end(recipe: str) -> FrontEnd:
-  """Reads a recipe.
-
-  Raises:
-    UserError: it does what `FrontEnd` cannot say.
+  Attributes:
+    rows: whether rows of an image's patches become frequency (AST's choice) or
+      time (ASiT's).
+    fresh: expressions for whole paths of parameters that stay fresh although
+      the checkpoint has them; by default the classifier.
+    grid: (F', T') of its positions, where a bare file cannot tell, as are the
+      next four.
+    stride: (mel bins, frames) of its patches.
+    num_mel_bins: F of the spectrograms it was trained on.
+    num_heads: 0 means width / 64, as in all published models.
+    pooling: of its classifier: "tokens" after SSAST's fine-tuning.
+    positions: how SSAST's are taken to another grid: as its original does it,
+      with two slips, or as the original AST does.
+    network: which one of a pre-training's two, from files and runs that have
+      both; ASiT's original fine-tunes the teacher.
   """
-  rates, found = set(), {}
-  calls = list(recipes.calls(recipe, "the recipe"))
-  names = [name for name, _, _ in calls]
-  in_order = [name for name in _ORDER if name in names]
-  if names != in_order and set(names) <= {*_ORDER}:
-    raise UserError(
-      f"the recipe goes {'|'.join(names)}; others can follow only "
-      f"{'|'.join(in_order)}"
-    )
-  for name, args, kwargs in calls:
-    op = HOST_OPS.get(name) or getattr(frontend, name, None)
-    if op is None:
-      raise UserError(f"the recipe has {name}, which is no part of a front-end")
-    try:
-      bound = inspect.signature(op).bind(*args, **kwargs)
-    except TypeError as e:
-      raise UserError(f"the recipe's {name}: {e}") from None
-    bound.apply_defaults()
-    values = bound.arguments
-    if "sample_rate" in values:
-      rates.add(values["sample_rate"])
-    usual = {
-      "frame_length_ms": 25.0,
-      "frame_shift_ms": 10.0,
-      "low_freq": 20.0,
-      "high_freq": 0.0,
-      "preemphasis": 0.97,
-    }
-    other = [k for k, v in usual.items() if values.get(k, v) != v]
-    if other or name not in _ORDER:
-      what = f"{name}'s {other[0]}={values[other[0]]}" if other else name
-      raise UserError(f"the recipe has {what}, which only astjax can express")
-    found[name] = values
-  # Whether padding counts as sound is the same for the mean and the frames.
-  real = found.get("center", {}).get("num_samples", "")
-  is_sound = "pad_frames" not in found and not real
-  absent = [k for k in ("fit", "fbank") if k not in found]
-  absent += ["pad_frames"] if real and "pad_frames" not in found else []
-  if "pad_frames" in found and "center" in found and not real:
-    raise UserError(
-      "the recipe has center(num_samples='') and pad_frames, which only astjax "
-      "can express"
-    )
-  if absent or len(rates) != 1:
-    what = f"has no {absent[0]}" if absent else f"has the rates {sorted(rates)}"
-    raise UserError(f"the recipe {what}")
-  standardize = found.get("standardize")
-  return FrontEnd(
-    sample_rate=rates.pop(),
-    num_frames=found["fit"]["num_frames"],
-    num_mel_bins=found["fbank"]["num_mel_bins"],
-    statistics=standardize and (standardize["mean"], standardize["std"]),
-    center="center" in found,
-    padding="waveform" if is_sound else "frames",
-    channel=found.get("decode", {}).get("channel", "mean"),
-  )
+
+  rows: Literal["frequency", "time"] = "frequency"
+  fresh: tuple[str, ...] = (adapt.HEAD,)
+  grid: tuple[Count, Count] | None = None
+  stride: tuple[Count, Count] | None = None
+  num_mel_bins: Count = 128
+  num_heads: CountOrZero = 0
+  pooling: Literal["prefix", "tokens"] = "prefix"
+  positions: Literal["original", "corrected"] = "original"
+  network: Literal["teacher", "student"] = "teacher"
 
 
-def save(folder: str | os.PathLike, info: ModelInfo, params: Params) -> None:
+def save_model(
+  folder: str | os.PathLike, info: ModelInfo, params: Params
+) -> None:
   """Writes a model's folder, complete or not at all.
 
   Raises:
@@ -255,24 +213,18 @@ def save(folder: str | os.PathLike, info: ModelInfo, params: Params) -> None:
     files.write_json(temporary / CONFIG, info.to_json())
 
 
-def load(folder: str | os.PathLike) -> tuple[ModelInfo, dict[str, np.ndarray]]:
-  """Reads a model's folder: (info, parameters by path).
+def read_model(
+  folder: str | os.PathLike,
+) -> tuple[ModelInfo, dict[str, np.ndarray]]:
+  """Reads a model's folder: (info, parameters by path), compared by `load`.
 
   Raises:
     UserError: no such folder, damaged, or of another format.
   """
   folder = pathlib.Path(folder)
-  info = parse(files.read_json(folder / CONFIG), str(folder / CONFIG))
-  return info, files.read(folder / PARAMS)
+  return read_info(folder / CONFIG), files.read(folder / PARAMS)
 
 
-def parse(config: Mapping[str, Any], where: str) -> ModelInfo:
-  """A `ModelInfo` from the JSON of a config.json."""
-  config = dict(config)
-  if config.pop("format", None) != FORMAT:
-    raise UserError(f"{where} is not of the format {FORMAT!r}")
-  if config.get("head") is not None:
-    if not isinstance(config["head"], dict):
-      raise UserError(f"{where}: head is no object")
-    config["head"] = call(Head, f"{where}: head", config["head"])
-  return call(ModelInfo, where, config)
+def read_info(path: pathlib.Path) -> ModelInfo:
+  """Reads a `config.json`, or the `model.json` of a run."""
+  return ModelInfo.from_json(files.read_json(path), str(path))

@@ -1,8 +1,7 @@
-"""A checkpoint from anywhere, and the start of a model from it.
+"""Weights from anywhere, and the start of a model from them.
 
-Three questions stay apart: reading a file (`weights/readers`, `weights/pth`),
-renaming (`weights/convert`, `weights/maps`) and adapting values
-(`weights/adapt`).
+Three questions stay apart: reading a file (`files`, `pth`), renaming
+(`convert`, `tables`) and adapting values (`adapt`).
 """
 
 from __future__ import annotations
@@ -13,10 +12,11 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any
 
 import numpy as np
 
+from astjax import models
 from astjax.errors import UserError
 from astjax.models import ast
 from astjax.models.heads import Head
@@ -25,90 +25,25 @@ from astjax.weights import (
   adapt,
   convert,
   fetch,
+  files,
   hugging_face,
-  identify,
   orbax_params,
   registry,
-  saved_model,
 )
-from astjax.weights import files as weight_files
-from astjax.weights import info as model_info
-from astjax.weights.info import ModelInfo
+from astjax.weights.identify import identify
+from astjax.weights.info import (
+  MODEL,
+  PARAMS,
+  Loaded,
+  ModelInfo,
+  Options,
+  read_info,
+  read_model,
+)
 
 
-@dataclasses.dataclass(frozen=True)
-class Checkpoint:
-  """Weights at the shapes of their file, and what is known about them.
-
-  Attributes:
-    kind: what it is, for people.
-    info: model, classifier, class names and front-end, as far as known.
-    params: parameters by path, float32; a patch kernel for images keeps its
-      channels, [ph, pw, 3, D].
-    digest: SHA-256 of the file (of the first, if there are several), or of a
-      run's parameters.
-    dropped: names of the file that the table leaves out.
-    notes: what was assumed about it.
-  """
-
-  kind: str
-  info: ModelInfo
-  params: Mapping[str, np.ndarray]
-  digest: str
-  dropped: tuple[str, ...] = ()
-  notes: tuple[str, ...] = ()
-
-  @property
-  def is_image(self) -> bool:
-    """Whether its patches are of images."""
-    return self.params[adapt.KERNEL].ndim == 4
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-  """How a checkpoint is read and taken over (`config.init_kw`).
-
-  Attributes:
-    rows: whether rows of an image's patches become frequency (AST's choice) or
-      time (ASiT's).
-    fresh: expressions for whole paths of parameters that stay fresh although
-      the checkpoint has them; by default the classifier.
-    grid: (F', T') of its positions, where a bare file cannot tell.
-    stride: (mel bins, frames) of its patches, likewise.
-    num_mel_bins: likewise.
-    num_heads: likewise; 0 means width / 64, as in all published models.
-    pooling: of its classifier, likewise: "tokens" after SSAST's fine-tuning.
-    positions: how SSAST's are taken to another grid: as its original does it,
-      with two slips, or as the original AST does.
-    network: which one of a pre-trained ASiT's two, from files and runs that
-      have both; its original fine-tunes the teacher.
-  """
-
-  rows: Literal["frequency", "time"] = "frequency"
-  fresh: tuple[str, ...] = (adapt.HEAD,)
-  grid: tuple[int, int] | None = None
-  stride: tuple[int, int] | None = None
-  num_mel_bins: int = 128
-  num_heads: int = 0
-  pooling: Literal["prefix", "tokens"] = "prefix"
-  positions: Literal["original", "corrected"] = "original"
-  network: Literal["teacher", "student"] = "teacher"
-
-  def __post_init__(self):
-    sizes = (*(self.grid or ()), *(self.stride or ()), self.num_mel_bins)
-    if min(sizes) < 1:
-      raise UserError(
-        f"grid {self.grid}, stride {self.stride} and num_mel_bins "
-        f"{self.num_mel_bins} must be positive"
-      )
-    if self.num_heads < 0:
-      raise UserError(f"num_heads {self.num_heads} must be at least 0")
-
-
-def load(
-  source: str | os.PathLike, options: Options | None = None
-) -> Checkpoint:
-  """Reads a checkpoint, strictly: every name has its place, none is missing.
+def load(source: str | os.PathLike, options: Options | None = None) -> Loaded:
+  """Reads weights, strictly: every name has its place, none is missing.
 
   Args:
     source: a path (`.safetensors`, `.npz`, `.pth`, a folder of Hugging Face, a
@@ -119,32 +54,31 @@ def load(
   Raises:
     UserError: it cannot be found, read or understood.
   """
-  source = os.fspath(source)
+  source, options = os.fspath(source), options or Options()
   path = fetch.fetch(source)
-  options = options or Options()
-  in_folder = path.name in (model_info.PARAMS, *weight_files.HF_WEIGHTS)
+  in_folder = path.name in (PARAMS, *files.HF_WEIGHTS)
   if in_folder and (path.parent / "config.json").is_file():
     path = path.parent
   try:
     if path.is_file():
       return _from_file(path, source, options)
-    if (path / model_info.PARAMS).exists():
+    if (path / PARAMS).exists():
       return _from_native(path, options)
     if (path / "checkpoints").is_dir():
       return _from_workdir(path, options)
     if (path / "config.json").is_file():
       return _from_hugging_face(path, source)
     raise UserError(
-      f"neither a model of astjax ({model_info.PARAMS}), nor a run of it "
-      "(checkpoints/), nor a folder of Hugging Face (config.json)"
+      f"neither a model of astjax ({PARAMS}), nor a run of it (checkpoints/), "
+      "nor a folder of Hugging Face (config.json)"
     )
   except UserError as e:
     text = str(e)
     raise UserError(text if source in text else f"{source}: {text}") from None
 
 
-def _from_file(path: pathlib.Path, source: str, options: Options) -> Checkpoint:
-  names, digest = weight_files.read(path), weight_files.sha256(path)
+def _from_file(path: pathlib.Path, source: str, options: Options) -> Loaded:
+  names, digest = files.read(path), files.sha256(path)
   known = registry.CHECKPOINTS.get(source) or registry.of_file(path.name)
   notes: tuple[str, ...] = ()
   if known and not digest.startswith(known.sha256):
@@ -156,176 +90,189 @@ def _from_file(path: pathlib.Path, source: str, options: Options) -> Checkpoint:
     known = None
     notes = ("it has the name of a published file, but not its SHA-256",)
   info, grid = _metadata(path)
-  hints = identify.Hints(
+  loaded = identify(
+    names,
+    options,
+    digest=digest,
     file_name=path.name,
     known=known,
     info=info,
-    grid=options.grid or grid,
-    stride=options.stride,
-    num_mel_bins=options.num_mel_bins,
-    num_heads=options.num_heads,
-    pooling=options.pooling,
-    network=options.network,
+    grid=grid,
   )
-  found = identify.identify(names, hints)
-  info = found.info if info else _published(found, known, path.name)
-  return Checkpoint(
-    found.kind, info, found.params, digest, found.dropped, found.notes + notes
-  )
+  loaded = dataclasses.replace(loaded, notes=loaded.notes + notes)
+  return loaded if info else _published(loaded, known, path.name)
 
 
-def _metadata(path):
+def _metadata(path) -> tuple[ModelInfo | None, tuple[int, int] | None]:
   """What `convert_weights` writes into a file of official names."""
-  metadata = weight_files.metadata(path)
+  metadata = files.metadata(path)
   if "astjax" not in metadata:
     return None, None
   try:
     value = json.loads(metadata["astjax"])
-    info = model_info.parse(value["info"], "its metadata")
-    return info, tuple(int(n) for n in value["grid"])
+    rows, columns = map(int, value["grid"])
+    return ModelInfo.from_json(value["info"], "its metadata"), (rows, columns)
   except (ValueError, KeyError, TypeError) as e:
     raise UserError(f"its metadata is damaged: {e}") from None
 
 
-def _published(found, known, file_name) -> ModelInfo:
+def _published(loaded: Loaded, known, name: str) -> Loaded:
+  """With what the registry knows of it."""
   what = f"{known.what}, " if known else ""
-  return dataclasses.replace(
-    found.info,
-    origin=f"{what}{found.kind} ({file_name})",
+  info = dataclasses.replace(
+    loaded.info,
+    origin=f"{what}{loaded.kind} ({name})",
     licence=known.licence if known else "",
     expected=known.expected if known else "",
     reported=known.reported if known else None,
   )
+  return dataclasses.replace(loaded, info=info)
 
 
-def _from_hugging_face(path: pathlib.Path, source: str) -> Checkpoint:
+def _from_hugging_face(path: pathlib.Path, source: str) -> Loaded:
   known = registry.of_mirror(source)
   info, notes = hugging_face.read_config(path, known.scores if known else "")
-  files = weight_files.weight_files(path)
-  hints = identify.Hints(file_name=path.name, known=known, info=info)
-  found = identify.identify(weight_files.read_folder(path), hints)
-  return Checkpoint(
-    found.kind,
-    _published(found, known, source if known else path.name),
-    found.params,
-    weight_files.sha256(files[0]),
-    found.dropped,
-    found.notes + tuple(notes),
+  # Its files tell all of it, so no option can say anything else.
+  loaded = identify(
+    files.read_folder(path),
+    Options(),
+    digest=files.sha256(files.weight_files(path)[0]),
+    file_name=path.name,
+    known=known,
+    info=info,
   )
+  loaded = dataclasses.replace(loaded, notes=(*loaded.notes, *notes))
+  return _published(loaded, known, source if known else path.name)
 
 
-def _from_native(path: pathlib.Path, options: Options) -> Checkpoint:
-  info, flat = model_info.load(path)
-  if options.network != "teacher" and info.objective.get("name") == "asit":
+def _from_native(path: pathlib.Path, options: Options) -> Loaded:
+  info, flat = read_model(path)
+  if options.network != "teacher" and _has_teacher(info):
     raise UserError(
       f"{path} is a saved model with one network ({info.origin}); "
       f"network={options.network!r} is for runs and checkpoints that have two"
     )
-  digest = weight_files.sha256(path / model_info.PARAMS)
-  return _checked("model of astjax", info, flat, digest)
+  return _compared("model of astjax", info, flat, files.sha256(path / PARAMS))
 
 
-def _from_workdir(path: pathlib.Path, options: Options) -> Checkpoint:
+def _from_workdir(path: pathlib.Path, options: Options) -> Loaded:
   """The best checkpoint of a run, else the newest."""
-  config = weight_files.read_json(path / model_info.MODEL)
-  info = model_info.parse(config, str(path / model_info.MODEL))
-  has_two = info.objective.get("name") == "asit"
-  is_teacher = has_two and options.network == "teacher"
-  part = "task_state/teacher" if is_teacher else "params"
-  step, flat = orbax_params.read_params(path, part)
+  info = read_info(path / MODEL)
+  is_teacher = _has_teacher(info) and options.network == "teacher"
+  step, flat = orbax_params.read_params(
+    path, "task_state/teacher" if is_teacher else "params"
+  )
   digest = hashlib.sha256()
   for array in flat.values():
     digest.update(np.ascontiguousarray(array))
   origin = f"{info.origin}, step {step}"
-  origin += f", {options.network}" if has_two else ""
+  origin += f", {options.network}" if _has_teacher(info) else ""
   info = dataclasses.replace(info, origin=origin)
-  return _checked("run of astjax", info, flat, digest.hexdigest())
+  return _compared("run of astjax", info, flat, digest.hexdigest())
 
 
-def _checked(kind, info, flat, digest) -> Checkpoint:
+def _has_teacher(info: ModelInfo) -> bool:
+  return info.pretraining is not None and info.pretraining.teacher
+
+
+def _compared(kind, info: ModelInfo, flat, digest: str) -> Loaded:
+  """Our own weights, with exactly the arrays that their description says."""
+  dropped, notes = (), ()
+  if info.objective and not info.pretraining:
+    # Whoever made it added an objective to `models.OBJECTIVES`; a fine-tuning
+    # does not need it.
+    notes = (
+      f"its objective {info.objective.get('name')!r} is not known here: the "
+      "backbone alone is taken",
+    )
+    info = dataclasses.replace(info, objective={}, head=None, class_names=())
+    dropped = tuple(k for k in flat if not k.startswith("backbone/"))
+    flat = {k: v for k, v in flat.items() if k not in dropped}
   if convert.GRID not in flat:
     raise UserError(f"- {convert.GRID} is not in the file")
-  expected = saved_model.expected_params(info, flat[convert.GRID].shape[:2])
+  expected = info.expected_params(flat[convert.GRID].shape[:2])
   params = convert.flatten(convert.check(flat, expected))
-  model = saved_model.describe(saved_model.backbone_of(info))
-  return Checkpoint(
-    kind, dataclasses.replace(info, model=model), params, digest
-  )
+  info = dataclasses.replace(info, model=info.backbone().describe())
+  return Loaded(kind, info, params, digest, dropped, notes)
 
 
 def start(
-  loaded: Checkpoint,
+  loaded: Loaded,
   fresh_params: Params,
   *,
   backbone: ast.Backbone,
   head: Head | None = None,
   class_names: tuple[str, ...] = (),
+  objective: Mapping[str, Any] | None = None,
   options: Options | None = None,
 ) -> tuple[Params, adapt.Report]:
-  """Parameters of a model that starts from a checkpoint.
+  """Parameters of a model that starts from loaded weights.
 
   Args:
     loaded: from `load`.
     fresh_params: the model's own, of its shapes.
     backbone: the model's, to compare what shapes do not show.
-    head: the model's classifier, compared if the checkpoint's is taken.
+    head: the model's classifier, compared if the weights' is taken.
     class_names: likewise.
-    options: what becomes of it.
+    objective: the model's as in `ModelInfo`, if it is a pre-training.
+    options: what becomes of the weights.
 
   Raises:
     UserError: the two do not fit.
   """
   options = options or Options()
-  model = loaded.info.model
-  if options.rows == "time" and not loaded.is_image:
-    raise UserError(
-      "rows='time' is for checkpoints of images, this one is of spectrograms: "
-      "leave rows at 'frequency' (config.init_kw.rows)"
-    )
-  want = saved_model.describe(backbone)
-  patch = tuple(model["patch_size"])
-  have = model | {
-    "patch_size": patch[::-1] if options.rows == "time" else patch
-  }
-  for name in ("width", "depth", "num_heads", "patch_size"):
-    if have[name] != want[name]:
+  have, want = dict(loaded.info.model), backbone.describe()
+  if options.rows == "time":
+    if not loaded.is_image:
       raise UserError(
-        f"the checkpoint ({loaded.info.origin}) has {name} {have[name]}, the "
-        f"model {want[name]}"
+        "rows='time' is for checkpoints of images, this one is of "
+        "spectrograms: leave rows at 'frequency' (config.init_kw.rows)"
+      )
+    have["patch_size"] = tuple(have["patch_size"])[::-1]
+  for name in ("width", "depth", "num_heads", "patch_size"):
+    if have.get(name) != want.get(name):
+      raise UserError(
+        f"the checkpoint ({loaded.info.origin}) has {name} {have.get(name)}, "
+        f"the model {want.get(name)}"
       )
   flat = {k: np.asarray(v) for k, v in convert.flatten(fresh_params).items()}
   params, report = adapt.fit(
     loaded.params,
     flat,
-    source_prefix=model["prefix"],
-    model_prefix=backbone.prefix,
+    source_prefix=have.get("prefix", ()),
+    model_prefix=want.get("prefix", ()),
     rows=options.rows,
     fresh=options.fresh,
-    resize=_resize(loaded.info, fresh_params, options),
+    resize=_resize(loaded.info, objective, options),
   )
   report.dropped |= dict.fromkeys(loaded.dropped, "not used by the model")
   report.notes += loaded.notes
-  _compare_epsilon(report, "layer norms have", model, want)
-  is_ssast = loaded.info.objective.get("name") == "ssast"
-  if is_ssast and head and head.pooling == "prefix":
+  _compare_epsilon(report, "layer norms have", have, want)
+  source = loaded.info.pretraining
+  is_blind = source is not None and source.pooling == "tokens"
+  if is_blind and head and head.pooling == "prefix":
     report.notes.append(
-      "the prefix tokens of an SSAST have learned nothing so far, and "
-      "pooling='prefix' reads them alone: 'tokens' is the original's"
+      f"the prefix tokens of {loaded.info.objective['name']!r} have learned "
+      "nothing so far, and pooling='prefix' reads them alone: 'tokens' is the "
+      "original's"
     )
   if "head/linear/bias" in report.kept and head and loaded.info.head:
     _compare_heads(loaded.info, head, class_names, report)
   return convert.unflatten(params), report
 
 
-def _resize(info, fresh_params, options):
-  """How positions change; a pre-training that goes on is no fine-tuning."""
-  if "reconstruction" in fresh_params:  # ASiT's pre-training, whatever it has
-    return adapt.resize_bicubic
-  is_ssast = info.objective.get("name") == "ssast"
-  goes_on = "mask_token" in fresh_params
-  if is_ssast and not goes_on and options.positions == "original":
-    return adapt.resize_ssast_grid
-  return adapt.resize_grid
+def _resize(info: ModelInfo, objective, options: Options) -> models.Resize:
+  """How positions change for another grid.
+
+  A pre-training has one rule, whatever it starts from, and a fine-tuning has
+  the rule of what it starts from: so the originals' programs do it.
+  """
+  if objective:
+    begun = models.OBJECTIVES.get(objective["name"])
+    return begun.resize_into if begun else "bilinear"
+  rule = info.pretraining.resize if info.pretraining else "bilinear"
+  is_corrected = rule == "ssast" and options.positions == "corrected"
+  return "bilinear" if is_corrected else rule
 
 
 def _compare_heads(info, head, class_names, report):
@@ -347,6 +294,6 @@ def _compare_heads(info, head, class_names, report):
 
 
 def _compare_epsilon(report, what, theirs, ours):
-  have, want = theirs["layer_norm_eps"], ours["layer_norm_eps"]
+  have, want = theirs.get("layer_norm_eps"), ours.get("layer_norm_eps")
   if have != want:
-    report.notes.append(f"its {what} epsilon {have:g}, the model's {want:g}")
+    report.notes.append(f"its {what} epsilon {have}, the model's {want}")

@@ -24,7 +24,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from astjax.errors import UserError
+from astjax.errors import UserError, first_line
 from astjax.weights import pickle_machine
 from astjax.weights.pickle_machine import (
   Damaged,
@@ -174,15 +174,9 @@ def read(path: str | os.PathLike) -> Any:
   # A damaged pickle may do anything within the machine above, such as adding
   # a number to a dict.
   except Exception as e:
-    raise UserError(f"{path} is not a whole .pth file: {one_line(e)}") from None
-
-
-def one_line(error: Exception) -> str:
-  """What a library said of a damaged file, which may quote from it."""
-  text = " ".join(str(error).split())[:200]
-  return (
-    "".join(c if c.isprintable() else "?" for c in text) or type(error).__name__
-  )
+    raise UserError(
+      f"{path} is not a whole .pth file: {first_line(e)}"
+    ) from None
 
 
 def _arrays(value: Any, file_size: int) -> Any:

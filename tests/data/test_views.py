@@ -14,7 +14,7 @@ from astjax.errors import UserError
 from astjax.ops import device_ops, xp
 from astjax.ops.recipe import draws
 from astjax.serving import recording
-from astjax.weights import saved_model
+from astjax.weights.front_end import inference_recipe
 from tests.data.test_pipeline import (
   RATE,
   Memory,
@@ -251,7 +251,7 @@ INFERENCE = {
 
 def inference(on_host, on_device):
   ops = (*_ops(on_host, Reader(Memory())), *device_ops.parse(on_device))
-  return saved_model.inference_recipe(ops, (on_host, on_device))
+  return inference_recipe(ops, (on_host, on_device))
 
 
 @pytest.mark.parametrize("name", SHAPES)

@@ -260,7 +260,7 @@ def test_a_run_goes_on_elsewhere(whole, tmp_path, capsys):
   close(history, run(tmp_path, remembering(), devices=1))
   assert_close(of_params(final_state(folder)), of_params(final_state(tmp_path)))
   (info, a), (_, b) = (
-    model_info.load(path / "average") for path in (folder, tmp_path)
+    model_info.read_model(path / "average") for path in (folder, tmp_path)
   )
   assert "averaged over the epochs 1 to 3" in info.origin
   assert_close(a, b)
@@ -284,7 +284,7 @@ def test_a_checkpoint_keeps_its_bits_anywhere(tmp_path):
   _, state = job.load_run(tmp_path)
   assert all(x.is_fully_replicated for x in jax.tree.leaves(state))
   average_checkpoints.average(tmp_path, tmp_path / "mean", last=1)
-  _, params = model_info.load(tmp_path / "mean")
+  _, params = model_info.read_model(tmp_path / "mean")
   for name, value in params.items():
     key = ".params" + "".join(f"['{part}']" for part in name.split("/"))
     np.testing.assert_array_equal(value, states[0][key])
@@ -436,6 +436,6 @@ def test_two_processes_hold_half_of_it_each(whole, tmp_path):
   folder, history = whole
   close(history, log.read(tmp_path / "metrics.jsonl"))
   (_, a), (_, b) = (
-    model_info.load(path / "average") for path in (folder, tmp_path)
+    model_info.read_model(path / "average") for path in (folder, tmp_path)
   )
   assert_close(a, b)

@@ -7,7 +7,7 @@ import pytest
 
 from astjax.errors import UserError
 from astjax.models import asit, ast, heads
-from astjax.weights import convert, saved_model
+from astjax.weights import convert
 from astjax.weights.info import ModelInfo
 from tests.ops.common import noise
 
@@ -39,7 +39,7 @@ def test_sizes_of_the_original(preset, projection, reconstruction, total):
     model={"variant": "base224"} | SQUARE,
     objective={"name": "asit", "preset": preset},
   )
-  params = saved_model.expected_params(info, (8, 37))
+  params = info.expected_params((8, 37))
   count = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
   assert count(params["backbone"]) == 85_482_240
   assert count(params["projection"]) == projection

@@ -12,7 +12,7 @@ from astjax import errors, train
 from astjax.engine import sharding
 from astjax.models import ast
 from astjax.run import job
-from astjax.weights import convert, load, saved_model
+from astjax.weights import convert, load
 from astjax.weights import info as model_info
 from astjax.weights.info import ModelInfo
 from tests.tiny import tiny_config
@@ -80,10 +80,10 @@ def test_another_length(first):
 @pytest.mark.slow
 def test_from_a_pre_training(tmp_path):
   """A classifier on the patches of a pre-trained SSAST."""
-  model = saved_model.describe(ast.make_backbone(**tiny_config().model))
+  model = ast.make_backbone(**tiny_config().model).describe()
   info = ModelInfo(model=model, objective={"name": "ssast"})
-  params = saved_model.init_params(info, (2, 2), jax.random.key(1))
-  model_info.save(tmp_path / "ssast", info, params)
+  params = info.init_params((2, 2), jax.random.key(1))
+  model_info.save_model(tmp_path / "ssast", info, params)
   config = tiny_config(
     init_from=str(tmp_path / "ssast"),
     init_kw={"positions": "corrected"},

@@ -240,7 +240,7 @@ def test_average_is_that_of_the_saved_checkpoints(whole):
     convert.flatten(jax.tree.map(np.asarray, load(whole, s)[1].params))
     for s in (5, 8, 10)
   ]
-  info, params = model_info.load(whole / "average")
+  info, params = model_info.read_model(whole / "average")
   assert "epochs 2 to 4" in info.origin
   assert params.keys() == taken[0].keys()
   moved = 0.0
@@ -258,7 +258,7 @@ def test_average_is_that_of_the_saved_checkpoints(whole):
 
 def test_averaged_model_is_rated(whole):
   built, state, _ = load(whole)
-  _, flat = model_info.load(whole / "average")
+  _, flat = model_info.read_model(whole / "average")
   out = outputs(built, state.replace(params=convert.unflatten(flat)))
   expected, _ = built.task.summarise(out)
   assert set(expected) == {"loss", "mAP", "mAUC", "d_prime", "accuracy"}
@@ -471,8 +471,8 @@ def test_four_devices_remember_the_same(whole, tmp_path):
     for key in a:
       if key.startswith("val/") or key == "train/lr":
         assert abs(a[key] - b[key]) <= 1e-4, key
-  _, x = model_info.load(whole / "average")
-  _, y = model_info.load(tmp_path / "average")
+  _, x = model_info.read_model(whole / "average")
+  _, y = model_info.read_model(tmp_path / "average")
   for name in x:
     if "qkv/bias" not in name:  # the gradient of its key third is zero
       np.testing.assert_allclose(x[name], y[name], rtol=0, atol=1e-4)
@@ -491,10 +491,14 @@ def test_finished_run_repairs_its_average(whole, tmp_path):
 def test_longer_run_averages_more(whole, tmp_path):
   config = remembering(steps=10)
   run(tmp_path, config)
-  assert "epochs 2 to 4" in model_info.load(tmp_path / "average")[0].origin
+  assert (
+    "epochs 2 to 4" in model_info.read_model(tmp_path / "average")[0].origin
+  )
   config.steps, config.average.last_epoch = 13, 5
   run(tmp_path, config)
-  assert "epochs 2 to 5" in model_info.load(tmp_path / "average")[0].origin
+  assert (
+    "epochs 2 to 5" in model_info.read_model(tmp_path / "average")[0].origin
+  )
   arrays, before = load(tmp_path)[2]["arrays"], load(whole)[2]["arrays"]
   _, state, _ = load(tmp_path)
   for name, value in convert.flatten(state.params).items():

@@ -21,7 +21,8 @@ from astjax.serving import recording
 from astjax.serving.bundle import Bundle
 from astjax.weights import adapt, load
 from astjax.weights import info as model_info
-from astjax.weights.info import FrontEnd, ModelInfo
+from astjax.weights.front_end import FrontEnd
+from astjax.weights.info import ModelInfo
 from tests.serving import sounds
 from tests.serving.sounds import noise
 from tests.tiny import RATE, SAMPLES
@@ -425,7 +426,7 @@ def test_silence_among_others():
 def test_models_that_cannot_be_used(tmp_path):
   params = random_params()
   bare = ModelInfo(model=INFO.model, head=INFO.head)
-  model_info.save(tmp_path / "bare", bare, params)
+  model_info.save_model(tmp_path / "bare", bare, params)
   with pytest.raises(UserError, match=r"front-end .* give its recipe, such as"):
     astjax.load(tmp_path / "bare")
   loaded = astjax.load(
@@ -436,7 +437,7 @@ def test_models_that_cannot_be_used(tmp_path):
   assert found.top() == want.top()
   with pytest.raises(UserError, match="2 class names for 3 classes"):
     astjax.load(tmp_path / "bare", recipe=INFO.recipe, class_names=("a", "b"))
-  model_info.save(tmp_path / "m", INFO, params)
+  model_info.save_model(tmp_path / "m", INFO, params)
   with pytest.raises(UserError, match="number 1 is 'cow' and 'cat'"):
     astjax.load(tmp_path / "m", class_names=("dog", "cow", "Glocke, groß"))
   half = astjax.load(tmp_path / "m", dtype="bfloat16")
@@ -476,7 +477,7 @@ def test_recipes_that_do_not_work(old, new, told):
 
 
 def test_prediction_needs_no_tensorflow(tmp_path):
-  model_info.save(tmp_path / "m", INFO, random_params())
+  model_info.save_model(tmp_path / "m", INFO, random_params())
   soundfile.write(tmp_path / "x.flac", noise(50_000, 2), 44_100)
   code = """
 import sys, astjax

@@ -17,7 +17,7 @@ from astjax.run import job
 from astjax.serving import recording
 from astjax.tools import convert_weights, evaluate
 from astjax.weights import hugging_face, load
-from astjax.weights.info import front_end
+from astjax.weights.front_end import FrontEnd
 from tests.serving import sounds
 from tests.tiny import FRAMES, MELS, RATE, on_device
 from tests.weights.test_info import INFO, random_params
@@ -72,7 +72,7 @@ def test_the_front_end_by_hand():
 def test_it_is_another_front_end_than_ast_s():
   """There, a padded cell becomes (0 + 3.559) / 7."""
   with pytest.raises(UserError, match="can follow only"):
-    front_end(RECIPE)
+    FrontEnd.from_recipe(RECIPE)
   assert on_device().index("pad_frames") < on_device().index("standardize")
 
 

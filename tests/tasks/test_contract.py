@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from astjax import tasks
-from astjax.weights import convert, saved_model
+from astjax.weights import convert
 from astjax.weights.info import ModelInfo
 
 MODEL = {
@@ -96,11 +96,11 @@ def test_the_backbone_is_the_part_that_moves(task, params):
 
 def test_a_saved_model_has_these_parameters(task, params):
   info = ModelInfo(
-    model=saved_model.describe(task.backbone),
+    model=task.backbone.describe(),
     head=task.head,
     objective=task.objective,
   )
-  expected = saved_model.expected_params(info, (2, 6))
+  expected = info.expected_params((2, 6))
   shapes = lambda tree: {k: v.shape for k, v in convert.flatten(tree).items()}
   assert shapes(expected) == shapes(params)
 

@@ -30,7 +30,7 @@ def test_mean_of_the_steps(flags, steps, tiny_run, tmp_path, capsys):
   assert average(tiny_run, *flags, out) == 0
   listed = ", ".join(map(str, steps))
   assert f"the mean of steps {listed}" in capsys.readouterr().out
-  info, params = model_info.load(out)
+  info, params = model_info.read_model(out)
   assert info.origin == f"trained by astjax, averaged over steps {listed}"
   with orbax_params.reader(tiny_run) as checkpoints:
     parts = [checkpoints.params(step) for step in steps]

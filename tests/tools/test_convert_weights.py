@@ -10,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 from astjax.tools import convert_weights
 from astjax.weights import convert, files, load, tables
 from astjax.weights import info as model_info
+from astjax.weights.front_end import FrontEnd
 from tests.weights import google
 from tests.weights.test_info import INFO, random_params
 
@@ -18,7 +19,7 @@ PARAMS = random_params()
 
 @pytest.fixture
 def model(tmp_path):
-  model_info.save(tmp_path / "model", INFO, PARAMS)
+  model_info.save_model(tmp_path / "model", INFO, PARAMS)
   return tmp_path / "model"
 
 
@@ -109,7 +110,7 @@ def test_another_length_keeps_the_classifier(model, tmp_path):
   np.testing.assert_array_equal(
     loaded.params["head/linear/kernel"], PARAMS["head"]["linear"]["kernel"]
   )
-  front_end = model_info.front_end(loaded.info.recipe)
+  front_end = FrontEnd.from_recipe(loaded.info.recipe)
   assert front_end.num_frames == 86 and front_end.statistics == (-4.0, 4.5)
   assert loaded.info.class_names == INFO.class_names
 
@@ -241,7 +242,7 @@ def test_a_published_result_stays_with_its_weights(model, tmp_path):
 )
 def test_any_recipe_travels_as_it_is(recipe, tmp_path, capsys):
   info = dataclasses.replace(INFO, recipe=recipe)
-  model_info.save(tmp_path / "m", info, PARAMS)
+  model_info.save_model(tmp_path / "m", info, PARAMS)
   assert command(tmp_path / "m", tmp_path / "out") == 0
   assert load.load(tmp_path / "out").info.recipe == recipe
   capsys.readouterr()
@@ -253,7 +254,9 @@ def test_any_recipe_travels_as_it_is(recipe, tmp_path, capsys):
 def test_a_fine_tuned_ssast_in_official_names(tmp_path, capsys):
   """The pooling stands in the metadata; a bare file has to be told."""
   head = dataclasses.replace(INFO.head, pooling="tokens")
-  model_info.save(tmp_path / "m", dataclasses.replace(INFO, head=head), PARAMS)
+  model_info.save_model(
+    tmp_path / "m", dataclasses.replace(INFO, head=head), PARAMS
+  )
   out = tmp_path / "o.safetensors"
   assert command(tmp_path / "m", out, "--format=official") == 0
   assert "pooling='tokens' is ft_avgtok" in capsys.readouterr().out

@@ -24,7 +24,7 @@ def saved(sounds_run, tmp_path_factory):
     loaded.info, expected="Sounds mAP 0.9", reported=("mAP", 0.9)
   )
   folder = tmp_path_factory.mktemp("evaluate") / "model"
-  model_info.save(folder, info, convert.unflatten(loaded.params))
+  model_info.save_model(folder, info, convert.unflatten(loaded.params))
   return folder
 
 
@@ -96,7 +96,7 @@ def test_a_model_without_names(sounds_run, saved, tmp_path, capsys):
   loaded = load.load(saved)
   info = dataclasses.replace(loaded.info, class_names=())
   folder = tmp_path / "model"
-  model_info.save(folder, info, convert.unflatten(loaded.params))
+  model_info.save_model(folder, info, convert.unflatten(loaded.params))
   data = f"--data_dir={sounds_run.parent / 'sounds'}"
   assert evaluate.main([f"--model={folder}", data]) == 2
   assert "give them with --label_list" in capsys.readouterr().err
@@ -153,5 +153,5 @@ def test_a_converted_model_keeps_the_number():
     model_info.ModelInfo(model={}), reported=("mAP", 0.5)
   )
   text = json.loads(json.dumps(info.to_json()))
-  assert model_info.parse(text, "x").reported == ("mAP", 0.5)
+  assert model_info.ModelInfo.from_json(text, "x").reported == ("mAP", 0.5)
   assert np.isfinite(info.reported[1])

@@ -25,7 +25,7 @@ def clips(tmp_path_factory):
 
 
 def look(model, clips, network="teacher", **kwargs):
-  loaded = load.load(model, load.Options(network=network))
+  loaded = load.load(model, model_info.Options(network=network))
   return reconstruct.reconstruct(loaded, clips, **kwargs)
 
 
@@ -36,7 +36,7 @@ def described(run, folder, drop="", **objective):
     loaded.info, objective=loaded.info.objective | objective
   )
   params = {k: v for k, v in loaded.params.items() if not drop or drop not in k}
-  model_info.save(folder, info, convert.unflatten(params))
+  model_info.save_model(folder, info, convert.unflatten(params))
   return folder
 
 

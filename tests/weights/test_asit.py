@@ -23,11 +23,11 @@ from astjax.weights import (
   identify,
   load,
   registry,
-  saved_model,
   tables,
 )
 from astjax.weights import info as model_info
-from astjax.weights.info import FrontEnd, ModelInfo
+from astjax.weights.front_end import FrontEnd
+from astjax.weights.info import ModelInfo
 from tests.parity.conftest import HERE, Fixture
 from tests.weights.test_info import same
 
@@ -60,7 +60,7 @@ def info_of(preset="r2"):
 def random_params(info, seed=0, grid=GRID):
   rng = np.random.default_rng(seed)
   draw = lambda x: rng.standard_normal(x.shape).astype(np.float32)
-  return jax.tree.map(draw, saved_model.expected_params(info, grid))
+  return jax.tree.map(draw, info.expected_params(grid))
 
 
 INFO = {preset: info_of(preset) for preset in TABLES}
@@ -102,7 +102,7 @@ def test_the_two_releases(preset, tmp_path):
   assert loaded.info.head is None and not loaded.is_image
   same(loaded.params, PARAMS[preset])
   # Its front-end is known: each release has one.
-  front_end = model_info.front_end(loaded.info.recipe)
+  front_end = FrontEnd.from_recipe(loaded.info.recipe)
   assert front_end == FrontEnd(
     sample_rate=RATES[preset],
     num_frames=64,
@@ -116,7 +116,7 @@ def test_the_two_releases(preset, tmp_path):
 
 def test_usual_sizes_are_not_told():
   info = ModelInfo(model=BACKBONE, objective={"name": "asit"})
-  shapes = saved_model.expected_params(info, GRID)
+  shapes = info.expected_params(GRID)
   params = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), shapes)
   names = convert.revert(params, TABLES["r2"])
   hints = identify.Hints(file_name="x", num_heads=2, num_mel_bins=48)
@@ -347,7 +347,7 @@ def test_a_folder(preset, tmp_path):
   how = {"drop_perc": 0.4}
   objective = INFO[preset].objective | {"task_kw": how}
   info = dataclasses.replace(INFO[preset], objective=objective)
-  model_info.save(tmp_path / "model", info, PARAMS[preset])
+  model_info.save_model(tmp_path / "model", info, PARAMS[preset])
   loaded = load.load(tmp_path / "model")
   assert loaded.info.objective["preset"] == preset
   assert loaded.info.objective["task_kw"] == how
@@ -392,7 +392,7 @@ def test_official_names(preset, network, tmp_path, capsys):
     params = STUDENTS[preset]
     save_run(tmp_path / "m", preset)
   else:
-    model_info.save(tmp_path / "m", INFO[preset], params)
+    model_info.save_model(tmp_path / "m", INFO[preset], params)
   out = tmp_path / "o.safetensors"
   flags = ["--format=official", f"--network={network}"]
   assert command(tmp_path / "m", out, *flags) == 0
@@ -414,7 +414,7 @@ def test_official_names(preset, network, tmp_path, capsys):
 def test_official_names_of_a_fine_tuned_one(tmp_path, capsys):
   info = tuned()
   params = random_params(info, grid=(4, 7))
-  model_info.save(tmp_path / "m", info, params)
+  model_info.save_model(tmp_path / "m", info, params)
   out = tmp_path / "o.safetensors"
   assert command(tmp_path / "m", out, "--format=official") == 0
   assert "a class token, time before frequency" in capsys.readouterr().out
@@ -439,11 +439,11 @@ def test_the_released_sizes_come_back_bit_by_bit(name, tmp_path):
   source = tmp_path / "a.safetensors"
   save_file({f"teacher.{k}": v for k, v in weights.items()}, source)
   assert command(source, tmp_path / "ours") == 0
-  info, flat = model_info.load(tmp_path / "ours")
+  info, flat = model_info.read_model(tmp_path / "ours")
   preset = name.split("_")[1]
   assert info.objective == {"name": "asit", "preset": preset}
   assert flat[convert.GRID].shape == (8, 37, 768)
-  assert model_info.front_end(info.recipe).num_frames == 592
+  assert FrontEnd.from_recipe(info.recipe).num_frames == 592
   out = tmp_path / "b.safetensors"
   assert command(tmp_path / "ours", out, "--format=official") == 0
   back = load_file(out)
@@ -459,16 +459,16 @@ def test_the_released_sizes_come_back_bit_by_bit(name, tmp_path):
 
 def started(given=None, *, info, grid, source, params, folder):
   """The start of a model like `info` from a saved one: (params, report)."""
-  model_info.save(folder / "source", source, params)
+  model_info.save_model(folder / "source", source, params)
   return _started(folder / "source", given, info=info, grid=grid)
 
 
 def _started(path, given, *, info, grid):
-  init = jax.jit(partial(saved_model.init_params, info, grid))
+  init = jax.jit(partial(info.init_params, grid))
   return load.start(
     load.load(path, given),
     init(jax.random.key(0)),
-    backbone=saved_model.backbone_of(info),
+    backbone=info.backbone(),
     head=info.head,
     options=given,
   )
@@ -657,7 +657,7 @@ def test_a_classifier_by_command(tmp_path, capsys):
   assert "dropped (of the pre-training): " in said and "fresh: head" in said
   info = load.load(tmp_path / "out").info
   assert not info.objective and info.head == Head(num_classes=3)
-  front_end = model_info.front_end(info.recipe)
+  front_end = FrontEnd.from_recipe(info.recipe)
   assert front_end.num_frames == 128 and front_end.padding == "waveform"
   student = [*args, "--network=student"]
   assert command(source, tmp_path / "student", *student) == 1

@@ -10,9 +10,10 @@ import pytest
 from astjax.data import host_ops
 from astjax.errors import UserError
 from astjax.models.heads import Head
-from astjax.weights import convert, hugging_face, load, saved_model
+from astjax.weights import convert, front_end, hugging_face, load
 from astjax.weights import info as model_info
-from astjax.weights.info import FrontEnd, ModelInfo
+from astjax.weights.front_end import FrontEnd
+from astjax.weights.info import ModelInfo
 
 RECIPE = FrontEnd(16_000, 36, 36, (-4.0, 4.5)).recipe()
 INFO = ModelInfo(
@@ -36,7 +37,7 @@ GRID = (3, 3)
 
 
 def random_params(info=INFO, grid=GRID):
-  expected = saved_model.expected_params(info, grid)
+  expected = info.expected_params(grid)
   rng = np.random.default_rng(0)
   draw = lambda x: rng.standard_normal(x.shape).astype(np.float32)
   return jax.tree.map(draw, expected)
@@ -62,7 +63,7 @@ def same(flat, params):
   ],
 )
 def test_a_front_end_and_its_recipe(front_end):
-  assert model_info.front_end(front_end.recipe()) == front_end
+  assert FrontEnd.from_recipe(front_end.recipe()) == front_end
 
 
 def test_a_recipe_of_a_config():
@@ -71,8 +72,8 @@ def test_a_recipe_of_a_config():
     "|pad_frames|standardize(mean=-4, std=4.5)"
   )
   want = FrontEnd(16_000, 1024, 128, (-4, 4.5), channel="first")
-  assert model_info.front_end(recipe) == want
-  assert model_info.front_end(want.recipe() + "|patchify") == want
+  assert FrontEnd.from_recipe(recipe) == want
+  assert FrontEnd.from_recipe(want.recipe() + "|patchify") == want
 
 
 @pytest.mark.parametrize(
@@ -98,12 +99,12 @@ def test_a_recipe_of_a_config():
 def test_a_recipe_that_others_cannot_follow(old, new, told):
   assert old in RECIPE
   with pytest.raises(UserError, match=told):
-    model_info.front_end(RECIPE.replace(old, new))
+    FrontEnd.from_recipe(RECIPE.replace(old, new))
 
 
 def test_the_host_ops_are_those_of_the_data():
   """Written once more, because those need TensorFlow."""
-  for name, op in model_info.HOST_OPS.items():
+  for name, op in front_end.HOST_OPS.items():
     ours = inspect.signature(op).parameters
     theirs = inspect.signature(getattr(host_ops, name)).parameters
     theirs = {k: p for k, p in theirs.items() if k != "reader"}
@@ -119,7 +120,7 @@ def test_the_host_ops_are_those_of_the_data():
 def test_out_and_in_again(head, tmp_path):
   info = INFO if head else ModelInfo(model=INFO.model)
   params = random_params(info)
-  model_info.save(tmp_path / "m", info, params)
+  model_info.save_model(tmp_path / "m", info, params)
   assert {p.name for p in (tmp_path / "m").iterdir()} == {
     "params.safetensors",
     "config.json",
@@ -137,7 +138,7 @@ def test_nothing_is_overwritten(tmp_path):
   (tmp_path / "m").mkdir()
   (tmp_path / "m" / "precious").write_text("x")
   with pytest.raises(UserError, match="is there already"):
-    model_info.save(tmp_path / "m", INFO, random_params())
+    model_info.save_model(tmp_path / "m", INFO, random_params())
   assert (tmp_path / "m" / "precious").read_text() == "x"
 
 
@@ -147,7 +148,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
 
   monkeypatch.setattr(model_info.files, "write_json", full)
   with pytest.raises(UserError, match="No space left") as e:
-    model_info.save(tmp_path / "m", INFO, random_params())
+    model_info.save_model(tmp_path / "m", INFO, random_params())
   assert "\n" not in str(e.value)
   assert not list(tmp_path.iterdir())
 
@@ -155,7 +156,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
 def test_a_folder_below_a_file(tmp_path):
   (tmp_path / "f").write_text("")
   with pytest.raises(UserError, match="cannot write"):
-    model_info.save(tmp_path / "f" / "m", INFO, random_params())
+    model_info.save_model(tmp_path / "f" / "m", INFO, random_params())
 
 
 @pytest.mark.parametrize(
@@ -175,7 +176,7 @@ def test_a_folder_below_a_file(tmp_path):
   ],
 )
 def test_a_config_that_is_wrong(change, told, tmp_path):
-  model_info.save(tmp_path / "m", INFO, random_params())
+  model_info.save_model(tmp_path / "m", INFO, random_params())
   path = tmp_path / "m" / "config.json"
   config = json.loads(path.read_text())
   change(config)
@@ -187,7 +188,7 @@ def test_a_config_that_is_wrong(change, told, tmp_path):
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "[" * 100_000, "\xff\xfe"])
 def test_a_config_that_is_damaged(text, tmp_path):
-  model_info.save(tmp_path / "m", INFO, random_params())
+  model_info.save_model(tmp_path / "m", INFO, random_params())
   (tmp_path / "m" / "config.json").write_text(text)
   with pytest.raises(UserError, match=r"config\.json"):
     load.load(tmp_path / "m")
@@ -212,7 +213,7 @@ def test_hugging_face_out_and_in_again(tmp_path):
   assert info.model == INFO.model
   assert info.class_names == INFO.class_names
   assert info.head.scores == "sigmoid"
-  ours, theirs = map(model_info.front_end, (INFO.recipe, info.recipe))
+  ours, theirs = map(FrontEnd.from_recipe, (INFO.recipe, info.recipe))
   assert theirs == FrontEnd(
     ours.sample_rate,
     ours.num_frames,
@@ -267,7 +268,7 @@ def test_another_rate_is_noted(tmp_path):
   notes = hugging_face.save(tmp_path / "hf", info, random_params())
   assert any("8000 Hz" in note for note in notes)
   loaded = load.load(tmp_path / "hf").info
-  assert model_info.front_end(loaded.recipe).statistics is None
+  assert FrontEnd.from_recipe(loaded.recipe).statistics is None
 
 
 @pytest.mark.parametrize(
@@ -349,7 +350,7 @@ def test_what_makes_no_sense(make):
 
 
 def test_files_can_be_read_by_others(tmp_path):
-  model_info.save(tmp_path / "m", INFO, random_params())
+  model_info.save_model(tmp_path / "m", INFO, random_params())
   for path in (tmp_path / "m").iterdir():
     assert path.stat().st_mode & 0o044 == 0o044
 
@@ -359,5 +360,5 @@ def test_out_may_be_a_link(exists, tmp_path):
   if exists:
     (tmp_path / "real").mkdir()
   (tmp_path / "link").symlink_to(tmp_path / "real")
-  model_info.save(tmp_path / "link", INFO, random_params())
+  model_info.save_model(tmp_path / "link", INFO, random_params())
   assert (tmp_path / "real" / "params.safetensors").is_file()

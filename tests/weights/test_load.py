@@ -199,7 +199,7 @@ def test_another_epsilon_is_noted(tmp_path):
 
 
 def test_classes_have_to_be_the_same(tmp_path):
-  model_info.save(tmp_path / "m", INFO, PARAMS)
+  model_info.save_model(tmp_path / "m", INFO, PARAMS)
   loaded = load.load(tmp_path / "m")
   backbone, _ = fresh(INFO.model)
   taken, report = load.start(
@@ -265,7 +265,7 @@ def test_tokens_that_stay_fresh(source, target, kept, tmp_path):
   info = dataclasses.replace(
     INFO, model=INFO.model | {"prefix": source}, recipe=""
   )
-  model_info.save(tmp_path / "m", info, random_params(info))
+  model_info.save_model(tmp_path / "m", info, random_params(info))
   loaded = load.load(tmp_path / "m")
   backbone, params = fresh({**INFO.model, "prefix": target})
   out, _ = load.start(
@@ -281,7 +281,7 @@ def test_a_config_that_names_a_variant(tmp_path):
     model={"variant": "tiny224", "width": 32, "depth": 2, "num_heads": 2}
     | {"mlp_dim": 64},
   )
-  model_info.save(tmp_path / "m", info, PARAMS)
+  model_info.save_model(tmp_path / "m", info, PARAMS)
   loaded = load.load(tmp_path / "m")
   assert loaded.info.model == INFO.model
 

@@ -21,10 +21,10 @@ from astjax.weights import (
   identify,
   load,
   registry,
-  saved_model,
   tables,
 )
 from astjax.weights import info as model_info
+from astjax.weights.front_end import FrontEnd
 from astjax.weights.info import ModelInfo
 from tests.parity.conftest import HERE, Fixture
 from tests.weights.test_info import same
@@ -60,7 +60,7 @@ def random_params(info, seed=0):
   grid = GRIDS[tuple(info.model["patch_size"])]
   rng = np.random.default_rng(seed)
   draw = lambda x: rng.standard_normal(x.shape).astype(np.float32)
-  return jax.tree.map(draw, saved_model.expected_params(info, grid))
+  return jax.tree.map(draw, info.expected_params(grid))
 
 
 INFO = info_of()
@@ -107,7 +107,7 @@ def test_the_table_both_ways(wrapper):
   np.testing.assert_array_equal(names["gpredlayer.2.weight"], kernel.T)
   found = tables.recognise({wrapper + k: v for k, v in names.items()})
   assert found.kind == "official SSAST" and found.table is tables.SSAST_PTH
-  expected = saved_model.expected_params(INFO, GRIDS[16, 16])
+  expected = INFO.expected_params(GRIDS[16, 16])
   back = convert.convert(found.names, found.table, expected)
   same(convert.flatten(back), PARAMS)
 
@@ -156,7 +156,7 @@ def test_one_objective_alone(head, tmp_path):
 def test_a_fine_tuned_frame_model_without_its_stride(tmp_path):
   """The original's scripts move frames one by one."""
   info = tuned((128, 1), FRAME)
-  shapes = saved_model.expected_params(info, (1, 5))
+  shapes = info.expected_params((1, 5))
   params = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), shapes)
   names = convert.revert(params, tables.AST_PTH)
   save_file(names, tmp_path / "m.safetensors")
@@ -214,7 +214,7 @@ def test_a_file_that_does_not_fit(change, given, told, tmp_path):
 def test_overlapping_patches_are_refused():
   model = INFO.model | {"stride": (10, 10)}
   with pytest.raises(UserError, match="stride must be the patch_size"):
-    saved_model.module_of(dataclasses.replace(INFO, model=model))
+    dataclasses.replace(INFO, model=model).module()
 
 
 @pytest.mark.parametrize("says_its_size", [True, False])
@@ -222,7 +222,7 @@ def test_a_published_file(says_its_size):
   """Its name tells what it has heard."""
   size = {"p_input_fdim": np.array(128), "p_input_tdim": np.array(1024)}
   info = dataclasses.replace(FRAME, model=FRAME.model | {"width": 64})
-  shapes = saved_model.expected_params(info, (1, 512))
+  shapes = info.expected_params((1, 512))
   params = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), shapes)
   names = convert.revert(params, tables.SSAST_PTH)
   names |= size if says_its_size else {}
@@ -231,7 +231,7 @@ def test_a_published_file(says_its_size):
   found = identify.identify(names, hints)
   assert found.info.model["num_heads"] == 1
   assert found.params[convert.GRID].shape == (1, 512, 64)
-  front_end = model_info.front_end(found.info.recipe)
+  front_end = FrontEnd.from_recipe(found.info.recipe)
   assert (front_end.num_mel_bins, front_end.num_frames) == (128, 1024)
   assert front_end.statistics == registry.AUDIOSET_STATISTICS
 
@@ -261,7 +261,7 @@ def test_a_file_of_torch(container, tmp_path):
 def test_a_folder_and_a_run(heads, tmp_path):
   info = info_of(heads=heads)
   params = random_params(info)
-  model_info.save(tmp_path / "model", info, params)
+  model_info.save_model(tmp_path / "model", info, params)
   loaded = load.load(tmp_path / "model")
   assert loaded.info == info
   same(loaded.params, params)
@@ -284,7 +284,7 @@ def test_a_folder_and_a_run(heads, tmp_path):
 
 
 def test_a_folder_of_another_objective(tmp_path):
-  model_info.save(tmp_path / "model", info_of(heads=HEADS[:1]), PARAMS)
+  model_info.save_model(tmp_path / "model", info_of(heads=HEADS[:1]), PARAMS)
   with pytest.raises(UserError, match=r"\+ generative/fc1/bias is not in the"):
     load.load(tmp_path / "model")
   config = json.loads((tmp_path / "model" / "config.json").read_text())
@@ -295,7 +295,7 @@ def test_a_folder_of_another_objective(tmp_path):
 
 
 def test_official_names(tmp_path, capsys):
-  model_info.save(tmp_path / "m", INFO, PARAMS)
+  model_info.save_model(tmp_path / "m", INFO, PARAMS)
   out = tmp_path / "o.safetensors"
   assert command(tmp_path / "m", out, "--format=official") == 0
   assert "v.head" in capsys.readouterr().out
@@ -317,7 +317,7 @@ def test_official_names(tmp_path, capsys):
 def test_official_names_of_one_objective(tmp_path, capsys):
   info = info_of(heads=HEADS[1:])
   params = random_params(info)
-  model_info.save(tmp_path / "m", info, params)
+  model_info.save_model(tmp_path / "m", info, params)
   out = tmp_path / "o.safetensors"
   assert command(tmp_path / "m", out, "--format=official") == 0
   assert "SSAST has a discriminative head" in capsys.readouterr().out
@@ -325,7 +325,7 @@ def test_official_names_of_one_objective(tmp_path, capsys):
 
 
 def test_hugging_face_has_no_such_model(tmp_path, capsys):
-  model_info.save(tmp_path / "m", INFO, PARAMS)
+  model_info.save_model(tmp_path / "m", INFO, PARAMS)
   assert command(tmp_path / "m", tmp_path / "hf", "--format=hf") == 1
   told = capsys.readouterr().err.strip()
   assert told == (
@@ -386,12 +386,12 @@ def test_every_size_comes_back_bit_by_bit(name, tmp_path):
 
 def started(given=None, *, info, grid, source=INFO, params=PARAMS, folder):
   """The start of a model like `info` from a saved one: (params, report)."""
-  model_info.save(folder / "source", source, params)
-  init = jax.jit(partial(saved_model.init_params, info, grid))
+  model_info.save_model(folder / "source", source, params)
+  init = jax.jit(partial(info.init_params, grid))
   return load.start(
     load.load(folder / "source"),
     init(jax.random.key(0)),
-    backbone=saved_model.backbone_of(info),
+    backbone=info.backbone(),
     head=info.head,
     options=given,
   )
@@ -456,7 +456,7 @@ def test_pre_training_goes_on(tmp_path):
 def test_pre_training_of_a_model_without_it(tmp_path):
   """From a fine-tuned model: its classifier goes, the parts are fresh."""
   source = tuned((16, 16))
-  fresh = saved_model.init_params(source, (3, 4), jax.random.key(1))
+  fresh = source.init_params((3, 4), jax.random.key(1))
   out, report = started(
     info=INFO, grid=(3, 4), source=source, params=fresh, folder=tmp_path
   )
@@ -466,7 +466,7 @@ def test_pre_training_of_a_model_without_it(tmp_path):
 
 
 def test_a_classifier_by_command(tmp_path, capsys):
-  model_info.save(tmp_path / "m", INFO, PARAMS)
+  model_info.save_model(tmp_path / "m", INFO, PARAMS)
   args = ["--num_classes=3", "--input=48x96", "--stride=10x10"]
   assert command(tmp_path / "m", tmp_path / "out", *args) == 0
   said = capsys.readouterr().out
@@ -485,8 +485,8 @@ def test_a_classifier_by_command(tmp_path, capsys):
 
 
 def test_embeddings_need_no_fine_tuning(tmp_path):
-  recipe = model_info.FrontEnd(16_000, 64, 48, (-4.0, 4.5)).recipe()
-  model_info.save(
+  recipe = FrontEnd(16_000, 64, 48, (-4.0, 4.5)).recipe()
+  model_info.save_model(
     tmp_path / "m", dataclasses.replace(INFO, recipe=recipe), PARAMS
   )
   model = astjax.load(tmp_path / "m")

@@ -6,7 +6,7 @@ import pytest
 
 from astjax.errors import UserError
 from astjax.models.heads import Head
-from astjax.weights import convert, saved_model, tables
+from astjax.weights import convert, tables
 from astjax.weights.info import ModelInfo
 from tests.weights import google
 
@@ -27,7 +27,7 @@ GRID = (3, 4)
 
 
 def random_params(info=INFO, grid=GRID):
-  expected = saved_model.expected_params(info, grid)
+  expected = info.expected_params(grid)
   rng = np.random.default_rng(0)
   draw = lambda x: rng.standard_normal(x.shape).astype(np.float32)
   return jax.tree.map(draw, expected), expected

@@ -18,8 +18,9 @@ from astjax.models import ast, heads
 from astjax.models.heads import Head
 from astjax.ops import device_ops
 from astjax.tools import convert_weights
-from astjax.weights import convert, hugging_face, load, saved_model
+from astjax.weights import convert, hugging_face, load
 from astjax.weights import info as model_info
+from astjax.weights.front_end import FrontEnd
 from tests.weights.images import gray_images, image_tokens
 
 pytestmark = [
@@ -111,13 +112,13 @@ def our_model(size, frames, tmp_path, classes=7):
   rng = np.random.default_rng(1)
   params = jax.tree.map(lambda x: np.asarray(x) + scaled(x.shape, rng), params)
   info = model_info.ModelInfo(
-    model=saved_model.describe(backbone),
+    model=backbone.describe(),
     head=Head(num_classes=classes),
     class_names=tuple(f"sound {i}" for i in range(classes)),
-    recipe=model_info.FrontEnd(16_000, frames, 128, (-4.27, 4.57)).recipe(),
+    recipe=FrontEnd(16_000, frames, 128, (-4.27, 4.57)).recipe(),
   )
   folder = tmp_path / "ours"
-  model_info.save(folder, info, params)
+  model_info.save_model(folder, info, params)
   return folder, info, params
 
 
