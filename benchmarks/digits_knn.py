@@ -12,14 +12,9 @@ metrics.jsonl.
 from __future__ import annotations
 
 import argparse
-import json
-import pathlib
-import sys
 
-ROOT = pathlib.Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
+import common
 
-from astjax import train
 from astjax.data import pipeline
 from astjax.engine.step import make_eval_step
 from astjax.run import evaluate, job
@@ -65,17 +60,13 @@ def main() -> None:
   for seed in range(args.seeds):
     config.seed = seed
     built = job.build(config)
-    _, state = train.fresh_state(built)
+    _, state = job.fresh_state(built)
     untrained.append(rate(built, built.task, state))
   log_mels = rate(built, MeanLogMels(), state)
-  print(
-    json.dumps(
-      {
-        "benchmark": "digits_knn",
-        "untrained": [round(x, 4) for x in untrained],
-        "mean_log_mels": round(log_mels, 4),
-      }
-    )
+  common.report(
+    "digits_knn",
+    untrained=[round(x, 4) for x in untrained],
+    mean_log_mels=round(log_mels, 4),
   )
 
 

@@ -27,7 +27,7 @@ NAMES = ("a.wav", "b, c.wav", 'd "e".flac', "sub/ü.wav", "sub/z.wav")
 def folder(tmp_path_factory):
   """A model and recordings, one of them broken."""
   root = tmp_path_factory.mktemp("predict")
-  info.save(root / "model", INFO, random_params())
+  info.save_model(root / "model", INFO, random_params())
   (root / "in" / "sub").mkdir(parents=True)
   for seed, name in enumerate(NAMES):
     audio = noise(4_000 + 9_000 * (seed == 1), 1 + seed % 2, seed)
