@@ -13,7 +13,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 
 def compile_step(
-  name: str,
+  task_name: str,
   task_kw: Mapping[str, Any],
   model: Mapping[str, Any],
   rows: Mapping[str, Sequence[int]],
@@ -24,7 +24,7 @@ def compile_step(
   """The training step of a task, compiled for a batch; nothing runs.
 
   Args:
-    name: of the task.
+    task_name: its name.
     task_kw: its arguments.
     model: as `config.model`.
     rows: {name: shape of a row} of the batch, float32.
@@ -41,7 +41,7 @@ def compile_step(
   from astjax.engine.step import init_state, make_train_step, train_key
 
   task = tasks.build(
-    name,
+    task_name,
     task_kw,
     model=model,
     num_classes=527,

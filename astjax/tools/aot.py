@@ -3,12 +3,11 @@
   python -m astjax.tools.aot --config=configs/ast_audioset.py:full \
     --topology=v5e:4x4 --config.input.batch_size=128
 
-takes the flags of `astjax.main`, so the command line of a run can be pasted. No
-data is needed: the shapes of a batch follow from the recipes. TPU topologies
-(v5e:4x4, v4:2x2x2, ...) need libtpu, which comes with `astjax[tpu]`, and no
-TPU; without --topology it is this machine's devices. It tells what the compiler
-says: does the step fit into the memory, what is sent between the devices.
---suggest also looks for the largest batch that fits, by compiling.
+takes the flags of `astjax.main`, so the command line of a run can be pasted. It
+tells what the compiler says: does the step fit into the memory, what is sent
+between the devices. No data is needed: the shapes of a batch follow from the
+recipes. Topologies of TPUs need libtpu (`astjax[tpu]`), and no TPU; without one
+it is this machine's devices. --suggest looks for the largest batch that fits.
 """
 
 from __future__ import annotations
@@ -40,7 +39,6 @@ from astjax.ops import platform
 from astjax.ops.recipe import calls
 from astjax.run import config as run_config
 from astjax.run import job as jobs
-from astjax.run.job import Job
 from astjax.run.log import Console
 
 # libtpu looks for a TPU even to describe one, asks a cloud's servers which one
@@ -51,8 +49,6 @@ _NO_TPU = {
   "TPU_WORKER_HOSTNAMES": "localhost",
   "TPU_ACCELERATOR_TYPE": "v5litepod-4",
 }
-_MEMORY = r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm"
-
 # HLO, the text of a compiled program, and what sends there.
 _SENDS = re.compile(
   r"(all-reduce|all-gather|reduce-scatter|(?:ragged-)?all-to-all|"
@@ -60,14 +56,10 @@ _SENDS = re.compile(
 )
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\) -> .*\{$")
 _OP = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][\w-]*)\((.*)$")
-_ARRAY = re.compile(r"\b([a-z]+)(\d*)\w*\[([\d,]*)\]")
 _NAME = re.compile(r"%([\w.-]+)")
 _CALLED = re.compile(
   r"\b(?:calls|to_apply|body|condition|\w+_computations?)=(%[\w.-]+|{[^}]*})"
 )
-_CONDITION = re.compile(r"\bcondition=%([\w.-]+)")
-_CHANNEL = re.compile(r"\bchannel_id=(\d+)")
-_TURNS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 
 def read_traffic(text: str) -> dict[str, dict[str, Any]]:
@@ -82,8 +74,7 @@ def read_traffic(text: str) -> dict[str, dict[str, Any]]:
   Raises:
     UserError: this is no such text.
   """
-  computations: dict[str, dict] = {}
-  entry, ops = "", {}
+  computations, entry, ops = {}, "", {}
   for line in text.splitlines():
     if header := _COMPUTATION.match(line):
       ops = computations.setdefault(header[2], {})
@@ -100,9 +91,8 @@ def read_traffic(text: str) -> dict[str, dict[str, Any]]:
     sent[channel] = min(sent.get(channel, op), op, key=lambda op: op[2])
   found: dict[str, dict[str, Any]] = {}
   for kind, nbytes, times, unknown in sent.values():
-    one = found.setdefault(
-      kind, {"count": 0, "nbytes": 0, "in_unknown_loop": False}
-    )
+    nothing = {"count": 0, "nbytes": 0, "in_unknown_loop": False}
+    one = found.setdefault(kind, nothing)
     one["count"] += times
     one["nbytes"] += times * nbytes
     one["in_unknown_loop"] |= unknown
@@ -119,7 +109,7 @@ def _walk(computations, name, times, unknown) -> Iterator[tuple]:
       nbytes = sum(_nbytes(ops[x][0]) for x in operands if x in ops)
       if kind == "all-gather":  # what starts one has (operands, results)
         nbytes = _nbytes(shape) - (nbytes if starts else 0)
-      channel = _CHANNEL.search(rest)
+      channel = re.search(r"\bchannel_id=(\d+)", rest)
       yield channel and channel[1], kind, nbytes, times, unknown
       continue
     if opcode in ("async-update", "async-done"):
@@ -127,7 +117,7 @@ def _walk(computations, name, times, unknown) -> Iterator[tuple]:
     called = _NAME.findall(" ".join(_CALLED.findall(rest)))
     inner, lost = times, unknown
     if opcode == "while":
-      turns = _turns(rest, computations)
+      turns = _turns(rest, computations[called[0]])  # its condition
       inner, lost = times * (turns or 1), unknown or not turns
     elif opcode == "conditional":
       # In a loop (`tasks.base.in_turn`) its branches take turns.
@@ -136,27 +126,26 @@ def _walk(computations, name, times, unknown) -> Iterator[tuple]:
       yield from _walk(computations, one, inner, lost)
 
 
-def _turns(loop: str, computations) -> int:
-  """How often a loop turns, 0 if it is not known: XLA's CPU compiler says so.
+def _turns(loop: str, condition: dict[str, tuple]) -> int:
+  """How often a loop turns, 0 if it is not known.
 
-  A TPU's does not, but leaves the end of JAX's loops as they are written: they
-  count from 0 up to a constant.
+  XLA says so for a CPU. For a TPU it does not, but leaves the end of JAX's
+  loops as they are written: they count from 0 up to a constant.
   """
-  if stated := _TURNS.search(loop):
+  if stated := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop):
     return int(stated[1])
-  ops = computations.get(_CONDITION.search(loop)[1]) or {"": ("", "", "")}
-  _, opcode, rest = [*ops.values()][-1]
+  _, opcode, rest = [*condition.values()][-1]
   if opcode != "compare" or "direction=LT" not in rest:
     return 0
-  compared = [ops[x] for x in _NAME.findall(rest.partition(")")[0]) if x in ops]
-  ends = [end for _, opcode, end in compared if opcode == "constant"]
+  compared = [condition.get(x) for x in _NAME.findall(rest.partition(")")[0])]
+  ends = [op[2] for op in compared if op and op[1] == "constant"]
   return int(ends[0].partition(")")[0]) if len(ends) == 1 else 0
 
 
 def _nbytes(shape: str) -> int:
   """Of "f32[2,3]{1,0}", or of a tuple of such."""
   total = 0
-  for kind, bits, sizes in _ARRAY.findall(shape):
+  for kind, bits, sizes in re.findall(r"\b([a-z]+)(\d*)\w*\[([\d,]*)\]", shape):
     count = math.prod(int(size) for size in sizes.split(",") if size)
     total += count * int(bits or 8 * (kind == "pred")) // 8
   return total
@@ -183,11 +172,7 @@ class _Silence:
 
 
 def find_devices(topology: str) -> list[jax.Device]:
-  """The devices of a topology; those of a TPU can be compiled for alone.
-
-  Raises:
-    UserError: it is unknown, or libtpu is missing.
-  """
+  """The devices of a topology; those of a TPU can be compiled for alone."""
   if topology == "local":
     return jax.devices()
   if importlib.util.find_spec("libtpu") is None:
@@ -211,11 +196,10 @@ def find_devices(topology: str) -> list[jax.Device]:
 
 def build(
   config: Mapping[str, Any], devices: list[jax.Device], num_classes: int = 0
-) -> Job:
+) -> jobs.Job:
   """The job of a config on these devices, without its data.
 
   A source that makes its own sounds, or has a `data_dir`, is used as it is.
-
   `num_classes` is that of a classifier; 0 takes that of `multi_hot(...)`.
 
   Raises:
@@ -249,7 +233,7 @@ def _argument(wanted, recipes):
   return 0
 
 
-def compile_step(job: Job, batch_size: int = 0) -> dict[str, Any]:
+def compile_step(job: jobs.Job, batch_size: int = 0) -> dict[str, Any]:
   """Compiles the step that training would run; bytes are of each device.
 
   Args:
@@ -258,40 +242,35 @@ def compile_step(job: Job, batch_size: int = 0) -> dict[str, Any]:
 
   Returns:
     {"batch_size", "seconds" of compiling, "memory": bytes by what they are for,
-    "fits", "flops" of one device by XLA, which counts a loop's body once,
-    "traffic": see `read_traffic`}. `memory["peak"]` is all of it together, as a
-    TPU sets it aside before the step; of a step that does not fit it is all
-    that is known, if that. `fits` is None where the device's memory is unknown.
+    "fits", "traffic": see `read_traffic`}. `memory["peak"]` is all of it
+    together, as a TPU sets it aside before the step; of a step that does not
+    fit it is all that is known. `fits` is None where the memory is unknown.
   """
   batch_size = batch_size or job.config.input.batch_size
   step, args = _step(job, batch_size)
   started = time.perf_counter()
-  found = {"batch_size": batch_size, "flops": 0.0, "traffic": {}}
+  found = {"batch_size": batch_size, "traffic": {}}
   try:
     program = step.lower(*args).compile()
   except jax.errors.JaxRuntimeError as e:
     if "RESOURCE_EXHAUSTED" not in str(e):
       raise
-    found |= {"memory": _exhausted(str(e)), "fits": False}
-    return found | {"seconds": time.perf_counter() - started}
+    used, fits = _exhausted(str(e)), False
+  else:
+    found["traffic"] = read_traffic(program.as_text())
+    stats = program.memory_analysis()
+    used = {
+      "arguments": stats.argument_size_in_bytes,
+      "outputs": stats.output_size_in_bytes,
+      "aliased": stats.alias_size_in_bytes,
+      "temporaries": stats.temp_size_in_bytes,
+      "program": stats.generated_code_size_in_bytes,
+    }
+    used["peak"] = sum(used.values()) - 2 * used["aliased"]
+    memory = _memory_of(job.mesh)
+    fits = used["peak"] <= memory if memory else None
   seconds = time.perf_counter() - started
-  stats = program.memory_analysis()
-  used = {
-    "arguments": stats.argument_size_in_bytes,
-    "outputs": stats.output_size_in_bytes,
-    "aliased": stats.alias_size_in_bytes,
-    "temporaries": stats.temp_size_in_bytes,
-    "program": stats.generated_code_size_in_bytes,
-  }
-  used["peak"] = sum(used.values()) - 2 * used["aliased"]
-  memory = _memory_of(job.mesh)
-  return found | {
-    "seconds": seconds,
-    "memory": used,
-    "fits": used["peak"] <= memory if memory else None,
-    "flops": float(program.cost_analysis().get("flops", 0.0)),
-    "traffic": read_traffic(program.as_text()),
-  }
+  return found | {"seconds": seconds, "memory": used, "fits": fits}
 
 
 def _step(job, batch_size):
@@ -320,10 +299,10 @@ def _memory_of(mesh) -> int:
 
 def _exhausted(message: str) -> dict[str, int]:
   """What a compiler that ran out of memory says that it needed."""
-  if not (found := re.search(_MEMORY, message)):
+  number = r"([\d.]+)([KMGT]?)"
+  if not (found := re.search(rf"Used {number} of {number} hbm", message)):
     return {}
-  power = " KMGT".index(found[2] or " ")
-  return {"peak": int(float(found[1]) * 1024**power)}
+  return {"peak": int(float(found[1]) * 1024 ** " KMGT".index(found[2] or " "))}
 
 
 def largest_batch(
@@ -331,13 +310,8 @@ def largest_batch(
 ) -> int:
   """The largest multiple of `unit`, up to `most`, that fits; 0 if none does.
 
-  Exact up to 16 units, above to a sixteenth, since each attempt compiles.
-
-  Args:
-    fits: of a batch size.
-    unit: what a batch must be a multiple of.
-    first: where to begin; from there it is doubled, then bisected.
-    most: where to stop.
+  From `first` on it is doubled, then bisected; exact up to 16 units, above to a
+  sixteenth, since each attempt compiles.
   """
   low, high = 0, most // unit + 1  # in units: fits, does not fit
   size = min(max(first // unit, 1), high - 1)
@@ -348,7 +322,7 @@ def largest_batch(
 
 
 def report(
-  job: Job, *, suggest: bool = False, say: Callable[[str], None] = print
+  job: jobs.Job, *, suggest: bool = False, say: Callable[[str], None] = print
 ) -> dict[str, Any]:
   """Everything that there is to say, as JSON would have it.
 
@@ -397,9 +371,7 @@ def at_best(
   devices puts on the links of each of them: what an all-gather or a
   reduce-scatter is about once, of an all-reduce twice.
   """
-  found = {}
-  if chip:
-    found["compute"] = matmul_flops / count / chip.flops
+  found = {"compute": matmul_flops / count / chip.flops} if chip else {}
   if chip and chip.link:
     nbytes = sum(one["nbytes"] for one in traffic.values())
     nbytes += traffic.get("all-reduce", {"nbytes": 0})["nbytes"]
@@ -418,8 +390,6 @@ def _show(found: Mapping[str, Any], console: Console) -> None:
     "as written": f"{found['matmul_flops']:.4g}, with the front-end and what "
     "remat repeats",
   }
-  if total := found["flops"] * count:
-    facts["by XLA"] = f"{total:.4g}: all operations, a loop's body once"
   for name, seconds in found["at_best"].items():
     told = f"{1000 * seconds:.3g} ms, by the chip's data sheet"
     facts[f"{name} at best"] = told
@@ -427,32 +397,27 @@ def _show(found: Mapping[str, Any], console: Console) -> None:
   console.block(f"{count} x {kind}", facts)
   nbytes = {k: f"{_readable(v):>10}" for k, v in found["memory"].items()}
   console.block("bytes on each device", nbytes or {"peak": "not known"})
-  if memory:
-    verdict = "fits into" if found["fits"] else "DOES NOT FIT into"
-    console.say(f"{verdict} {_readable(memory)} of {kind}")
-  else:
-    console.say("whether it fits is not known: neither is the device's memory")
+  verdict = {True: "fits into", False: "DOES NOT FIT into"}.get(found["fits"])
+  console.say(
+    f"{verdict} {_readable(memory)} of {kind}"
+    if verdict and memory
+    else "whether it fits is not known: neither is the device's memory"
+  )
   sent = {}
   for name, one in found["traffic"].items():
     unsure = "at least " if one["in_unknown_loop"] else ""
     nbytes = _readable(one["nbytes"])
     sent[name] = f"{unsure}{one['count']:>5} x, {nbytes} in all"
-  if sent:
-    console.block("sent between devices, a step", sent)
-  elif found["fits"] is not False:
-    console.say("sends nothing")
-  if largest := found.get("largest_batch"):
+  if found["fits"] is not False:
+    console.block("sent between devices, a step", sent or {"nothing": ""})
+  if "largest_batch" in found:
+    largest = found["largest_batch"]
     each = f"{largest // count} on each device"
     console.say(f"largest batch that fits: {largest:,}, {each}")
-  elif largest == 0:
-    console.say("not even one row on each device fits")
 
 
-def _readable(number: int) -> str:
-  """Bytes with a unit: 1.5 GiB."""
-  units = ("B", "KiB", "MiB", "GiB", "TiB")
-  power = min(int(math.log(max(number, 1), 1024)), len(units) - 1)
-  return f"{number / 1024**power:.{2 if power else 0}f} {units[power]}"
+def _readable(nbytes: int) -> str:
+  return f"{nbytes / 2**30:.3g} GiB"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
