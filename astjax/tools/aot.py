@@ -293,8 +293,7 @@ def _memory_of(mesh) -> int:
   device = mesh.devices.flat[0]
   if device in jax.devices():  # it is there, and knows what is left for us
     return (device.memory_stats() or {}).get("bytes_limit", 0)
-  chip = of(device)
-  return chip.memory if chip else 0
+  return chip.memory if (chip := of(device)) else 0
 
 
 def _exhausted(message: str) -> dict[str, int]:
@@ -352,8 +351,8 @@ def report(
       if tried == size:
         return found["fits"]
       other = compile_step(job, tried)
-      verdict = "fits" if other["fits"] else "does not fit"
-      say(f"batch {tried:,} {verdict} ({other['seconds']:.0f} s)")
+      what = "fits" if other["fits"] else "does not fit"
+      say(f"batch {tried:,} {what} ({other['seconds']:.0f} s)")
       return other["fits"]
 
     if suggest:
@@ -391,8 +390,7 @@ def _show(found: Mapping[str, Any], console: Console) -> None:
     "remat repeats",
   }
   for name, seconds in found["at_best"].items():
-    told = f"{1000 * seconds:.3g} ms, by the chip's data sheet"
-    facts[f"{name} at best"] = told
+    facts[f"{name} at best"] = f"{1000 * seconds:.3g} ms, by its data sheet"
   facts["compiled in"] = f"{found['seconds']:.1f} s"
   console.block(f"{count} x {kind}", facts)
   nbytes = {k: f"{_readable(v):>10}" for k, v in found["memory"].items()}
@@ -411,9 +409,9 @@ def _show(found: Mapping[str, Any], console: Console) -> None:
   if found["fits"] is not False:
     console.block("sent between devices, a step", sent or {"nothing": ""})
   if "largest_batch" in found:
-    largest = found["largest_batch"]
-    each = f"{largest // count} on each device"
-    console.say(f"largest batch that fits: {largest:,}, {each}")
+    size = found["largest_batch"]
+    each = f"{size // count} on each device"
+    console.say(f"largest batch that fits: {size:,}, {each}")
 
 
 def _readable(nbytes: int) -> str:
@@ -429,8 +427,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   add("--topology", default="local", help=what)
   what = "of a classifier whose config leaves it to the data"
   add("--num_classes", type=int, default=0, help=what)
-  what = "look for the largest batch that fits"
-  add("--suggest", action="store_true", help=what)
+  add("--suggest", action="store_true", help="find the largest batch that fits")
   add("--json", action="store_true", help="print JSON instead of text")
   return cli.run(_check, parser, argv)
 
