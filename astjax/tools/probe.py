@@ -22,7 +22,6 @@ import numpy as np
 
 from astjax import cli
 from astjax.data import sources
-from astjax.data.audio import fit, quantise, resample, to_mono
 from astjax.data.reader import Reader
 from astjax.errors import UserError, lookup
 from astjax.ops import device_ops
@@ -168,7 +167,11 @@ class _LogMels:
   """A waveform's mean log-mels [F], by the front-end of a recipe."""
 
   def __init__(self, text: str):
-    self._recipe = recipe = recording.parse(text)
+    recipe = recording.parse(text)
+    self._frames = recipe.frames
+    self._cutting = recording.Cutting(
+      recipe, lengths=(recipe.num_frames,), column=1, num_columns=1
+    )
     # Literal patches are cut from what is wanted here.
     ops = tuple(op for op in recipe.ops if op.name != "patchify")
 
@@ -179,14 +182,11 @@ class _LogMels:
     self._run = jax.jit(run)
 
   def __call__(self, audio: np.ndarray, rate: int) -> np.ndarray:
-    recipe, frames = self._recipe, self._recipe.frames
-    length = frames.num_samples(recipe.num_frames)
-    audio = to_mono(audio, recipe.channel)
-    audio = resample(audio, rate, frames.sample_rate)
-    audio, count = fit(audio, length)
-    audio = quantise(audio) if recipe.quantise else audio
-    batch = {"audio": audio[None], "num_samples": np.array([count], np.int32)}
-    return np.asarray(self._run(batch))[: frames.num_frames(count)].mean(0)
+    heard = recording.Recording(audio, rate)
+    row = next(heard.rows(self._cutting, whole=False))
+    count = np.array([row.num_samples], np.int32)
+    fbank = self._run({"audio": row.audio[None], "num_samples": count})
+    return np.asarray(fbank)[: self._frames.num_frames(row.num_samples)].mean(0)
 
 
 if __name__ == "__main__":
