@@ -12,19 +12,11 @@ are the compiler's own. 20 clips are what each of the original's GPUs had.
 from __future__ import annotations
 
 import argparse
-import json
-import pathlib
-import sys
 
+import common
 import jax
-import numpy as np
 
-ROOT = pathlib.Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
-
-from astjax import tasks
-from astjax.engine import optim, sharding
-from astjax.engine.step import init_state, make_train_step, train_key
+from astjax.engine import sharding
 
 FRAMES, LOCAL_FRAMES, MELS = 592, 192, 128
 
@@ -39,37 +31,19 @@ def compiled(args: argparse.Namespace, chunk: int):
     "drop_path": 0.1,
     "dtype": args.dtype,
   }
-  task = tasks.build(
+  rows = {"fbank": (2, FRAMES, MELS), "fbank_local": (4, LOCAL_FRAMES, MELS)}
+  return common.compile_step(
     "asit",
     {"chunk": chunk},
-    model=model,
-    num_classes=0,
-    steps_per_epoch=1000.0,
-    total_steps=100_000,
-  )
-  rows = lambda *shape: jax.ShapeDtypeStruct(  # noqa: E731
-    (args.batch, *shape), np.float32
-  )
-  batch = {
-    "fbank": rows(2, FRAMES, MELS),
-    "fbank_local": rows(4, LOCAL_FRAMES, MELS),
-    "id": jax.ShapeDtypeStruct((args.batch,), np.int32),
-  }
-  mesh = sharding.make_mesh(jax.devices()[:1])
-  key = train_key(0)
-  params = jax.eval_shape(task.init_params, key, batch)
-  tx = optim.make_optimizer(
-    params,
-    lambda step: 1e-4,
+    model,
+    rows,
+    args.batch,
+    sharding.make_mesh(jax.devices()[:1]),
     name="adamw",
     no_decay=("(bias|scale)$",),
     clip_each=3.0,
     freeze_first=("projection/last",),
-    steps_per_epoch=1000.0,
   )
-  state = jax.eval_shape(lambda p: init_state(task, p, tx), params)
-  step = make_train_step(task, tx, (), mesh)
-  return step.lower(state, batch, 0, key).compile()
 
 
 def main() -> None:
@@ -88,19 +62,15 @@ def main() -> None:
       "arguments": memory.argument_size_in_bytes,
     }
   total = {name: sum(parts.values()) for name, parts in sizes.items()}
-  print(
-    json.dumps(
-      {
-        "benchmark": "asit_step",
-        "device": jax.devices()[0].device_kind,
-        "variant": args.variant,
-        "dtype": args.dtype,
-        "batch": args.batch,
-        "chunk": args.chunk,
-        "bytes": sizes,
-        "whole_to_chunked": round(total["whole"] / total["chunked"], 3),
-      }
-    )
+  common.report(
+    "asit_step",
+    device=jax.devices()[0].device_kind,
+    variant=args.variant,
+    dtype=args.dtype,
+    batch=args.batch,
+    chunk=args.chunk,
+    bytes=sizes,
+    whole_to_chunked=round(total["whole"] / total["chunked"], 3),
   )
 
 

@@ -11,17 +11,15 @@ the command that trains the run: transformers' extractor is made for 16 kHz.
 """
 
 import argparse
-import json
 import pathlib
 import re
 import sys
 import tempfile
 
+import common
 import numpy as np
 import soundfile
 import soxr
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 from astjax.run import log
 from astjax.tools import convert_weights
@@ -43,16 +41,12 @@ def main() -> int:
   lines = log.read(pathlib.Path(args.workdir) / "metrics.jsonl")
   here = [x["test/accuracy"] for x in lines if "test/accuracy" in x][-1]
   there = float(np.mean(correct))
-  print(
-    json.dumps(
-      {
-        "benchmark": "digits_in_transformers",
-        "recordings": len(correct),
-        "accuracy_astjax": here,
-        "accuracy_transformers": there,
-        "ratio": there / here,
-      }
-    )
+  common.report(
+    "digits_in_transformers",
+    recordings=len(correct),
+    accuracy_astjax=here,
+    accuracy_transformers=there,
+    ratio=there / here,
   )
   return 0
 

@@ -13,12 +13,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import pathlib
-import sys
 
-ROOT = pathlib.Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
+import common
 
 from astjax.run import evaluation, job
 from configs import asit_digits
@@ -55,14 +51,10 @@ def main() -> None:
     _, state = job.fresh_state(built)
     untrained.append(rate(built, built.task, state))
   log_mels = rate(built, MeanLogMels(), state)
-  print(
-    json.dumps(
-      {
-        "benchmark": "digits_knn",
-        "untrained": [round(x, 4) for x in untrained],
-        "mean_log_mels": round(log_mels, 4),
-      }
-    )
+  common.report(
+    "digits_knn",
+    untrained=[round(x, 4) for x in untrained],
+    mean_log_mels=round(log_mels, 4),
   )
 
 

@@ -8,18 +8,14 @@ recording becomes the mean of its log-mels over time. Prints one JSON line.
 
 from __future__ import annotations
 
-import json
-import pathlib
 import sys
 import time
 
+import common
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-
-ROOT = pathlib.Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
 
 from astjax.data import sources
 from astjax.data.audio import resample, to_mono
@@ -56,12 +52,11 @@ def main(data_dir: str) -> None:
   model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
   model.fit(*features(data_dir, "train"))
   accuracy = model.score(*features(data_dir, "test"))
-  result = {
-    "benchmark": "digits_linear",
-    "test/accuracy": round(float(accuracy), 4),
-    "seconds": round(time.perf_counter() - start, 1),
-  }
-  print(json.dumps(result))
+  common.report(
+    "digits_linear",
+    **{"test/accuracy": round(float(accuracy), 4)},
+    seconds=round(time.perf_counter() - start, 1),
+  )
 
 
 if __name__ == "__main__":

@@ -12,16 +12,11 @@ medians.
 from __future__ import annotations
 
 import argparse
-import json
-import pathlib
-import sys
 import time
 
+import common
 import jax
 import numpy as np
-
-ROOT = pathlib.Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
 
 from astjax import tasks
 from astjax.engine import optim, sharding
@@ -95,24 +90,19 @@ def main() -> None:
       if number:  # the first one compiles
         times[name].append(time.perf_counter() - started)
   seconds = {name: float(np.median(t)) for name, t in times.items()}
-  print(
-    json.dumps(
-      {
-        "benchmark": "ssast_step",
-        "device": jax.devices()[0].device_kind,
-        "variant": args.variant,
-        "dtype": args.dtype,
-        "batch": args.batch,
-        "tokens": 2 + (MELS // 16) * (FRAMES // 16),
-        "seconds": {k: round(v, 4) for k, v in seconds.items()},
-        "joint_to_supervised": round(
-          seconds["joint"] / seconds["supervised"], 3
-        ),
-        "one_pass_to_supervised": round(
-          seconds["one_pass"] / seconds["supervised"], 3
-        ),
-      }
-    )
+  ratios = {
+    f"{name}_to_supervised": round(seconds[name] / seconds["supervised"], 3)
+    for name in ("joint", "one_pass")
+  }
+  common.report(
+    "ssast_step",
+    device=jax.devices()[0].device_kind,
+    variant=args.variant,
+    dtype=args.dtype,
+    batch=args.batch,
+    tokens=2 + (MELS // 16) * (FRAMES // 16),
+    seconds={k: round(v, 4) for k, v in seconds.items()},
+    **ratios,
   )
 
 

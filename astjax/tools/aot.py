@@ -3,19 +3,17 @@
   python -m astjax.tools.aot --config=configs/ast_audioset.py:full \
     --topology=v5e:4x4 --config.input.batch_size=128
 
-takes the flags of `astjax.main`, so the command line of a run can be pasted. No
-data is needed: the shapes of a batch follow from the recipes. TPU topologies
-(v5e:4x4, v4:2x2x2, ...) need libtpu, which comes with `astjax[tpu]`, and no
-TPU; without --topology it is this machine's devices. It tells what the compiler
-says: does the step fit into the memory, what is sent between the devices.
---suggest also looks for the largest batch that fits, by compiling.
+takes the flags of `astjax.main`, so the command line of a run can be pasted. It
+tells what the compiler says: does the step fit into the memory, what is sent
+between the devices. No data is needed: the shapes of a batch follow from the
+recipes. Topologies of TPUs need libtpu (`astjax[tpu]`), and no TPU; without one
+it is this machine's devices. --suggest looks for the largest batch that fits.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import importlib.util
 import inspect
 import json
@@ -24,7 +22,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -35,14 +33,13 @@ from astjax import cli
 from astjax.data import host_ops
 from astjax.engine import sharding
 from astjax.engine.devices import CHIPS, Chip, chip_of, count_flops
-from astjax.errors import UserError
+from astjax.engine.step import train_key
+from astjax.errors import UserError, first_line
 from astjax.ops import platform
 from astjax.ops.recipe import calls
 from astjax.run import config as run_config
 from astjax.run import job as jobs
-from astjax.run.job import Job
 from astjax.run.log import Console
-from astjax.tools import collectives
 
 # libtpu looks for a TPU even to describe one, asks a cloud's servers which one
 # this machine is, and lets one process at a time do so.
@@ -52,81 +49,132 @@ _NO_TPU = {
   "TPU_WORKER_HOSTNAMES": "localhost",
   "TPU_ACCELERATOR_TYPE": "v5litepod-4",
 }
-_EXAMPLES = 100_000  # of the data that is not there: gives an epoch a length
-_MEMORY = r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm"
+# HLO, the text of a compiled program, and what sends there.
+_SENDS = re.compile(
+  r"(all-reduce|all-gather|reduce-scatter|(?:ragged-)?all-to-all|"
+  r"collective-(?:broadcast|permute))(-start)?$"
+)
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\) -> .*\{$")
+_OP = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][\w-]*)\((.*)$")
+_NAME = re.compile(r"%([\w.-]+)")
+_CALLED = re.compile(
+  r"\b(?:calls|to_apply|body|condition|\w+_computations?)=(%[\w.-]+|{[^}]*})"
+)
 
 
-class Silence:
-  """A source for shapes alone: recordings of one sample, one label each.
+def read_traffic(text: str) -> dict[str, dict[str, Any]]:
+  """What a program sends, from its text as `Compiled.as_text()` gives it.
 
-  Args:
-    num_classes: C; 0 is data without labels.
-    sample_rate: Hz.
+  Returns:
+    {kind: {"count", "nbytes", "in_unknown_loop"}}: how many such operations
+    run; what they are about on one device (of an all-reduce the array that is
+    added up, of an all-gather the result, of others what goes in); whether one
+    stands in a loop of unknown length, and is counted as if that turned once.
+
+  Raises:
+    UserError: this is no such text.
   """
+  computations, entry, ops = {}, "", {}
+  for line in text.splitlines():
+    if header := _COMPUTATION.match(line):
+      ops = computations.setdefault(header[2], {})
+      entry = header[2] if header[1] else entry
+    elif op := _OP.match(line):
+      ops[op[1]] = op.groups()[1:]
+  if not entry:
+    raise UserError("the text of the compiled program has no entry computation")
+  sent: dict[object, list] = {}
+  for channel, *op in _walk(computations, entry, 1, False):
+    # A TPU does one operation in parts beside other work, in the turns of a
+    # loop that is busy with that. The parts share its channel, and are one.
+    channel = channel or len(sent)
+    sent[channel] = min(sent.get(channel, op), op, key=lambda op: op[2])
+  found: dict[str, dict[str, Any]] = {}
+  for kind, nbytes, times, unknown in sent.values():
+    nothing = {"count": 0, "nbytes": 0, "in_unknown_loop": False}
+    one = found.setdefault(kind, nothing)
+    one["count"] += times
+    one["nbytes"] += times * nbytes
+    one["in_unknown_loop"] |= unknown
+  return found
+
+
+def _walk(computations, name, times, unknown) -> Iterator[tuple]:
+  """(channel, kind, bytes, how often, or at least so often) of what sends."""
+  ops = computations.get(name, {})
+  for shape, opcode, rest in ops.values():
+    if sends := _SENDS.match(opcode):
+      kind, starts = sends.groups()
+      operands = _NAME.findall(rest.partition(")")[0])
+      nbytes = sum(_nbytes(ops[x][0]) for x in operands if x in ops)
+      if kind == "all-gather":  # what starts one has (operands, results)
+        nbytes = _nbytes(shape) - (nbytes if starts else 0)
+      channel = re.search(r"\bchannel_id=(\d+)", rest)
+      yield channel and channel[1], kind, nbytes, times, unknown
+      continue
+    if opcode in ("async-update", "async-done"):
+      continue  # they name what async-start has called
+    called = _NAME.findall(" ".join(_CALLED.findall(rest)))
+    inner, lost = times, unknown
+    if opcode == "while":
+      turns = _turns(rest, computations[called[0]])  # its condition
+      inner, lost = times * (turns or 1), unknown or not turns
+    elif opcode == "conditional":
+      # In a loop (`tasks.base.in_turn`) its branches take turns.
+      inner = -(-times // len(called))
+    for one in called:
+      yield from _walk(computations, one, inner, lost)
+
+
+def _turns(loop: str, condition: dict[str, tuple]) -> int:
+  """How often a loop turns, 0 if it is not known.
+
+  XLA says so for a CPU. For a TPU it does not, but leaves the end of JAX's
+  loops as they are written: they count from 0 up to a constant.
+  """
+  if stated := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop):
+    return int(stated[1])
+  _, opcode, rest = [*condition.values()][-1]
+  if opcode != "compare" or "direction=LT" not in rest:
+    return 0
+  compared = [condition.get(x) for x in _NAME.findall(rest.partition(")")[0])]
+  ends = [op[2] for op in compared if op and op[1] == "constant"]
+  return int(ends[0].partition(")")[0]) if len(ends) == 1 else 0
+
+
+def _nbytes(shape: str) -> int:
+  """Of "f32[2,3]{1,0}", or of a tuple of such."""
+  total = 0
+  for kind, bits, sizes in re.findall(r"\b([a-z]+)(\d*)\w*\[([\d,]*)\]", shape):
+    count = math.prod(int(size) for size in sizes.split(",") if size)
+    total += count * int(bits or 8 * (kind == "pred")) // 8
+  return total
+
+
+class _Silence:
+  """A source for shapes alone: recordings of one sample, one label each."""
 
   def __init__(self, num_classes: int, sample_rate: int):
     self.class_names = tuple(f"class {i}" for i in range(num_classes))
     self._rate = sample_rate
 
-  def __len__(self) -> int:
-    """A number that makes a plausible epoch."""
-    return _EXAMPLES
+  def __len__(self):
+    return 100_000  # gives an epoch a plausible length
 
-  def name(self, index: int) -> str:
-    """For messages."""
+  def name(self, index):
     return f"silence {index}"
 
-  def labels(self, index: int) -> tuple[int, ...]:
-    """The classes in turn."""
-    count = len(self.class_names)
-    return (index % count,) if count else ()
+  def labels(self, index):
+    return (index % len(self.class_names),)
 
-  def read(self, index: int) -> tuple[np.ndarray, int]:
-    """([1] zeros, rate)."""
+  def read(self, index):
     return np.zeros(1, np.float32), self._rate
 
 
-@dataclasses.dataclass(frozen=True)
-class Compiled:
-  """The train step at one batch size; bytes are of each device.
-
-  Attributes:
-    batch_size: B, over all devices.
-    seconds: of tracing and compiling.
-    memory: bytes by what they are for; `peak` is all of them together, as a TPU
-      sets them aside before the step (a CPU may need less). When the step does
-      not fit it has `peak` alone, as far as it is known.
-    fits: False if the compiler, or the chip's memory, says no; None if the
-      memory is not known.
-    flops: of one device, by XLA, which counts the body of a loop once.
-    traffic: see `collectives.parse`.
-  """
-
-  batch_size: int
-  seconds: float
-  memory: Mapping[str, int]
-  fits: bool | None
-  flops: float = 0.0
-  traffic: Mapping[str, collectives.Traffic] = dataclasses.field(
-    default_factory=dict
-  )
-
-
 def find_devices(topology: str) -> list[jax.Device]:
-  """The devices of a topology; those of a TPU can be compiled for alone.
-
-  Raises:
-    UserError: it is unknown, or libtpu is missing.
-  """
+  """The devices of a topology; those of a TPU can be compiled for alone."""
   if topology == "local":
     return jax.devices()
-  tpus = (c.name for kind, c in CHIPS.items() if kind.startswith("TPU"))
-  known = ", ".join(dict.fromkeys(tpus))
-  if not re.fullmatch(r"\w+:\d+(x\d+)*", topology):
-    raise UserError(
-      f"--topology={topology} is none: expected local or a TPU's version and "
-      f"shape, such as v5e:4x4; versions: {known}"
-    )
   if importlib.util.find_spec("libtpu") is None:
     raise UserError(
       f"--topology={topology} needs libtpu, not a TPU: pip install "
@@ -136,25 +184,23 @@ def find_devices(topology: str) -> list[jax.Device]:
     os.environ.setdefault(name, value)
   try:
     found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
-  except Exception as e:
+  except Exception as e:  # libtpu has no type of its own for it
+    tpus = [c.name for kind, c in CHIPS.items() if kind.startswith("TPU")]
     raise UserError(
-      f"libtpu does not take --topology={topology} (versions: {known}): "
-      f"{str(e).splitlines()[0]}"
+      f"libtpu does not take --topology={topology}; expected local or a TPU's "
+      f"version and shape, such as v5e:4x4 (versions: "
+      f"{', '.join(dict.fromkeys(tpus))}): {first_line(e)}"
     ) from None
   return list(found.devices)
 
 
 def build(
   config: Mapping[str, Any], devices: list[jax.Device], num_classes: int = 0
-) -> Job:
+) -> jobs.Job:
   """The job of a config on these devices, without its data.
 
   A source that makes its own sounds, or has a `data_dir`, is used as it is.
-
-  Args:
-    config: see `run_config.RunConfig`.
-    devices: from `find_devices`.
-    num_classes: of a classifier; 0 takes that of `multi_hot(...)`.
+  `num_classes` is that of a classifier; 0 takes that of `multi_hot(...)`.
 
   Raises:
     UserError: a mistake in the config, or the number of classes is not known.
@@ -165,10 +211,9 @@ def build(
     return jobs.build(config, mesh=mesh)
   recipes = [run.input.on_host]
   recipes += [e.on_host for e in run.evals.values() if e.on_host]
-  arguments = [a for recipe in recipes for a in _arguments(recipe)]
-  count = num_classes or _first(arguments, "num_classes")
-  rate = _first(arguments, "sample_rate") or 16_000
-  job = jobs.build(config, mesh=mesh, source=Silence(count or 2, rate))
+  count = num_classes or _argument("num_classes", recipes)
+  rate = _argument("sample_rate", recipes) or 16_000
+  job = jobs.build(config, mesh=mesh, source=_Silence(count or 2, rate))
   if job.task.head and not count:
     raise UserError(
       "how many classes there are is left to the data by this config: give "
@@ -177,55 +222,55 @@ def build(
   return job
 
 
-def _arguments(recipe):
-  """Of the ops of a host recipe, by name; those of unknown ops are left out."""
-  for name, args, kwargs in calls(recipe, "config.input.on_host"):
-    if name in host_ops.__all__:
-      with contextlib.suppress(TypeError):  # a mistake that `build` will tell
-        signature = inspect.signature(getattr(host_ops, name))
-        yield signature.bind_partial(*args, **kwargs).arguments
+def _argument(wanted, recipes):
+  """The first value that an op of these host recipes gives it; else 0."""
+  for recipe in recipes:
+    for name, args, kwargs in calls(recipe, "config.input.on_host"):
+      with contextlib.suppress(TypeError, AttributeError):  # `build` tells
+        bind = inspect.signature(getattr(host_ops, name)).bind_partial
+        if found := bind(*args, **kwargs).arguments.get(wanted):
+          return found
+  return 0
 
 
-def _first(arguments, name):
-  return next((a[name] for a in arguments if a.get(name)), 0)
-
-
-def compile_step(job: Job, batch_size: int = 0) -> Compiled:
-  """Compiles the step that training would run.
+def compile_step(job: jobs.Job, batch_size: int = 0) -> dict[str, Any]:
+  """Compiles the step that training would run; bytes are of each device.
 
   Args:
     job: from `build`.
-    batch_size: B; 0 takes the config's.
+    batch_size: B, over all devices; 0 takes the config's.
+
+  Returns:
+    {"batch_size", "seconds" of compiling, "memory": bytes by what they are for,
+    "fits", "traffic": see `read_traffic`}. `memory["peak"]` is all of it
+    together, as a TPU sets it aside before the step; of a step that does not
+    fit it is all that is known. `fits` is None where the memory is unknown.
   """
   batch_size = batch_size or job.config.input.batch_size
   step, args = _step(job, batch_size)
   started = time.perf_counter()
-  memory = _memory_of(job.mesh)
+  found = {"batch_size": batch_size, "traffic": {}}
   try:
     program = step.lower(*args).compile()
   except jax.errors.JaxRuntimeError as e:
     if "RESOURCE_EXHAUSTED" not in str(e):
       raise
-    seconds = time.perf_counter() - started
-    return Compiled(batch_size, seconds, _exhausted(str(e)), fits=False)
+    used, fits = _exhausted(str(e)), False
+  else:
+    found["traffic"] = read_traffic(program.as_text())
+    stats = program.memory_analysis()
+    used = {
+      "arguments": stats.argument_size_in_bytes,
+      "outputs": stats.output_size_in_bytes,
+      "aliased": stats.alias_size_in_bytes,
+      "temporaries": stats.temp_size_in_bytes,
+      "program": stats.generated_code_size_in_bytes,
+    }
+    used["peak"] = sum(used.values()) - 2 * used["aliased"]
+    memory = _memory_of(job.mesh)
+    fits = used["peak"] <= memory if memory else None
   seconds = time.perf_counter() - started
-  stats = program.memory_analysis()
-  used = {
-    "arguments": stats.argument_size_in_bytes,
-    "outputs": stats.output_size_in_bytes,
-    "aliased": stats.alias_size_in_bytes,
-    "temporaries": stats.temp_size_in_bytes,
-    "program": stats.generated_code_size_in_bytes,
-  }
-  used["peak"] = sum(used.values()) - 2 * used["aliased"]
-  return Compiled(
-    batch_size,
-    seconds,
-    used,
-    fits=used["peak"] <= memory if memory else None,
-    flops=float(program.cost_analysis().get("flops", 0.0)),
-    traffic=collectives.parse(program.as_text()),
-  )
+  return found | {"seconds": seconds, "memory": used, "fits": fits}
 
 
 def _step(job, batch_size):
@@ -235,7 +280,7 @@ def _step(job, batch_size):
     name: jax.ShapeDtypeStruct((batch_size, *shape), dtype)
     for name, (shape, dtype) in job.train.row_shapes.items()
   }
-  key = jax.eval_shape(lambda: jobs.train_step.train_key(0))
+  key = jax.eval_shape(lambda: train_key(0))
   scale = [np.float32(1)] if job.config.plateau.metric else []
   step = job.train_step(
     job.optimizer(state.params), sharding.of_state(state, job.mesh)
@@ -248,92 +293,78 @@ def _memory_of(mesh) -> int:
   device = mesh.devices.flat[0]
   if device in jax.devices():  # it is there, and knows what is left for us
     return (device.memory_stats() or {}).get("bytes_limit", 0)
-  chip = chip_of(device)
-  return chip.memory if chip else 0
+  return chip.memory if (chip := chip_of(device)) else 0
 
 
 def _exhausted(message: str) -> dict[str, int]:
   """What a compiler that ran out of memory says that it needed."""
-  if not (found := re.search(_MEMORY, message)):
+  number = r"([\d.]+)([KMGT]?)"
+  if not (found := re.search(rf"Used {number} of {number} hbm", message)):
     return {}
-  power = " KMGT".index(found[2] or " ")
-  return {"peak": int(float(found[1]) * 1024**power)}
+  return {"peak": int(float(found[1]) * 1024 ** " KMGT".index(found[2] or " "))}
 
 
 def largest_batch(
-  peak: Callable[[int], float],
-  memory: int,
-  unit: int,
-  first: int,
-  fixed: int = 0,
-  most: int = 2**20,
+  fits: Callable[[int], bool], unit: int, first: int, most: int = 2**20
 ) -> int:
-  """The largest multiple of `unit` that fits; 0 if none does.
+  """The largest multiple of `unit`, up to `most`, that fits; 0 if none does.
 
-  Exact up to 16 units, above to a sixteenth. It takes few attempts, since
-  memory is nearly a line: `fixed` and so much for each row.
-
-  Args:
-    peak: of a batch size, in bytes; infinite if all that is known is that it is
-      too much.
-    memory: bytes that there are.
-    unit: what a batch must be a multiple of.
-    first: where to begin.
-    fixed: bytes that do not depend on the batch.
-    most: where to stop.
+  From `first` on it is doubled, then bisected; exact up to 16 units, above to a
+  sixteenth, since each attempt compiles.
   """
-  low, high = 0, most // unit + 1  # fits, does not fit
+  low, high = 0, most // unit + 1  # in units: fits, does not fit
   size = min(max(first // unit, 1), high - 1)
-  attempts = 0
   while high - low > max(1, low // 16):
-    needed = peak(size * unit)
-    attempts += 1
-    low, high = (size, high) if needed <= memory else (low, size)
-    if attempts < 4 and fixed < needed < math.inf:
-      guess = int(size * (memory - fixed) / (needed - fixed))
-    else:
-      guess = min(2 * max(low, 1), (low + high) // 2)
-    size = min(max(guess, low + 1), high - 1)
+    low, high = (size, high) if fits(size * unit) else (low, size)
+    size = min(2 * low or high, (low + high) // 2)
   return low * unit
 
 
 def report(
-  job: Job, *, suggest: bool = False, say: Callable[[str], None] = print
+  job: jobs.Job, *, suggest: bool = False, say: Callable[[str], None] = print
 ) -> dict[str, Any]:
   """Everything that there is to say, as JSON would have it.
 
-  Args:
-    job: from `build`.
-    suggest: also look for the largest batch that fits.
-    say: for progress.
+  With `suggest` also the largest batch; `say` is told of those tried.
   """
-  device = job.mesh.devices.flat[0]
-  if suggest and not _memory_of(job.mesh):
+  device, memory = job.mesh.devices.flat[0], _memory_of(job.mesh)
+  if suggest and not memory:
     raise UserError(
       "--suggest needs devices of which the memory is known: give --topology"
     )
   with platform.compiling_for(device.platform):
     step, args = _step(job, job.config.input.batch_size)
     total = count_flops(step, *args)
-    compiled = compile_step(job)
-    found = {
+    found = compile_step(job)
+    size = found["batch_size"]
+    found |= {
       "devices": job.mesh.size,
       "device_kind": device.device_kind,
-      "device_memory": _memory_of(job.mesh),
-      "batch_size": compiled.batch_size,
+      "device_memory": memory,
       "parameters": sum(x.size for x in jax.tree.leaves(args[0].params)),
-      "model_flops": job.flops_per_example() * compiled.batch_size,
+      "model_flops": job.flops_per_example() * size,
       "matmul_flops": total,
-      **dataclasses.asdict(compiled),
-      "at_best": at_best(chip_of(device), job.mesh.size, total, compiled),
+      "at_best": at_best(
+        chip_of(device), job.mesh.size, total, found["traffic"]
+      ),
     }
+
+    def fits(tried):
+      if tried == size:
+        return found["fits"]
+      other = compile_step(job, tried)
+      what = "fits" if other["fits"] else "does not fit"
+      say(f"batch {tried:,} {what} ({other['seconds']:.0f} s)")
+      return other["fits"]
+
     if suggest:
-      found["largest_batch"] = _suggest(job, compiled, say)
+      unit = job.mesh.size * job.config.accumulate
+      found["largest_batch"] = largest_batch(fits, unit, size)
   return found
 
 
 def at_best(
-  chip: Chip | None, count: int, matmul_flops: float, compiled: Compiled
+  chip: Chip | None, count: int, matmul_flops: float, traffic: Mapping
 ) -> dict[str, float]:
   """Seconds of a step with pencil and paper, as far as the chip is known.
 
@@ -341,43 +372,18 @@ def at_best(
   devices puts on the links of each of them: what an all-gather or a
   reduce-scatter is about once, of an all-reduce twice.
   """
-  found = {}
-  if chip:
-    found["compute"] = matmul_flops / count / chip.flops
+  found = {"compute": matmul_flops / count / chip.flops} if chip else {}
   if chip and chip.link:
-    rounds = {"all-reduce": 2}
-    nbytes = sum(
-      rounds.get(k, 1) * t.nbytes for k, t in compiled.traffic.items()
-    )
+    nbytes = sum(one["nbytes"] for one in traffic.values())
+    nbytes += traffic.get("all-reduce", {"nbytes": 0})["nbytes"]
     found["send"] = nbytes * (count - 1) / count / (chip.link / 2)
   return found
 
 
-def _suggest(job, compiled, say):
-  memory = _memory_of(job.mesh)
-
-  def peak(size):
-    tried = compiled
-    if size != compiled.batch_size:
-      tried = compile_step(job, size)
-      verdict = "fits" if tried.fits else "does not fit"
-      say(f"batch {size:,} {verdict} ({tried.seconds:.0f} s)")
-    return tried.memory["peak"] if tried.fits else math.inf
-
-  return largest_batch(
-    peak,
-    memory,
-    unit=job.mesh.size * job.config.accumulate,
-    first=compiled.batch_size,
-    fixed=compiled.memory.get("aliased", 0),
-  )
-
-
-def show(found: Mapping[str, Any], say: Callable[[str], None] = print) -> None:
-  """The report in lines."""
+def _show(found: Mapping[str, Any], console: Console) -> None:
   count, size = found["devices"], found["batch_size"]
-  lines = {
-    "devices": f"{count} x {found['device_kind']}",
+  kind, memory = found["device_kind"], found["device_memory"]
+  facts = {
     "batch": f"{size:,}: {size // count} on each device",
     "parameters": f"{found['parameters']:,}",
     "FLOPs": f"{found['model_flops']:.4g} a step in the model's matrix "
@@ -385,47 +391,33 @@ def show(found: Mapping[str, Any], say: Callable[[str], None] = print) -> None:
     "as written": f"{found['matmul_flops']:.4g}, with the front-end and what "
     "remat repeats",
   }
-  if found["flops"]:
-    lines["by XLA"] = (
-      f"{found['flops'] * count:.4g}: all operations, a loop's body once"
-    )
   for name, seconds in found["at_best"].items():
-    lines[f"{name} at best"] = (
-      f"{1000 * seconds:.3g} ms, by the chip's data sheet"
-    )
-  lines["compiled in"] = f"{found['seconds']:.1f} s"
-  say("\n".join(f"{k:<17}{v}" for k, v in lines.items()))
-  say("bytes on each device")
-  for name, number in found["memory"].items():
-    say(f"  {name:<12}{_readable(number):>10}")
-  memory = found["device_memory"]
-  if memory:
-    verdict = "fits into" if found["fits"] else "DOES NOT FIT into"
-    say(f"{verdict} {_readable(memory)} of {found['device_kind']}")
-  else:
-    say("whether it fits is not known: neither is this device's memory")
+    facts[f"{name} at best"] = f"{1000 * seconds:.3g} ms, by its data sheet"
+  facts["compiled in"] = f"{found['seconds']:.1f} s"
+  console.block(f"{count} x {kind}", facts)
+  nbytes = {k: f"{_readable(v):>10}" for k, v in found["memory"].items()}
+  console.block("bytes on each device", nbytes or {"peak": "not known"})
+  verdict = {True: "fits into", False: "DOES NOT FIT into"}.get(found["fits"])
+  console.say(
+    f"{verdict} {_readable(memory)} of {kind}"
+    if verdict and memory
+    else "whether it fits is not known: neither is the device's memory"
+  )
+  sent = {}
+  for name, one in found["traffic"].items():
+    unsure = "at least " if one["in_unknown_loop"] else ""
+    nbytes = _readable(one["nbytes"])
+    sent[name] = f"{unsure}{one['count']:>5} x, {nbytes} in all"
   if found["fits"] is not False:
-    say("sent between devices, a step" if found["traffic"] else "sends nothing")
-  for kind, traffic in found["traffic"].items():
-    unsure = "at least " if traffic["in_unknown_loop"] else ""
-    say(
-      f"  {kind:<20}{unsure}{traffic['count']:>5} x, "
-      f"{_readable(traffic['nbytes'])} in all"
-    )
+    console.block("sent between devices, a step", sent or {"nothing": ""})
   if "largest_batch" in found:
-    largest = found["largest_batch"]
-    say(
-      f"largest batch that fits: {largest:,}, {largest // count} on each device"
-      if largest
-      else "not even one row on each device fits"
-    )
+    size = found["largest_batch"]
+    each = f"{size // count} on each device"
+    console.say(f"largest batch that fits: {size:,}, {each}")
 
 
-def _readable(number: int) -> str:
-  """Bytes with a unit: 1.5 GiB."""
-  units = ("B", "KiB", "MiB", "GiB", "TiB")
-  power = min(int(math.log(max(number, 1), 1024)), len(units) - 1)
-  return f"{number / 1024**power:.{2 if power else 0}f} {units[power]}"
+def _readable(nbytes: int) -> str:
+  return f"{nbytes / 2**30:.3g} GiB"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -437,8 +429,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   add("--topology", default="local", help=what)
   what = "of a classifier whose config leaves it to the data"
   add("--num_classes", type=int, default=0, help=what)
-  what = "look for the largest batch that fits"
-  add("--suggest", action="store_true", help=what)
+  add("--suggest", action="store_true", help="find the largest batch that fits")
   add("--json", action="store_true", help="print JSON instead of text")
   return cli.run(_check, parser, argv)
 
@@ -454,7 +445,7 @@ def _check(args: argparse.Namespace) -> None:
   if args.json:
     print(json.dumps({"topology": args.topology} | found))
   else:
-    show(found, console.say)
+    _show(found, console)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ import sys
 from collections.abc import Sequence
 
 import numpy as np
-from absl import logging
 
+from astjax import cli
 from astjax.errors import UserError
 from astjax.run.log import Console
 from astjax.run.record import Mean
@@ -26,28 +26,13 @@ from astjax.weights.info import MODEL, read_info, save_model
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Command line; returns the exit status."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = cli.Parser(__doc__)
   parser.add_argument("--workdir", required=True, help="of a training run")
   which = parser.add_mutually_exclusive_group()
   which.add_argument("--steps", type=_steps, help="such as 100,200; else all")
   which.add_argument("--last", type=int, help="how many of the newest")
   parser.add_argument("out", metavar="OUT", help="a new folder")
-  args = parser.parse_args(argv)
-  logging.set_verbosity(logging.ERROR)  # orbax warns of reading only
-  try:
-    steps = average(
-      pathlib.Path(args.workdir).expanduser(),
-      pathlib.Path(args.out).expanduser(),
-      steps=args.steps,
-      last=args.last,
-    )
-  except UserError as e:
-    print(f"astjax: error: {' '.join(str(e).split())}", file=sys.stderr)
-    return 1
-  print(f"wrote {args.out}: the mean of steps {', '.join(map(str, steps))}")
-  return 0
+  return cli.run(_average, parser, argv)
 
 
 def _steps(text: str) -> list[int]:
@@ -59,6 +44,16 @@ def _steps(text: str) -> list[int]:
     ) from None
 
 
+def _average(args: argparse.Namespace) -> None:
+  steps = average(
+    pathlib.Path(args.workdir).expanduser(),
+    pathlib.Path(args.out).expanduser(),
+    steps=args.steps,
+    last=args.last,
+  )
+  print(f"wrote {args.out}: the mean of steps {', '.join(map(str, steps))}")
+
+
 def average(
   folder: pathlib.Path,
   out: pathlib.Path,
@@ -68,14 +63,7 @@ def average(
 ) -> list[int]:
   """Writes the mean of the parameters of some checkpoints as a model.
 
-  Args:
-    folder: the work directory of a run.
-    out: a new folder.
-    steps: of the checkpoints; all that there are by default.
-    last: only the newest so many of them.
-
-  Returns:
-    The steps.
+  Of these `steps`, or of the `last` ones, else of all; returns their steps.
 
   Raises:
     UserError: no such run or checkpoint, a damaged one, or `out` is there.
@@ -86,7 +74,7 @@ def average(
   if out.exists():
     raise UserError(f"{out} is there already; give a new folder")
   info = read_info(path)
-  if info.objective.get("name") == "asit":
+  if info.pretraining and info.pretraining.teacher:
     raise UserError(
       f"the run in {folder} keeps a teacher, which is a running average of its "
       "weights already: take the run as it is"

@@ -17,17 +17,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import json
-import math
-import os
 import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from absl import logging
 
+from astjax import cli
 from astjax.data import pipeline
 from astjax.engine.step import make_eval_step
 from astjax.errors import UserError, located, lookup
@@ -35,6 +32,8 @@ from astjax.ops import metrics
 from astjax.run import evaluation, job
 from astjax.run.log import Console
 from astjax.run.record import Mean
+from astjax.tools.predict import check_folder
+from astjax.weights import files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,32 +59,23 @@ class Predictions:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Command line; returns the exit status."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = cli.Parser(__doc__)
   add = parser.add_argument
   add("runs", nargs="+", metavar="RUN", help="a work directory, or a dump")
   add("--split", default="", help="evaluation; default: the first run's first")
   add("--data_dir", help="if the recordings have moved")
   add("--json", help="file for the metrics")
   add("--dump", action="store_true", help="keep each run's predictions")
-  args = parser.parse_args(argv)
-  logging.set_verbosity(logging.ERROR)  # orbax warns of reading only
-  try:
-    if args.json and not pathlib.Path(args.json).absolute().parent.is_dir():
-      raise UserError(f"--json={args.json}: there is no such folder")
-    result = rate(
-      args.runs, split=args.split, data_dir=args.data_dir, dump=args.dump
-    )
-    if args.json:
-      text = json.dumps(_plain(result), indent=2, allow_nan=False)
-      pathlib.Path(args.json).write_text(text + "\n", encoding="utf-8")
-  except UserError as e:
-    print(f"astjax: error: {' '.join(str(e).split())}", file=sys.stderr)
-    return 1
-  except OSError as e:
-    print(f"astjax: error: {e.strerror} ({e.filename})", file=sys.stderr)
-    return 1
+  return cli.run(_ensemble, parser, argv)
+
+
+def _ensemble(args: argparse.Namespace) -> None:
+  check_folder("--json", args.json)
+  result = rate(
+    args.runs, split=args.split, data_dir=args.data_dir, dump=args.dump
+  )
+  if args.json:
+    files.write_json(args.json, result)
   rows = [*result["runs"], {"run": "ensemble", **result["ensemble"]}]
   keys = list(result["ensemble"])
   Console().table(
@@ -93,7 +83,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     ["run", *keys],
     [[row["run"], *(row[k] for k in keys)] for row in rows],
   )
-  return 0
 
 
 def rate(
@@ -132,7 +121,9 @@ def rate(
       raise UserError(f"{path} is of the evaluation {p.split!r}, not {split!r}")
     _check_same(paths[0], first, path, p)
     if dump and path.is_dir():
-      _write(path / f"{p.split}_predictions.npz", p)
+      dumped = path / f"{p.split}_predictions.npz"
+      with files.written_whole(dumped) as whole:
+        np.savez(whole, **dataclasses.asdict(p))
     mean.add({"scores": p.scores})
     rates = metrics.classification(p.scores, p.labels)[0]
     rated.append({"run": str(path), "step": p.step, **rates})
@@ -179,7 +170,7 @@ def predict(
 
 
 def _check_same(path, first: Predictions, other_path, other: Predictions):
-  """What is averaged has to be about the same things."""
+  """Names the first thing that two runs are not both about."""
   for what, a, b in (
     ("classes", first.class_names, other.class_names),
     ("recordings", first.names, other.names),
@@ -202,12 +193,6 @@ def _check_same(path, first: Predictions, other_path, other: Predictions):
     )
 
 
-def _write(path: pathlib.Path, predictions: Predictions) -> None:
-  temporary = path.with_suffix(".tmp.npz")
-  np.savez(temporary, **dataclasses.asdict(predictions))
-  os.replace(temporary, path)
-
-
 def _read(path: pathlib.Path) -> Predictions:
   try:
     with open(path, "rb") as f, np.load(f, allow_pickle=False) as file:
@@ -218,16 +203,6 @@ def _read(path: pathlib.Path) -> Predictions:
     raise UserError(
       f"{path} is neither a work directory nor predictions that --dump wrote"
     ) from None
-
-
-def _plain(value: Any) -> Any:
-  """JSON knows no NaN: it becomes null."""
-  if isinstance(value, dict):
-    return {k: _plain(v) for k, v in value.items()}
-  if isinstance(value, list):
-    return [_plain(v) for v in value]
-  is_number = isinstance(value, float)
-  return value if not is_number or math.isfinite(value) else None
 
 
 if __name__ == "__main__":

@@ -11,56 +11,39 @@ of each recording is heard, of the trained length.
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import pathlib
 import sys
 from collections.abc import Sequence
 
 import numpy as np
-from absl import logging
 
+from astjax import cli
 from astjax.data import sources
 from astjax.errors import UserError, nearest
 from astjax.ops import metrics
 from astjax.run import log
 from astjax.serving.bundle import Bundle
 from astjax.tools import predict
+from astjax.weights import files
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Command line; returns the exit status."""
-  args = _parser().parse_args(argv)
-  logging.set_verbosity(logging.ERROR)  # orbax warns of reading only
-  try:
-    return _evaluate(args)
-  except UserError as e:
-    print(f"astjax: error: {' '.join(str(e).split())}", file=sys.stderr)
-    return 1
-  except KeyboardInterrupt:
-    print("astjax: interrupted", file=sys.stderr)
-    return 130
-
-
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = cli.Parser(__doc__)
   add = parser.add_argument
   add("--data_dir", required=True, help="what paths are relative to")
   add("--manifest", default="", help="table with the columns path, labels")
   add("--split", default="", help="of the data; all by default")
-  add("--folds", default="", help="likewise, such as 1,2")
+  add("--folds", default="", help="of the data, such as 1,2; all by default")
   add("--pattern", default="", help="of a folder's paths, see docs/data.md")
   add("--label_separator", default=",", help="between labels in the table")
   add("--output", default="", help="also write the numbers to a .json file")
   predict.add_model(parser)
-  return parser
+  return cli.run(_evaluate, parser, argv)
 
 
-def _evaluate(args) -> int:
-  if args.output and not pathlib.Path(args.output).absolute().parent.is_dir():
-    raise UserError(f"cannot write {args.output}: there is no such folder")
+def _evaluate(args: argparse.Namespace) -> int:
+  predict.check_folder("--output", args.output)
   data = _source(args)
   names = data.class_names if args.label_list else ()
   model = predict.load_model(args, names)
@@ -87,16 +70,13 @@ def _evaluate(args) -> int:
     "data": sources.fingerprint(data),
     "num_examples": len(logits),
     "unreadable": unreadable,
-    "measured": {k: _number(v) for k, v in measured.items()},
+    "measured": files.jsonable(measured),
     "expected": dict([model.info.reported] if model.info.reported else []),
     "reported": model.info.expected,
   }
   _show(result)
   if args.output:
-    try:
-      pathlib.Path(args.output).write_text(json.dumps(result, indent=2) + "\n")
-    except OSError as e:
-      raise UserError(f"cannot write {args.output}: {e.strerror}") from None
+    files.write_json(args.output, result)
   return 1 if unreadable else 0
 
 
@@ -153,19 +133,13 @@ def _show(result) -> None:
       "unreadable": len(result["unreadable"]),
     },
   )
-  rows = []
-  for name, value in result["measured"].items():
-    expected = result["expected"].get(name, "")
-    value = "none" if value is None else value
-    rows.append([name, value, expected])
+  rows = [
+    [name, "none" if value is None else value, result["expected"].get(name, "")]
+    for name, value in result["measured"].items()
+  ]
   console.table("", ["metric", "measured", "expected"], rows)
   if result["reported"]:
     console.say(f"expected: {result['reported']}, as its publishers report")
-
-
-def _number(value: float) -> float | None:
-  """JSON knows no NaN."""
-  return value if math.isfinite(value) else None
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from astjax import cli
 from astjax.errors import UserError, nearest
 from astjax.run import log
 from astjax.weights import files
@@ -29,69 +30,50 @@ from astjax.weights import files
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Command line; returns the exit status."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = cli.Parser(__doc__)
   add = parser.add_argument
   add("--config", required=True, help="as of astjax.main")
   add("--workdir", required=True, help="gets a folder per fold")
   add("--folds", default="1,2,3,4,5", help="names, separated by commas")
-  add(
-    "--evaluation", default="test", help="the evaluation on the left-out fold"
-  )
+  what = "the evaluation on the left-out fold"
+  add("--evaluation", default="test", help=what)
   add("--metric", default="accuracy", help="of that evaluation")
-  args, others = parser.parse_known_args(argv)
-  try:
-    folds = [f.strip() for f in args.folds.split(",") if f.strip()]
-    if len(folds) < 2 or len({*folds}) < len(folds):
-      raise UserError(f"--folds={args.folds} must name two folds or more, once")
-    workdir = pathlib.Path(args.workdir).expanduser()
-    for fold in folds:
-      status = train(workdir, fold, folds, args, others)
-      if status:
-        print(
-          f"astjax: error: fold {fold} ended with status {status}; the same "
-          "command goes on",
-          file=sys.stderr,
-        )
-        return status
-    curves = {
-      fold: curve(workdir / f"fold_{fold}", args.evaluation, args.metric)
-      for fold in folds
-    }
-    result = summarise(curves)
-  except UserError as e:
-    print(f"astjax: error: {e}", file=sys.stderr)
-    return 1
-  except OSError as e:
-    print(f"astjax: error: {e.strerror} ({e.filename})", file=sys.stderr)
-    return 1
-  result = {"metric": f"{args.evaluation}/{args.metric}"} | result
-  (workdir / "folds.json").write_text(json.dumps(result, indent=2) + "\n")
-  print(table(result))
+  return cli.run(_cross_validate, parser, argv, pass_on=True)
+
+
+def _cross_validate(args: argparse.Namespace) -> int:
+  folds = [f.strip() for f in args.folds.split(",") if f.strip()]
+  if len(folds) < 2 or len({*folds}) < len(folds):
+    raise UserError(f"--folds={args.folds} must name two folds or more, once")
+  file = args.config.split(":")[0]
+  if not pathlib.Path(file).is_file():
+    raise UserError(f"there is no config file {file!r}")
+  workdir = pathlib.Path(args.workdir).expanduser()
+  for fold in folds:
+    if status := _train(workdir / f"fold_{fold}", fold, folds, args):
+      text = f"fold {fold} ended with status {status}; the same command goes on"
+      return cli.fail(text, status)
+  name = f"{args.evaluation}/{args.metric}"
+  curves = {fold: _curve(workdir / f"fold_{fold}", name) for fold in folds}
+  result = {"metric": name} | summarise(curves)
+  files.write_json(workdir / "folds.json", result)
+  _show(result)
   return 0
 
 
-def train(
-  workdir: pathlib.Path,
-  fold: str,
-  folds: Sequence[str],
-  args: argparse.Namespace,
-  others: Sequence[str],
-) -> int:
+def _train(folder, fold, folds, args) -> int:
   """One fold in a process of its own; returns its status."""
-  folder = workdir / f"fold_{fold}"
+  # A process of its own: the devices' memory is free again after each, and a
+  # fold that crashes leaves the others as they are.
   command = [
     f"--config={args.config}",
     f"--config.input.folds={tuple(f for f in folds if f != fold)!r}",
     f"--config.evals.{args.evaluation}.folds={(fold,)!r}",
-    *others,
+    *args.others,
   ]
-  file = pathlib.Path(args.config.split(":")[0])
-  if not file.is_file():
-    raise UserError(f"there is no config file {str(file)!r}")
   # What decides on the training; its data is compared by every run itself.
-  text = json.dumps({"flags": command, "config": files.sha256(file)})
+  digest = files.sha256(args.config.split(":")[0])
+  text = json.dumps({"flags": command, "config": digest})
   done = folder / "finished.json"
   if done.is_file() and done.read_text() == text:
     print(f"fold {fold}: finished before")
@@ -101,9 +83,8 @@ def train(
     [sys.executable, "-m", "astjax.main", *command, f"--workdir={folder}"]
   )
   if status == 0:
-    part = done.with_suffix(".tmp")
-    part.write_text(text)
-    part.replace(done)
+    with files.written_whole(done) as whole:
+      whole.write_text(text)
   return status
 
 
@@ -124,16 +105,12 @@ def run(command: Sequence[str]) -> int:
       signal.signal(signum, handler)
 
 
-def curve(folder: pathlib.Path, evaluation: str, metric: str) -> list[float]:
-  """The metric at each evaluation of a run, in order.
-
-  Raises:
-    UserError: the run never logged it.
-  """
+def _curve(folder: pathlib.Path, name: str) -> list[float]:
+  """The metric at each evaluation of a run, in order."""
   lines = log.read(folder / "metrics.jsonl")
-  name = f"{evaluation}/{metric}"
   values = [x[name] for x in lines if x.get(name) is not None]
   if not values:
+    evaluation = name.split("/")[0]
     known = {k for x in lines for k in x if k.split("/")[0] == evaluation}
     raise UserError(f"{folder} has no {name}.{nearest(name, known)}")
   return values
@@ -177,22 +154,18 @@ def summarise(curves: dict[str, list[float]]) -> dict:
   }
 
 
-def table(result: dict) -> str:
-  """For people."""
-  lines = [f"{result['metric']} over {result['evaluations']} evaluations"]
+def _show(result: dict) -> None:
   titles = {
     "last": "last evaluation",
     "best_mean_on_the_test_folds": "the original's choice (best mean, on the "
     "test folds)",
   }
+  print(f"{result['metric']} over {result['evaluations']} evaluations")
   for key, title in titles.items():
     row = result[key]
     folds = "  ".join(f"{k}: {v:.4f}" for k, v in row["folds"].items())
-    lines.append(
-      f"{title}: {row['mean']:.4f} +- {row['std']:.4f} (evaluation "
-      f"{row['evaluation']})  {folds}"
-    )
-  return "\n".join(lines)
+    mean = f"{row['mean']:.4f} +- {row['std']:.4f}"
+    print(f"{title}: {mean} (evaluation {row['evaluation']})  {folds}")
 
 
 if __name__ == "__main__":

@@ -4,63 +4,52 @@
   python -m astjax.tools.predict --model=M FOLDER --output=scores.jsonl
 
 Folders are searched with all their sub-folders. On a terminal comes a table, to
-a pipe come JSON lines, to --output (.jsonl or .csv) either. The same command
-goes on where it was interrupted: what the output has is passed over.
+a pipe come JSON lines, to --output (.jsonl or .csv) either. With .jsonl the
+same command goes on where it was interrupted: what the output has is passed
+over. A .csv is there once all recordings have been heard, or not at all.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import hashlib
-import io
 import json
 import os
 import pathlib
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import soundfile
-from absl import logging
 
+from astjax import cli
 from astjax.data import tables
-from astjax.errors import UserError, warn
+from astjax.errors import UserError, of_os, warn
 from astjax.run import log
 from astjax.serving import bundle
 from astjax.serving.bundle import Bundle, Prediction
+from astjax.weights import files
 
+# A path of a file system may be no UTF-8, and has to come back as it was.
 _ENCODING = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Command line; returns the exit status."""
-  args = _parser().parse_args(argv)
-  logging.set_verbosity(logging.ERROR)  # orbax warns of reading only
-  try:
-    return _predict(args)
-  except UserError as e:
-    print(f"astjax: error: {' '.join(str(e).split())}", file=sys.stderr)
-    return 1
-  except KeyboardInterrupt:
-    print("astjax: interrupted; the same command goes on", file=sys.stderr)
-    return 130
-
-
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = cli.Parser(__doc__)
   add = parser.add_argument
   add("paths", nargs="+", metavar="FILE_OR_FOLDER")
-  add("--output", help="a file, .jsonl or .csv; continued if it is there")
+  what = "a file, .jsonl (continued if it is there) or .csv (a new one)"
+  add("--output", help=what)
   add("--top", type=int, default=5, help="how many classes; 0 for all")
   add("--windows", action="store_true", help="also each window's classes")
   add_model(parser)
-  return parser
+  return cli.run(_predict, parser, argv)
 
 
-def add_model(parser: argparse.ArgumentParser, *, labels: bool = True) -> None:
+def add_model(parser: cli.Parser, *, labels: bool = True) -> None:
   """Flags that say which model, and how it runs; its class names or not."""
   add = parser.add_argument
   what = "a path, a work directory, a published or Hugging Face name"
@@ -85,48 +74,76 @@ def load_model(args: argparse.Namespace, class_names: Sequence[str]) -> Bundle:
   )
 
 
-def _predict(args) -> int:
+def _predict(args: argparse.Namespace) -> int:
   if args.top < 0:
     raise UserError(f"--top={args.top} must be at least 0")
+  check_folder("--output", args.output)
   paths = find(args.paths)
   names = ()
   if args.label_list:
     names = tables.read_label_list(args.label_list)[0]
   model = load_model(args, names)
-  count = len(model.class_names)
+  # What a file holds is of one model and one front-end.
   own = [model.digest, model.info.recipe, args.dtype, *model.class_names]
   digest = hashlib.sha256("\n".join(own).encode()).hexdigest()[:16]
-  writer = Writer(digest, min(args.top or count, count), args.windows)
+  count = len(model.class_names)
+  text = Text(digest, min(args.top or count, count), args.windows)
   console = log.Console(stderr=True)
-  rows = []
-  if args.output:
-    done, file = writer.open(args.output)
-    if passed := [p for p in paths if p in done]:
-      console.say(f"{args.output} has {len(passed)} of {len(paths)} recordings")
-    paths = [p for p in paths if p not in done]
-  else:
-    file = None if sys.stdout.isatty() else sys.stdout
   failed = 0
   try:
-    for path, found in zip(paths, hear(model, paths, console), strict=True):
-      if isinstance(found, UserError):
-        failed += 1
-        console.say(f"astjax: error: {' '.join(str(found).split())}")
-      elif file is None:
-        rows += writer.table(path, found)
-      else:
-        file.write(writer.text(path, found, args.output))
-        file.flush()
-  finally:
-    if rows:
-      columns = ["recording", "seconds", "class", "score"]
-      log.Console().table("", columns, rows)
-    if args.output:
-      file.close()
+    with _output(args.output, text) as (done, write):
+      if passed := [p for p in paths if p in done]:
+        told = f"{args.output} has {len(passed)} of {len(paths)} recordings"
+        console.say(told)
+      paths = [p for p in paths if p not in done]
+      for path, found in zip(paths, hear(model, paths, console), strict=True):
+        if isinstance(found, UserError):
+          failed += 1
+          console.say(f"astjax: error: {' '.join(str(found).split())}")
+        else:
+          write(path, found)
+  except OSError as e:
+    what = args.output or "to standard output"
+    raise of_os(e, f"cannot write {what}: {e.strerror or e}") from None
   told = f", {failed} could not be used" if failed else ""
   where = f" in {args.output}" if args.output else ""
   console.say(f"{len(paths) - failed} recordings{where}{told}")
   return 1 if failed else 0
+
+
+@contextlib.contextmanager
+def _output(name: str | None, text: Text) -> Iterator[tuple[set, Callable]]:
+  """(recordings that are there already, what writes another one)."""
+  path = pathlib.Path(name or "").expanduser()
+  if not name and not sys.stdout.isatty():
+    yield set(), lambda *one: print(text.line(*one), flush=True)
+  elif not name:
+    rows = []
+    try:
+      yield set(), lambda *one: rows.extend(text.table(*one))
+    finally:  # an interruption shows what was heard until then
+      if rows:
+        columns = ["recording", "seconds", "class", "score"]
+        log.Console().table("", columns, rows)
+  elif path.suffix == ".jsonl":
+    done = text.resume(path)
+    with open(path, "a", **_ENCODING) as f:
+      yield done, lambda *one: print(text.line(*one), file=f, flush=True)
+  elif path.suffix == ".csv":
+    if path.exists():
+      raise UserError(f"{name} is there already; give a new name")
+    with files.written_whole(path) as whole, open(whole, "w", **_ENCODING) as f:
+      rows = csv.writer(f, lineterminator="\n")
+      rows.writerow(text.columns)
+      yield set(), lambda *one: rows.writerows(text.rows(*one))
+  else:
+    raise UserError(f"--output={name} must end in .jsonl or .csv")
+
+
+def check_folder(flag: str, path: str | None) -> None:
+  """A UserError before long work, if what comes of it has no place."""
+  if path and not pathlib.Path(path).expanduser().absolute().parent.is_dir():
+    raise UserError(f"{flag}={path}: there is no such folder")
 
 
 def find(given: Sequence[str]) -> list[str]:
@@ -183,111 +200,79 @@ def _seconds(path: str) -> float:
     return 0.0
 
 
-class Writer:
-  """Predictions as text, and what of them a file already holds.
-
-  A recording stands in a JSON object on a line, or in lines of a table: its
-  windows if asked for, then the whole. It counts as done when it is whole.
+class Text:
+  """Predictions as text: JSON lines, rows of a CSV, a table for people.
 
   Args:
-    model: the beginning of a digest of weights, recipe, type and class names,
-      so that a file holds the predictions of one model.
+    model: the beginning of a digest of weights, recipe, type and class names.
     top: how many classes.
     windows: whether each window's classes are written.
+
+  Attributes:
+    columns: of a CSV; a recording has a row for each window if those are asked
+      for, then one for the whole.
   """
 
   def __init__(self, model: str, top: int, windows: bool):
-    self._model = model
-    self._top = top
-    self._windows = windows
+    self._model, self._top, self._windows = model, top, windows
     best = [
       f"{what}_{i + 1}" for i in range(top) for what in ("class", "score")
     ]
-    self._columns = ["model", "path", "part", "start", "end", *best]
+    self.columns = ["model", "path", "part", "start", "end", *best]
 
-  def text(self, path: str, found: Prediction, output: str | None) -> str:
-    """All lines of a recording."""
-    return (self._rows if _is_csv(output) else self._json)(path, found)
+  def _parts(self, found: Prediction) -> list[tuple]:
+    """(start, end, best classes) of each window, as far as it is asked for."""
+    if not self._windows:
+      return []
+    return [
+      (start, end, found.top(self._top, i))
+      for i, (start, end) in enumerate(found.window_times)
+    ]
 
   def table(self, path: str, found: Prediction) -> Iterator[list]:
     """Rows for people."""
-    head = [path, f"{found.seconds:.2f}"]
-    for name, score in found.top(self._top):
-      yield [*head, name, score]
-      head = ["", ""]
-    for i, (start, end) in enumerate(found.window_times):
-      head = ["", f"{start:.2f}-{end:.2f}"]
-      for name, score in found.top(self._top, i) if self._windows else ():
+    parts = [(path, f"{found.seconds:.2f}", found.top(self._top))]
+    for start, end, best in self._parts(found):
+      parts.append(("", f"{start:.2f}-{end:.2f}", best))
+    for *head, best in parts:
+      for name, score in best:
         yield [*head, name, score]
         head = ["", ""]
 
-  def _json(self, path, found):
+  def line(self, path: str, found: Prediction) -> str:
+    """A JSON object."""
     line = {"model": self._model, "path": path}
-    line |= {"seconds": _seconds_text(found.seconds)}
-    line |= self._best(found, None)
+    line |= {"seconds": _rounded(found.seconds)} | _best(found.top(self._top))
     if self._windows:
       line["windows"] = [
-        {"start": _seconds_text(a), "end": _seconds_text(b)}
-        | self._best(found, i)
-        for i, (a, b) in enumerate(found.window_times)
+        {"start": _rounded(start), "end": _rounded(end)} | _best(best)
+        for start, end, best in self._parts(found)
       ]
-    return json.dumps(line, ensure_ascii=False) + "\n"
+    return json.dumps(line, ensure_ascii=False)
 
-  def _best(self, found, window):
-    names, scores = zip(*found.top(self._top, window), strict=True)
-    return {"classes": names, "scores": [round(x, 6) for x in scores]}
+  def rows(self, path: str, found: Prediction) -> Iterator[list]:
+    """Of a CSV."""
+    parts = [("window", *one) for one in self._parts(found)]
+    parts.append(("whole", 0.0, found.seconds, found.top(self._top)))
+    for part, start, end, best in parts:
+      scored = [x for name, score in best for x in (name, round(score, 6))]
+      times = _rounded(start), _rounded(end)
+      yield [self._model, path, part, *times, *scored]
 
-  def _rows(self, path, found):
-    parts = []
-    if self._windows:
-      for i, (a, b) in enumerate(found.window_times):
-        parts.append(("window", a, b, i))
-    parts.append(("whole", 0.0, found.seconds, None))
-    text = io.StringIO()
-    for part, a, b, window in parts:
-      best = [x for pair in found.top(self._top, window) for x in pair]
-      best[1::2] = [round(x, 6) for x in best[1::2]]
-      times = _seconds_text(a), _seconds_text(b)
-      csv.writer(text, lineterminator="\n").writerow(
-        [self._model, path, part, *times, *best]
-      )
-    return text.getvalue()
-
-  def open(self, output: str) -> tuple[set[str], io.TextIOBase]:
-    """(recordings that the file holds, the file to append to).
-
-    What an interruption left of a recording is taken away.
+  def resume(self, path: pathlib.Path) -> set[str]:
+    """The recordings that a file of JSON lines has; cuts off a torn last line.
 
     Raises:
-      UserError: it cannot be written, or is of something else.
+      UserError: it is of something else.
     """
-    path = pathlib.Path(output).expanduser()
-    if path.suffix not in (".jsonl", ".csv"):
-      raise UserError(f"--output={output} must end in .jsonl or .csv")
-    is_csv = _is_csv(output)
-    try:
-      text = ""
-      if path.exists():
-        with open(path, **_ENCODING) as file:
-          text = file.read()
-      kept, done = (self._read_rows if is_csv else self._read_json)(path, text)
-      if is_csv and not kept:
-        kept = ",".join(self._columns) + "\n"
-      if kept != text:
-        part = path.with_name(path.name + ".part")
-        with open(part, "w", **_ENCODING) as file:
-          file.write(kept)
-        os.replace(part, path)
-      return done, open(path, "a", **_ENCODING)
-    except OSError as e:
-      raise UserError(f"cannot write {output}: {e.strerror or e}") from None
-
-  def _read_json(self, path, text):
-    lines = text.split("\n")[:-1]  # what follows the last newline is torn
+    if not path.exists():
+      return set()
+    text = path.read_bytes()
+    end = text.rfind(b"\n") + 1
     done = set()
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(text[:end].split(b"\n")[:-1], 1):
       try:
-        found = json.loads(line)
+        found = json.loads(line.decode("utf-8", "surrogateescape"))
         same = found["model"] == self._model
         same &= len(found["classes"]) == self._top
         same &= ("windows" in found) == self._windows
@@ -296,49 +281,23 @@ class Writer:
         raise UserError(
           f"{path}, line {number} is no prediction; give a new name"
         ) from None
-      self._check(path, same)
-    return "".join(line + "\n" for line in lines), done
-
-  def _read_rows(self, path, text):
-    if not text:
-      return "", set()
-    # A torn end: the file stops within a row, or within quotes.
-    rows = list(csv.reader(io.StringIO(text, newline="")))
-    if not text.endswith("\n") or len(rows[-1]) != len(rows[0]):
-      rows.pop()
-    if not rows:
-      return "", set()
-    self._check(path, rows[0] == self._columns)
-    done, whole, pending, windows = set(), [rows[0]], [], False
-    for row in rows[1:]:
-      if len(row) != len(self._columns):
-        raise UserError(f"{path} has a row {row[:3]}; give a new name")
-      self._check(path, row[0] == self._model)
-      pending.append(row)
-      windows |= row[2] == "window"
-      if row[2] == "whole":
-        self._check(path, (len(pending) > 1) == self._windows)
-        done.add(row[1])
-        whole += pending
-        pending = []
-    out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows(whole)
-    return out.getvalue(), done
-
-  def _check(self, path, same):
-    if not same:
-      raise UserError(
-        f"{path} was made by another model or with other flags (--top, "
-        "--windows); give a new name"
-      )
+      if not same:
+        raise UserError(
+          f"{path} was made by another model or with other flags (--top, "
+          "--windows); give a new name"
+        )
+    if end < len(text):
+      os.truncate(path, end)
+    return done
 
 
-def _is_csv(output: str | None) -> bool:
-  return bool(output) and output.endswith(".csv")
+def _best(best: list[tuple[str, float]]) -> dict[str, list]:
+  names, scores = zip(*best, strict=True)
+  return {"classes": names, "scores": [round(x, 6) for x in scores]}
 
 
-def _seconds_text(value: float) -> float:
-  return round(float(value), 4)
+def _rounded(seconds: float) -> float:
+  return round(float(seconds), 4)
 
 
 if __name__ == "__main__":

@@ -19,10 +19,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import logging
 
+from astjax import cli
 from astjax.data import sources
-from astjax.data.audio import fit, quantise, resample, to_mono
 from astjax.data.reader import Reader
 from astjax.errors import UserError, call, lookup
 from astjax.ops import device_ops
@@ -37,38 +36,23 @@ _BLOCK = 64  # recordings in memory at once
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Command line; returns the exit status."""
-  args = _parser().parse_args(argv)
-  logging.set_verbosity(logging.ERROR)  # orbax warns of reading only
-  try:
-    return _probe(args)
-  except UserError as e:
-    print(f"astjax: error: {' '.join(str(e).split())}", file=sys.stderr)
-    return 1
-  except KeyboardInterrupt:
-    print("astjax: interrupted", file=sys.stderr)
-    return 130
-
-
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = cli.Parser(__doc__)
   add = parser.add_argument
   add("--data_dir", default="", help="where the recordings are")
   add("--source", default="folder", help="as config.input.source")
   what = "its arguments, as in a config: \"{'holdout': 0.2}\""
   add("--source_kw", default="{}", help=what)
   add("--train_split", default="train", help="to learn from")
-  add("--train_folds", default="", help="likewise, such as 1,2,3,4")
+  add("--train_folds", default="", help="to learn from, such as 1,2,3,4")
   add("--test_split", default="test", help="to rate")
-  add("--test_folds", default="", help="likewise, such as 5")
+  add("--test_folds", default="", help="to rate, such as 5")
   add("--probes", default=",".join(probes.PROBES), help="which ones")
   add("--k", type=int, default=20, help="neighbours of knn")
   predict.add_model(parser, labels=False)
-  return parser
+  return cli.run(_probe, parser, argv)
 
 
-def _probe(args) -> int:
+def _probe(args: argparse.Namespace) -> int:
   chosen = _probes(args)
   splits = {
     "train": (args.train_split, _listed(args.train_folds)),
@@ -153,13 +137,7 @@ def _source(args, split: str, folds: tuple[str, ...]) -> sources.Source:
 def hear(
   model: Bundle, reader: Reader, console: log.Console, what: str
 ) -> dict[str, np.ndarray]:
-  """What a probe needs of each readable recording.
-
-  Args:
-    model: with a recipe.
-    reader: of labelled recordings.
-    console: for progress.
-    what: how progress calls them.
+  """What a probe needs of each readable recording; progress calls them `what`.
 
   Returns:
     {"embedding": [n, D], "log_mels": [n, F], "label": [n, C] multi-hot}; the
@@ -191,7 +169,11 @@ class _LogMels:
   """A waveform's mean log-mels [F], by the front-end of a recipe."""
 
   def __init__(self, text: str):
-    self._recipe = recipe = recording.parse(text)
+    recipe = recording.parse(text)
+    self._frames = recipe.frames
+    self._cutting = recording.Cutting(
+      recipe, lengths=(recipe.num_frames,), column=1, num_columns=1
+    )
     # Literal patches are cut from what is wanted here.
     ops = tuple(op for op in recipe.ops if op.name != "patchify")
 
@@ -202,14 +184,11 @@ class _LogMels:
     self._run = jax.jit(run)
 
   def __call__(self, audio: np.ndarray, rate: int) -> np.ndarray:
-    recipe, frames = self._recipe, self._recipe.frames
-    length = frames.num_samples(recipe.num_frames)
-    audio = to_mono(audio, recipe.channel)
-    audio = resample(audio, rate, frames.sample_rate)
-    audio, count = fit(audio, length)
-    audio = quantise(audio) if recipe.quantise else audio
-    batch = {"audio": audio[None], "num_samples": np.array([count], np.int32)}
-    return np.asarray(self._run(batch))[: frames.num_frames(count)].mean(0)
+    heard = recording.Recording(audio, rate)
+    row = next(heard.rows(self._cutting, whole=False))
+    count = np.array([row.num_samples], np.int32)
+    fbank = self._run({"audio": row.audio[None], "num_samples": count})
+    return np.asarray(fbank)[: self._frames.num_frames(row.num_samples)].mean(0)
 
 
 if __name__ == "__main__":

@@ -16,23 +16,57 @@ from __future__ import annotations
 import argparse
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from absl import logging
 
-from astjax.errors import UserError
-from astjax.tools import looks, pictures
-from astjax.tools.looks import Look
-from astjax.weights import files, load
+from astjax import cli, models
+from astjax.errors import UserError, file_error
+from astjax.models import asit, ast
+from astjax.ops import device_ops, gmml, losses, patches, xp
+from astjax.serving import recording
+from astjax.serving.recording import Recording
+from astjax.tasks import base, ssast
+from astjax.types import Batch
+from astjax.weights import convert, files, load
+from astjax.weights.info import Loaded, Options
+
+# Of the original SSAST, which hides 400 of 512 patches.
+_HIDDEN = 400 / 512
+
+
+class Reconstruction(NamedTuple):
+  """One clip, corrupted once. All arrays are [T, F], the frames of patches.
+
+  Attributes:
+    name: of the clip.
+    fbank: as it is.
+    seen: what the model sees; NaN where that is nothing.
+    hidden: bool, what is hidden or corrupted.
+    drawn: what the model draws; None without that objective.
+    identified: 1 and -1 on hidden patches, 0 elsewhere; None without that
+      objective.
+    attention: of the class token, in the last block on the whole clip, mean
+      over heads; None where it learns nothing.
+    numbers: what can be said in numbers, by name.
+  """
+
+  name: str
+  fbank: np.ndarray
+  seen: np.ndarray
+  hidden: np.ndarray
+  drawn: np.ndarray | None
+  identified: np.ndarray | None
+  attention: np.ndarray | None
+  numbers: Mapping[str, float]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Command line; returns the exit status."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = cli.Parser(__doc__)
   add = parser.add_argument
   add("clips", nargs="+", metavar="FILE")
   what = "a path, a work directory or a published name"
@@ -44,31 +78,203 @@ def main(argv: Sequence[str] | None = None) -> int:
       help="of ASiT's two")  # fmt: skip
   add("--seed", type=int, default=0, help="of the masks")
   add("--recipe", default="", help="front-end, if the model has none")
-  args = parser.parse_args(argv)
-  logging.set_verbosity(logging.ERROR)  # orbax warns of reading only
-  try:
-    options = load.Options(network=args.network)
-    found = looks.look(
-      load.load(args.model, options),
-      args.clips,
-      num_mask=args.num_mask,
-      seed=args.seed,
-      recipe=args.recipe,
-    )
-    path = _draw(found, pathlib.Path(args.out).expanduser())
-  except UserError as e:
-    print(f"astjax: error: {' '.join(str(e).split())}", file=sys.stderr)
-    return 1
+  return cli.run(_reconstruct, parser, argv)
+
+
+def _reconstruct(args: argparse.Namespace) -> None:
+  found = reconstruct(
+    load.load(args.model, Options(network=args.network)),
+    args.clips,
+    num_mask=args.num_mask,
+    seed=args.seed,
+    recipe=args.recipe,
+  )
+  _draw(found, pathlib.Path(args.out).expanduser())
   for one in found:
     numbers = (f"{name} {value:.4f}" for name, value in one.numbers.items())
-    print(
-      "  ".join([one.name, f"{100 * one.hidden.mean():.0f} % hidden", *numbers])
+    hidden = f"{100 * one.hidden.mean():.0f} % hidden"
+    print("  ".join([one.name, hidden, *numbers]))
+  print(f"wrote {args.out}")
+
+
+def reconstruct(
+  loaded: Loaded,
+  clips: Sequence[str],
+  *,
+  num_mask: int = 0,
+  seed: int = 0,
+  recipe: str = "",
+) -> list[Reconstruction]:
+  """What the model sees and draws of the beginning of some clips.
+
+  Args:
+    loaded: the model.
+    clips: paths.
+    num_mask: hidden patches, of an SSAST; 0 takes that of the training, if it
+      is known, else 400 of 512.
+    seed: of the corruption; clip i draws with the i-th key.
+    recipe: replaces the model's own.
+
+  Raises:
+    UserError: no pre-trained model, no front-end, a clip that cannot be read,
+      or nonsense of corruption.
+  """
+  info = loaded.info
+  what = info.origin or loaded.kind
+  kind = _KINDS.get(info.objective.get("name", ""))
+  if kind is None:
+    raise UserError(
+      f"{what} is no SSAST or ASiT as it was pre-trained: it has no heads that "
+      "draw or identify what is hidden"
     )
-  print(f"wrote {path}")
-  return 0
+  if not (recipe or info.recipe):
+    raise UserError(
+      f"the front-end of {what} is not known; give --recipe, such as "
+      f"'{recording.EXAMPLE}'"
+    )
+  parsed = recording.parse(recipe or info.recipe)
+  key = jax.random.key(seed, impl="threefry2x32")
+  keys = device_ops.row_keys(key, len(clips))
+  hear = jax.jit(lambda batch: device_ops.apply(parsed.ops, batch, keys))
+  found = kind(loaded, hear(_batch(parsed, clips)), key, num_mask)
+  return [
+    Reconstruction(
+      clip, **{k: v if v is None else v[i] for k, v in found.items()}
+    )
+    for i, clip in enumerate(clips)
+  ]
 
 
-def _panels(one: Look) -> Iterator[tuple[str, np.ndarray, dict[str, Any]]]:
+def _batch(recipe: recording.Recipe, clips: Sequence[str]) -> Batch:
+  """The beginnings of the clips, as the recipe's device part reads them."""
+  cutting = recording.Cutting(
+    recipe, lengths=(recipe.num_frames,), column=1, num_columns=1
+  )
+  rows = [next(Recording(clip).rows(cutting, whole=False)) for clip in clips]
+  return {
+    "audio": np.stack([row.audio for row in rows]),
+    "num_samples": np.array([row.num_samples for row in rows], np.int32),
+    "id": np.arange(len(rows), dtype=np.int32),
+  }
+
+
+def _of_ssast(loaded: Loaded, batch: Batch, key, num_mask: int):
+  """The fields of `Reconstruction` after the name, [B, ...] each."""
+  info, params = loaded.info, convert.unflatten(loaded.params)
+  heads = set(info.objective["heads"])
+  rows, cols = loaded.params[convert.GRID].shape[:2]
+  how = {"num_mask": max(1, round(_HIDDEN * rows * cols))}
+  how |= info.objective.get("task_kw", {})
+  how |= {"num_mask": num_mask} if num_mask else {}
+  task = ssast.Ssast(
+    **how,
+    backbone=models.build(info.model, "config.json: model"),
+    objective=next(k for k, v in ssast.OBJECTIVES.items() if set(v) == heads),
+    passes=1,
+  )
+
+  @jax.jit
+  def run(params, batch):
+    batch = task.corrupt(batch, key, 0)
+    cut, index = base.cut(batch, task.backbone), batch["mask_index"][:, 0]
+    return cut, index, task.model.apply({"params": params}, cut, index)
+
+  cut, index, out = jax.tree.map(np.asarray, run(params, batch))
+  count, *_, cells = cut.shape
+  at = (np.arange(count)[:, None], index)
+  in_line = cut.reshape(count, -1, cells)
+  true = in_line[at]  # [B, M, cells]
+
+  def whole(values, elsewhere):  # [B, M, cells] -> [B, T, F]
+    flat = np.array(np.broadcast_to(elsewhere, in_line.shape), np.float32)
+    flat[at] = values
+    return patches.unpatchify(
+      flat.reshape(cut.shape), patch_size=task.backbone.patch_size
+    )
+
+  measured, drawn, identified = {}, None, None
+  if "discriminative" in out:
+    hits = losses.info_nce(true, out["discriminative"], over=task.softmax_over)
+    hits = np.asarray(hits[1])  # [B, M]
+    identified = whole(np.where(hits, 1.0, -1.0)[..., None], 0.0)
+    measured["identified"] = hits.mean(1)
+  if "generative" in out:
+    drawn = whole(out["generative"], in_line)
+    measured["mse"] = losses.masked_mse(true, out["generative"])
+  return {
+    "fbank": whole(true, in_line),
+    "seen": whole(np.nan, in_line),
+    "hidden": whole(1.0, 0.0) > 0,
+    "drawn": drawn,
+    "identified": identified,
+    "attention": None,
+    "numbers": _by_clip(measured, count),
+  }
+
+
+def _of_asit(loaded: Loaded, batch: Batch, key, num_mask: int):
+  """The same; a single clip has no other one to take blocks from."""
+  if num_mask:
+    raise UserError(
+      f"num_mask={num_mask} hides patches of an SSAST; ASiT's blocks cover the "
+      "part that they covered in its training"
+    )
+  objective, module = loaded.info.objective, loaded.info.module()
+  patch_size = module.backbone.patch_size
+  how = asit.PRESETS[objective.get("preset", "r2")]
+  how = {"drop_perc": how["drop_perc"], **objective.get("task_kw", {})}
+  is_alone = len(batch["id"]) == 1
+  corruption = gmml.Gmml(
+    drop=how["drop_perc"],
+    replace=0.0 if is_alone else how.get("drop_replace", 0.3),
+    align=how.get("drop_align", 1),
+    fill=how.get("drop_fill", "zeros"),
+  )
+
+  def cut(fbank):
+    return patches.patchify(
+      fbank, patch_size=patch_size, stride=patch_size, backend=xp.JAX
+    )
+
+  @jax.jit
+  def run(params, batch):
+    given = base.inputs(batch)
+    clean = given["patches"] if "patches" in given else cut(given["fbank"])
+    fbank = patches.unpatchify(clean, patch_size=patch_size)
+    keys = device_ops.row_keys(key, len(fbank))[:, None]
+    seen, hidden = gmml.corrupt(keys, fbank[:, None], corruption)
+    seen, hidden = seen[:, 0], hidden[:, 0]
+    out = module.apply({"params": params}, cut(seen), parts=("reconstruction",))
+    drawn = patches.unpatchify(out["reconstruction"], patch_size=patch_size)
+    maps = ast.attention_maps(module.backbone, params["backbone"], clean)
+    attention = jnp.mean(maps, axis=1)[:, 0]  # [B, F', T'] of the class token
+    attention = jnp.broadcast_to(attention[..., None], clean.shape)
+    return {
+      "fbank": fbank,
+      "seen": seen,
+      "hidden": hidden,
+      "drawn": drawn,
+      "attention": patches.unpatchify(attention, patch_size=patch_size),
+      "l1": losses.masked_l1(fbank, drawn, hidden, axis=(1, 2)),
+    }
+
+  found = run(convert.unflatten(loaded.params), batch)
+  found = {k: np.asarray(v) for k, v in found.items()}
+  numbers = _by_clip({"l1": found.pop("l1")}, len(batch["id"]))
+  return found | {"identified": None, "numbers": numbers}
+
+
+def _by_clip(measured, count):
+  """{name: [B]} -> [{name: number}], one for each clip."""
+  return [{k: float(v[i]) for k, v in measured.items()} for i in range(count)]
+
+
+_KINDS = {"ssast": _of_ssast, "asit": _of_asit}
+
+
+def _panels(
+  one: Reconstruction,
+) -> Iterator[tuple[str, np.ndarray, dict[str, Any]]]:
   """(title, [T, F], how it is coloured) of each picture of a row."""
   low, high = one.fbank.min(), one.fbank.max()
   mels = {"vmin": low, "vmax": high, "cmap": "viridis"}
@@ -87,16 +293,11 @@ def _panels(one: Look) -> Iterator[tuple[str, np.ndarray, dict[str, Any]]]:
     yield "identified", hits, {"vmin": -1, "vmax": 1, "cmap": "RdYlGn"}
 
 
-def _draw(found: Sequence[Look], path: pathlib.Path) -> pathlib.Path:
-  plt = pictures.pyplot()
+def _draw(found: Sequence[Reconstruction], path: pathlib.Path) -> None:
   rows = [list(_panels(one)) for one in found]
-  count = len(rows[0])
-  figure, axes = plt.subplots(
-    len(rows),
-    count,
-    figsize=(4 * count, 2.4 * len(rows)),
-    squeeze=False,
-    layout="constrained",
+  columns = len(rows[0])
+  figure, axes = subplots(
+    len(rows), columns, figsize=(4 * columns, 2.4 * len(rows))
   )
   for one, row, places in zip(found, rows, axes, strict=True):
     for axis, (_, picture, how) in zip(places, row, strict=True):
@@ -114,7 +315,31 @@ def _draw(found: Sequence[Look], path: pathlib.Path) -> pathlib.Path:
     axis.set_title(title, fontsize=9)
   for axis in axes[-1]:
     axis.set(xlabel="frame")
-  return pictures.save(figure, path)
+  save(figure, path)
+
+
+def subplots(rows: int, columns: int, figsize: tuple[float, float], **grid):
+  """(matplotlib's figure, its axes [rows, columns]), apart from any screen.
+
+  Raises:
+    UserError: matplotlib is not installed.
+  """
+  try:
+    from matplotlib.figure import Figure
+  except ModuleNotFoundError:
+    raise UserError(
+      "pictures need matplotlib: pip install 'astjax[report]'"
+    ) from None
+  figure = Figure(figsize, layout="constrained")
+  return figure, figure.subplots(rows, columns, squeeze=False, **grid)
+
+
+def save(figure, path: pathlib.Path) -> None:
+  """Writes a picture; a UserError if it cannot be written."""
+  try:
+    figure.savefig(path, dpi=90)
+  except OSError as e:
+    raise file_error(e, f"cannot write {path}: {e.strerror}") from None
 
 
 if __name__ == "__main__":

@@ -13,70 +13,69 @@ import contextlib
 import itertools
 import pathlib
 import sys
+from collections.abc import Sequence
 
 import jax
 import numpy as np
-from absl import logging
+import scipy.special
 
+from astjax import cli
 from astjax.data import pipeline
 from astjax.engine import sharding
 from astjax.engine.step import TrainState, make_eval_step, train_key
 from astjax.errors import UserError, lookup
 from astjax.ops import device_ops
 from astjax.run import evaluation, job, log, streams
-from astjax.tools import pictures
+from astjax.tools import reconstruct
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
   """Command line; returns the exit status."""
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--workdir", required=True, help="of a training run")
-  parser.add_argument("--split", default="", help="evaluation to take clips of")
-  parser.add_argument("--clips", type=int, default=6, help="how many")
-  parser.add_argument("--data_dir", help="if the recordings have moved")
-  args = parser.parse_args(argv)
-  logging.set_verbosity(logging.ERROR)  # orbax warns of reading only
-  try:
-    folder = pathlib.Path(args.workdir)
-    loaded, state = job.load_run(folder, data_dir=args.data_dir)
-    written = [str(learning_curve(folder))]
-    if loaded.task.head is not None:
-      written.append(
-        str(
-          predictions(loaded, state, folder, split=args.split, clips=args.clips)
-        )
+  parser = cli.Parser(__doc__)
+  add = parser.add_argument
+  add("--workdir", required=True, help="of a training run")
+  add("--split", default="", help="evaluation to take clips of")
+  add("--clips", type=int, default=6, help="how many")
+  add("--data_dir", help="if the recordings have moved")
+  return cli.run(_report, parser, argv)
+
+
+def _report(args: argparse.Namespace) -> None:
+  folder = pathlib.Path(args.workdir).expanduser()
+  loaded, state = job.load_run(folder, data_dir=args.data_dir)
+  written = [str(learning_curve(folder))]
+  if loaded.task.head is not None:
+    written.append(
+      str(
+        predictions(loaded, state, folder, split=args.split, clips=args.clips)
       )
-  except UserError as e:
-    print(f"astjax: error: {e}", file=sys.stderr)
-    return 1
+    )
   print(f"wrote {' and '.join(written)}")
   if loaded.task.saved_objective:
     print(
       "what it makes of hidden patches: python -m astjax.tools.reconstruct "
       f"--model={folder} RECORDING ..."
     )
-  return 0
 
 
 def learning_curve(workdir: pathlib.Path) -> pathlib.Path:
   """learning_curve.png: the training loss, and the evaluations beside it."""
-  plt = pictures.pyplot()
   lines = log.read(workdir / "metrics.jsonl")
   keys = {k for line in lines for k in line}
   rated = sorted(k for k in keys if k.endswith(("mAP", "accuracy")))
-  names = ["train/loss", *rated]
-  figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-  for name in names:
+  figure, ((left, right),) = reconstruct.subplots(1, 2, figsize=(10, 4))
+  for name in ("train/loss", *rated):
     points = [(x["step"], x[name]) for x in lines if x.get(name) is not None]
     if points:
-      axis = axes[0] if name == "train/loss" else axes[1]
+      axis = left if name == "train/loss" else right
       axis.plot(*zip(*points, strict=True), label=name, marker=".")
-  for axis, title in zip(axes, ("loss", "evaluation"), strict=True):
+  for axis, title in ((left, "loss"), (right, "evaluation")):
     axis.set(title=title, xlabel="step")
     axis.grid(alpha=0.3)
     if axis.lines:
       axis.legend()
-  return pictures.save(figure, workdir / "learning_curve.png")
+  reconstruct.save(figure, workdir / "learning_curve.png")
+  return workdir / "learning_curve.png"
 
 
 def predictions(
@@ -90,8 +89,8 @@ def predictions(
   """predictions.png: spectrograms, and the classes the model hears in them.
 
   Args:
-    loaded: from `job.load_run`.
-    state: likewise.
+    loaded: the run, from `job.load_run`.
+    state: its parameters.
     workdir: where the picture goes.
     split: name of an evaluation; the first by default.
     clips: how many clips, from the start of the split.
@@ -112,7 +111,14 @@ def predictions(
   step = make_eval_step(loaded.task, chosen.device_ops, loaded.mesh)
   out = evaluation.outputs(step, state, head, loaded.mesh)
   spectrograms = np.concatenate([_fbank(chosen, loaded, b) for b in head])
-  return _draw(chosen, out, spectrograms, clips, workdir / "predictions.png")
+  logits = out["logits"][:clips]
+  if loaded.task.head.scores == "softmax":
+    scores = scipy.special.softmax(logits, axis=-1)
+  else:
+    scores = scipy.special.expit(logits)
+  figure = _draw(chosen, out, scores, spectrograms)
+  reconstruct.save(figure, workdir / "predictions.png")
+  return workdir / "predictions.png"
 
 
 def _fbank(split: streams.Stream, loaded: job.Job, batch: dict) -> np.ndarray:
@@ -129,20 +135,11 @@ def _fbank(split: streams.Stream, loaded: job.Job, batch: dict) -> np.ndarray:
   return np.asarray(out["fbank"])[batch["valid"]]
 
 
-def _draw(split, out, spectrograms, clips, path):
-  plt = pictures.pyplot()
-  num = min(clips, len(out["id"]))
-  scores = 1.0 / (1.0 + np.exp(-out["logits"]))
-  figure, axes = plt.subplots(
-    num,
-    2,
-    figsize=(11, 2.2 * num),
-    width_ratios=(2, 1),
-    squeeze=False,
-    layout="constrained",
+def _draw(split, out, scores, spectrograms):
+  figure, axes = reconstruct.subplots(
+    len(scores), 2, figsize=(11, 2.2 * len(scores)), width_ratios=(2, 1)
   )
-  for row in range(num):
-    left, right = axes[row]
+  for row, (left, right) in enumerate(axes):
     left.imshow(spectrograms[row].T, origin="lower", aspect="auto")
     left.set(
       title=split.reader.source.name(int(out["id"][row])),
@@ -157,7 +154,7 @@ def _draw(split, out, spectrograms, clips, path):
       color=np.where(true, "tab:green", "tab:gray"),
     )
     right.set(xlim=(0, 1), title="score (green: labelled)")
-  return pictures.save(figure, path)
+  return figure
 
 
 if __name__ == "__main__":

@@ -11,14 +11,13 @@ import soundfile
 from ml_collections import ConfigDict
 
 import astjax
-from astjax import errors, tasks
+from astjax import cli, errors, tasks
 from astjax.data import pipeline
 from astjax.engine import sharding
 from astjax.engine.step import make_eval_step
 from astjax.engine.task import LossOut
 from astjax.models import ast
 from astjax.run import evaluation, job
-from astjax.run.config import to_plain
 from astjax.tools import dataset_stats, report
 from tests.test_train import run
 from tests.tiny import FRAMES, MELS, RATE, SAMPLES, on_device, tiny_config
@@ -152,7 +151,7 @@ def test_labels_of_another_name(config, tmp_path):
 
 
 def test_statistics(config, tmp_path, monkeypatch, capsys):
-  monkeypatch.setattr(dataset_stats, "load_config", lambda _: to_plain(config))
+  monkeypatch.setattr(cli, "load_config", lambda _: config)
   for flags in ([], ["--original"]):
     assert dataset_stats.main(["--config=x", *flags]) == 0
     assert "recordings: standardize(" in capsys.readouterr().out

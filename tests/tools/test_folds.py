@@ -2,20 +2,17 @@
 
 import json
 import os
-import pathlib
-import re
 import signal
-import subprocess
 import sys
-import time
+import types
 
 import numpy as np
 import pytest
 import soundfile
 
+from astjax import main
+from astjax.errors import UserError
 from astjax.tools import folds
-
-ROOT = pathlib.Path(__file__).parent.parent.parent
 
 CONFIG = """
 from tests.tiny import tiny_config
@@ -54,51 +51,55 @@ def project(tmp_path_factory):
   return root
 
 
-def arguments(project, workdir):
-  return [
-    f"--config={project / 'config.py'}",
-    f"--workdir={workdir}",
-    "--folds=1,2,3",
-    "--evaluation=val",
-    f"--config.input.data_dir={project / 'sounds'}",
-  ]
-
-
 def command(project, workdir):
-  return folds.main(arguments(project, workdir))
+  return folds.main(
+    [
+      f"--config={project / 'config.py'}",
+      f"--workdir={workdir}",
+      "--folds=1,2,3",
+      "--evaluation=val",
+      f"--config.input.data_dir={project / 'sounds'}",
+    ]
+  )
+
+
+@pytest.fixture
+def trained(monkeypatch):
+  """What is trained, in this process; `fails` end with status 143 instead."""
+  found = types.SimpleNamespace(folders=[], fails=[])
+
+  def run(words):
+    assert words[:3] == [sys.executable, "-m", "astjax.main"]
+    name = words[-1].split("/")[-1]
+    if name in found.fails:
+      return 143
+    found.folders.append(name)
+    return main.main(words[3:])
+
+  monkeypatch.setattr(folds, "run", run)
+  return found
 
 
 @pytest.mark.slow
-def test_three_folds(project, tmp_path, capsys, monkeypatch):
-  monkeypatch.setenv("XLA_FLAGS", "")
-  monkeypatch.setenv("PYTHONPATH", str(ROOT))
-  # Killed in the second fold, and the same command is given again.
-  process = subprocess.Popen(
-    [sys.executable, "-m", "astjax.tools.folds", *arguments(project, tmp_path)],
-    cwd=ROOT,
-    start_new_session=True,
-    stdout=subprocess.DEVNULL,
-    stderr=subprocess.DEVNULL,
+def test_three_folds(project, tmp_path, capsys, trained):
+  trained.fails = ["fold_2"]
+  assert command(project, tmp_path) == 143
+  assert "fold 2 ended with status 143" in capsys.readouterr().err
+  assert (
+    trained.folders == ["fold_1"] and not (tmp_path / "folds.json").exists()
   )
-  end = time.monotonic() + 200
-  while not (tmp_path / "fold_2" / "config.json").exists():
-    assert process.poll() is None and time.monotonic() < end
-    time.sleep(0.05)
-  os.killpg(process.pid, signal.SIGKILL)
-  process.wait()
-  assert not (tmp_path / "folds.json").exists()
+  trained.fails = []
   assert command(project, tmp_path) == 0
   out = capsys.readouterr().out
+  assert trained.folders == ["fold_1", "fold_2", "fold_3"]
   assert "fold 1: finished before" in out
   assert "last evaluation" in out and "the original's choice" in out
   result = json.loads((tmp_path / "folds.json").read_text())
   curves = []
   for fold in "123":
     folder = tmp_path / f"fold_{fold}"
-    lines = [
-      json.loads(line)
-      for line in (folder / "metrics.jsonl").read_text().splitlines()
-    ]
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    lines = [json.loads(line) for line in lines]
     curves.append([x["val/accuracy"] for x in lines if "val/accuracy" in x])
     # Each is trained on the others and rated on its own.
     config = json.loads((folder / "config.json").read_text())["config"]
@@ -111,12 +112,31 @@ def test_three_folds(project, tmp_path, capsys, monkeypatch):
   best = result["best_mean_on_the_test_folds"]
   assert best["mean"] == pytest.approx(curves.mean(axis=0).max())
   # Again: nothing is trained.
-  before = {p: p.stat().st_mtime for p in tmp_path.rglob("metrics.jsonl")}
   assert command(project, tmp_path) == 0
-  assert len(re.findall("finished before", capsys.readouterr().out)) == 3
-  assert before == {
-    p: p.stat().st_mtime for p in tmp_path.rglob("metrics.jsonl")
-  }
+  assert len(trained.folders) == 3
+  assert capsys.readouterr().out.count("finished before") == 3
+
+
+# Waits until its parent catches SIGTERM, sends it one, waits for its own.
+CHILD = """
+import os, pathlib, signal
+
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+status = pathlib.Path(f"/proc/{os.getppid()}/status")
+caught = 0
+while not caught >> (signal.SIGTERM - 1) & 1:
+  caught = int(status.read_text().split("SigCgt:")[1].split()[0], 16)
+os.kill(os.getppid(), signal.SIGTERM)
+signal.sigwait([signal.SIGTERM])
+raise SystemExit(7)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="no /proc")
+def test_signals_go_to_the_training():
+  before = signal.getsignal(signal.SIGTERM)
+  assert folds.run([sys.executable, "-c", CHILD]) == 7
+  assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_summary_by_hand():
@@ -135,13 +155,13 @@ def test_a_summary_by_hand():
   [
     (["--folds=1"], "two folds or more"),
     (["--folds=1,1"], "two folds or more"),
+    ([], "there is no config file 'c.py'"),
   ],
 )
-def test_mistakes(args, told, tmp_path, capsys):
-  assert folds.main(["--config=c.py", f"--workdir={tmp_path}", *args]) == 1
-  assert told in capsys.readouterr().err
+def test_mistakes(args, told, tmp_path, mistake):
+  mistake(folds.main(["--config=c.py", f"--workdir={tmp_path}", *args]), told)
 
 
 def test_folds_of_different_lengths():
-  with pytest.raises(Exception, match="different numbers of evaluations"):
+  with pytest.raises(UserError, match="different numbers of evaluations"):
     folds.summarise({"1": [0.1], "2": [0.1, 0.2]})

@@ -26,9 +26,8 @@ SOURCE = {
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("probe")
-  return sounds.trained(sounds.write(folder / "sounds"), folder / "workdir")
+def model(sounds_run):
+  return sounds_run
 
 
 def flags(run, data=None, **given):
@@ -110,12 +109,12 @@ def test_log_mels_are_those_of_the_front_end(model):
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-4)
 
 
-def test_folds_and_one_probe(model, capsys):
+def test_folds_and_one_probe(model, tmp_path, capsys):
   given = {
     "pattern": "^(?P<label>[ab])/(?P<fold>[a-z])",
-    "label_list": str(model.parent / "labels.txt"),
+    "label_list": str(tmp_path / "labels.txt"),
   }
-  (model.parent / "labels.txt").write_text("a\nb\n")
+  (tmp_path / "labels.txt").write_text("a\nb\n")
   args = flags(
     model,
     source_kw=given,
@@ -138,13 +137,13 @@ def test_unreadable_recordings_are_counted(model, tmp_path, capsys):
   assert re.search(r"unreadable +1", text) and len(table(text)) == 4
 
 
-def test_nothing_readable(model, tmp_path, capsys):
+def test_nothing_readable(model, tmp_path, mistake):
   for name in ("a/exact.wav", "b/other.wav"):
     path = tmp_path / "in" / name
     path.parent.mkdir(parents=True)
     path.write_text("no")
-  assert probe.main(flags(model, tmp_path / "in")) == 1
-  assert "none of the 1 recordings can be read" in capsys.readouterr().err
+  told = "none of the 1 recordings can be read"
+  mistake(probe.main(flags(model, tmp_path / "in")), told)
 
 
 def test_literal_patches(model, tmp_path):
@@ -178,8 +177,5 @@ def test_literal_patches(model, tmp_path):
     ({"model": "nowhere"}, "nowhere"),
   ],
 )
-def test_mistakes_end_in_one_line(given, told, model, capsys):
-  assert probe.main(flags(model, **given)) == 1
-  error = capsys.readouterr().err.strip().splitlines()
-  assert len(error) == 1 and error[0].startswith("astjax: error: ")
-  assert told in error[0]
+def test_mistakes_end_in_one_line(given, told, model, mistake):
+  mistake(probe.main(flags(model, **given)), told)

@@ -1,27 +1,54 @@
 """The pictures of a run."""
 
-import jax
+import dataclasses
+import shutil
+
+import numpy as np
 import pytest
+import scipy.special
 
-from astjax import train
-from astjax.engine import sharding
-from astjax.tools import report
-from tests.tiny import tiny_config
-
-
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("run")
-  mesh = sharding.make_mesh(jax.devices()[:1])
-  train.train_and_evaluate(tiny_config(steps=3), folder, mesh=mesh)
-  return folder
+from astjax.run import job
+from astjax.tools import reconstruct, report
 
 
-def test_pictures(workdir, capsys):
+def test_pictures(tiny_run, tmp_path, capsys):
+  workdir = shutil.copytree(tiny_run, tmp_path / "run")
   assert report.main([f"--workdir={workdir}", "--clips=3"]) == 0
+  told = capsys.readouterr().out
   for name in ("learning_curve.png", "predictions.png"):
     assert (workdir / name).read_bytes()[:4] == b"\x89PNG"
-    assert name in capsys.readouterr().out or name == "predictions.png"
+    assert name in told
+
+
+def test_a_run_without_classifier(ssast_run, tmp_path, capsys):
+  workdir = shutil.copytree(ssast_run, tmp_path / "run")
+  assert report.main([f"--workdir={workdir}"]) == 0
+  assert (workdir / "learning_curve.png").is_file()
+  assert not (workdir / "predictions.png").exists()
+  assert "astjax.tools.reconstruct" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["sigmoid", "softmax"])
+def test_scores_are_of_the_training_s_kind(
+  kind, tiny_run, tmp_path, monkeypatch
+):
+  """Bars of a softmax add up to 1."""
+  run, state = job.load_run(tiny_run)
+  head = dataclasses.replace(run.task.head, scores=kind)
+  run = dataclasses.replace(run, task=dataclasses.replace(run.task, head=head))
+  seen = []
+  monkeypatch.setattr(
+    report, "_draw", lambda split, out, scores, _: seen.append((out, scores))
+  )
+  monkeypatch.setattr(reconstruct, "save", lambda figure, path: None)
+  report.predictions(run, state, tmp_path, clips=3)
+  ((out, scores),) = seen
+  logits = out["logits"][:3]
+  expected = {
+    "sigmoid": scipy.special.expit(logits),
+    "softmax": scipy.special.softmax(logits, axis=-1),
+  }
+  np.testing.assert_allclose(scores, expected[kind])
 
 
 @pytest.mark.parametrize(
@@ -32,8 +59,5 @@ def test_pictures(workdir, capsys):
     (["--workdir={}", "--clips=0"], "at least 1"),
   ],
 )
-def test_mistakes_end_in_one_line(args, said, workdir, capsys):
-  assert report.main([a.format(workdir) for a in args]) == 1
-  lines = capsys.readouterr().err.strip().splitlines()
-  assert len([x for x in lines if x.startswith("astjax: error:")]) == 1
-  assert said in lines[-1]
+def test_mistakes_end_in_one_line(args, said, tiny_run, mistake):
+  mistake(report.main([a.format(tiny_run) for a in args]), said)
