@@ -20,7 +20,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from astjax.data import pipeline, sources
+from astjax.data import pipeline
+from astjax.data.source import fingerprint
 from astjax.engine import profiling, sharding
 from astjax.engine.devices import of
 from astjax.engine.step import TrainState, train_key
@@ -68,7 +69,7 @@ def train_and_evaluate(
   plain = global_batches(config, job.mesh.size)
   source = job.train.reader.source
   data = {
-    "fingerprint": sources.fingerprint(source),
+    "fingerprint": fingerprint(source),
     "num_examples": len(source),
   }
   notices = workdir.check_config(folder, plain, data)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from astjax.data.sources import Source
+from astjax.data.source import Source
 from astjax.errors import UserError, lookup
 from astjax.ops.xp import NUMPY, random_key
 

@@ -11,7 +11,7 @@ import threading
 import numpy as np
 
 from astjax.data.audio import UnreadableAudio
-from astjax.data.sources import Source
+from astjax.data.source import Source
 from astjax.errors import UserError
 
 

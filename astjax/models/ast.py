@@ -90,7 +90,7 @@ class Backbone(nn.Module):
         fbank,
         patch_size=self.patch_size,
         stride=self.stride,
-        backend=xp.JAX,
+        xp=xp.JAX,
       )
     batch, *grid, cells = patches.shape
     self._check_grid(tuple(grid))

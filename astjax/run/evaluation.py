@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 import jax
 import numpy as np
 
-from astjax.data import pipeline, sources
+from astjax.data import pipeline
+from astjax.data.source import fingerprint
 from astjax.engine import sharding
 from astjax.engine.step import TrainState, make_eval_step
 from astjax.errors import UserError, located, warn
@@ -111,7 +112,7 @@ class Evaluations:
 
   def _ensemble(self, split: Split, out) -> dict[str, float]:
     """The metrics of the mean of the scores so far, with this evaluation."""
-    data = sources.fingerprint(split.reader.source)
+    data = fingerprint(split.reader.source)
     ensemble = self.record.ensemble(split.name, data, out["id"])
     rows, scores = ensemble.add(out["id"], evaluate.scores(out))
     rated = evaluate.rate(scores, out["label"][rows])

@@ -21,8 +21,9 @@ from astjax.engine import optim
 from astjax.engine.task import LossOut, Task
 from astjax.errors import UserError
 from astjax.models import asit, ast
-from astjax.ops import device_ops, gmml, losses, posemb, xp
+from astjax.ops import gmml, losses, posemb, xp
 from astjax.ops import patches as patch_ops
+from astjax.ops.recipe import row_keys
 from astjax.tasks.base import inputs
 from astjax.types import Array, Batch, Params
 
@@ -132,7 +133,7 @@ class Asit(Task):
 
   def corrupt(self, batch: Batch, rng: Array, step: Array) -> Batch:
     """Adds `corrupted` and `mask`, both [B, V, T, F]."""
-    keys = device_ops.row_keys(rng, len(batch["id"]))
+    keys = row_keys(rng, len(batch["id"]))
     return self._corrupt(batch, keys, self.corruption)
 
   def loss(
@@ -228,7 +229,7 @@ class Asit(Task):
       given["fbank"],
       patch_size=self.backbone.patch_size,
       stride=self.backbone.stride,
-      backend=xp.JAX,
+      xp=xp.JAX,
     )
 
   def _corrupt(self, batch, keys, how) -> Batch:
@@ -238,7 +239,7 @@ class Asit(Task):
         given.pop("patches"), patch_size=self.backbone.patch_size
       )
     fbank = given["fbank"]
-    keys = jax.vmap(lambda k: device_ops.row_keys(k, fbank.shape[1]))(keys)
+    keys = jax.vmap(lambda k: row_keys(k, fbank.shape[1]))(keys)
     corrupted, mask = gmml.corrupt(keys, fbank, how)
     rest = {k: v for k, v in batch.items() if k != "patches"}
     return rest | {"fbank": fbank, "corrupted": corrupted, "mask": mask}

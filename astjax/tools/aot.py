@@ -31,11 +31,10 @@ from absl import flags
 from jax.experimental import topologies
 
 from astjax import main
-from astjax.data import host_ops
 from astjax.engine import flops, sharding
 from astjax.engine.devices import CHIPS, Chip, of
 from astjax.errors import UserError
-from astjax.ops import platform
+from astjax.ops import host_ops, platform
 from astjax.ops.recipe import calls
 from astjax.run import config as run_config
 from astjax.run import job as jobs
@@ -190,9 +189,9 @@ def build(
 def _arguments(recipe):
   """Of the ops of a host recipe, by name; those of unknown ops are left out."""
   for name, args, kwargs in calls(recipe, "config.input.on_host"):
-    if name in host_ops.__all__:
+    if name in host_ops.OPS:
       with contextlib.suppress(TypeError):  # a mistake that `build` will tell
-        signature = inspect.signature(getattr(host_ops, name))
+        signature = inspect.signature(host_ops.OPS[name])
         yield signature.bind_partial(*args, **kwargs).arguments
 
 

@@ -22,12 +22,11 @@ from collections.abc import Iterator, Sequence
 import jax
 import numpy as np
 
-from astjax.data import host_ops, pipeline, sources
+from astjax.data import pipeline, sources
 from astjax.data.reader import Reader
 from astjax.engine import step
 from astjax.errors import UserError
-from astjax.ops import device_ops
-from astjax.ops import recipe as recipes
+from astjax.ops import frontend, host_ops, recipe
 from astjax.run import config as run_config
 from astjax.run import log
 
@@ -85,10 +84,10 @@ def load_config(text: str) -> dict:
 def _recipes(run: run_config.RunConfig):
   """{op: its text} of the training, from both sides."""
   calls = (
-    *recipes.calls(run.input.on_host, "config.input.on_host"),
-    *recipes.calls(run.input.on_device, "config.input.on_device"),
+    *recipe.calls(run.input.on_host, "config.input.on_host"),
+    *recipe.calls(run.input.on_device, "config.input.on_device"),
   )
-  ops = {name: recipes.text(name, args, kwargs) for name, args, kwargs in calls}
+  ops = {name: recipe.text(name, args, kwargs) for name, args, kwargs in calls}
   for name in ("decode", "fit", "quantise", "fbank", "pad_frames"):
     if name not in ops:
       raise UserError(f"the config's recipes have no {name}")
@@ -98,8 +97,8 @@ def _recipes(run: run_config.RunConfig):
 def _size(run):
   """(frames, mel bins) of the input."""
   sizes = {}
-  for recipe in (run.input.on_host, run.input.on_device):
-    for name, args, kwargs in recipes.calls(recipe, "the recipe"):
+  for text in (run.input.on_host, run.input.on_device):
+    for name, args, kwargs in recipe.calls(text, "the recipe"):
       sizes[name] = (args, kwargs)
   args, kwargs = sizes["fit"]
   frames = args[0] if args else kwargs["num_frames"]
@@ -171,14 +170,16 @@ def original(run: run_config.RunConfig, reader: Reader):
 def _batches(run, reader, host, device, *, size) -> Iterator[dict]:
   """One pass over the readable recordings, with progress."""
   pipeline.hide_accelerators()
-  on_host = host_ops.parse(host, reader, "config.input.on_host")
-  on_device = device_ops.parse(device, "config.input.on_device")
+  on_host = recipe.parse(
+    host, host_ops.OPS, "config.input.on_host", reader=reader
+  )
+  on_device = recipe.parse(device, frontend.OPS, "config.input.on_device")
   key = step.train_key(run.seed)
 
   @jax.jit
   def compute(batch):
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(batch["id"])
-    return device_ops.apply(on_device, batch, keys)
+    return recipe.apply_rows(on_device, batch, keys)
 
   batches = pipeline.eval_batches(reader, on_host, batch_size=size)
   progress = log.Console(stderr=True).ticker(

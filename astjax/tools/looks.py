@@ -14,7 +14,8 @@ import numpy as np
 
 from astjax.errors import UserError
 from astjax.models import ast
-from astjax.ops import device_ops, gmml, losses, patches, xp
+from astjax.ops import gmml, losses, patches, xp
+from astjax.ops.recipe import apply_rows, row_keys
 from astjax.serving import recording
 from astjax.serving.recording import Recording
 from astjax.tasks import asit, ssast
@@ -89,9 +90,9 @@ def look(
     )
   parsed = recording.parse(recipe or info.recipe)
   key = jax.random.key(seed, impl="threefry2x32")
-  keys = device_ops.row_keys(key, len(clips))
+  keys = row_keys(key, len(clips))
   batch = _batch(parsed, clips)
-  hear = jax.jit(lambda batch: device_ops.apply(parsed.ops, batch, keys))
+  hear = jax.jit(lambda batch: apply_rows(parsed.ops, batch, keys))
   found = kind(loaded, hear(batch), key, num_mask)
   return [
     Look(clip, *(None if x is None else x[i] for x in found[:-1]), found[-1][i])
@@ -193,7 +194,7 @@ def _of_asit(loaded: Checkpoint, batch: Batch, key, num_mask: int):
     fill=how.get("drop_fill", "zeros"),
   )
   cut = lambda fbank: patches.patchify(  # noqa: E731
-    fbank, patch_size=patch_size, stride=patch_size, backend=xp.JAX
+    fbank, patch_size=patch_size, stride=patch_size, xp=xp.JAX
   )
 
   @jax.jit
@@ -201,7 +202,7 @@ def _of_asit(loaded: Checkpoint, batch: Batch, key, num_mask: int):
     given = inputs(batch)
     clean = given["patches"] if "patches" in given else cut(given["fbank"])
     fbank = patches.unpatchify(clean, patch_size=patch_size)
-    keys = device_ops.row_keys(key, len(fbank))[:, None]
+    keys = row_keys(key, len(fbank))[:, None]
     seen, hidden = gmml.corrupt(keys, fbank[:, None], corruption)
     seen, hidden = seen[:, 0], hidden[:, 0]
     out = module.apply(

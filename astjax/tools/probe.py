@@ -22,10 +22,11 @@ import numpy as np
 from absl import logging
 
 from astjax.data import sources
-from astjax.data.audio import fit, quantise, resample, to_mono
 from astjax.data.reader import Reader
+from astjax.data.source import Source, check_labelled
 from astjax.errors import UserError, lookup
-from astjax.ops import device_ops
+from astjax.ops.recipe import apply_rows, row_keys
+from astjax.ops.waveform import fit, quantise, resample, to_mono
 from astjax.run import log
 from astjax.serving import recording
 from astjax.serving.bundle import Bundle
@@ -127,7 +128,7 @@ def _listed(text: str) -> tuple[str, ...]:
   return tuple(x for x in text.split(",") if x)
 
 
-def _source(args, split: str, folds: tuple[str, ...]) -> sources.Source:
+def _source(args, split: str, folds: tuple[str, ...]) -> Source:
   try:
     given: Any = ast.literal_eval(args.source_kw)
   except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
@@ -144,7 +145,7 @@ def _source(args, split: str, folds: tuple[str, ...]) -> sources.Source:
     split=split,
     folds=folds,
   )
-  sources.check_labelled(source, f"the source {args.source!r}")
+  check_labelled(source, f"the source {args.source!r}")
   return source
 
 
@@ -194,8 +195,8 @@ class _LogMels:
     ops = tuple(op for op in recipe.ops if op.name != "patchify")
 
     def run(batch):
-      keys = device_ops.row_keys(jax.random.key(0, impl="threefry2x32"), 1)
-      return device_ops.apply(ops, batch, keys)["fbank"][0]
+      keys = row_keys(jax.random.key(0, impl="threefry2x32"), 1)
+      return apply_rows(ops, batch, keys)["fbank"][0]
 
     self._run = jax.jit(run)
 

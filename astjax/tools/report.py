@@ -22,7 +22,7 @@ from astjax.data import pipeline
 from astjax.engine import sharding
 from astjax.engine.step import TrainState, make_eval_step, train_key
 from astjax.errors import UserError, lookup
-from astjax.ops import device_ops
+from astjax.ops.recipe import apply_rows, row_keys
 from astjax.run import evaluate, job, log, streams
 from astjax.tools import pictures
 
@@ -117,8 +117,8 @@ def predictions(
 
 def _fbank(split: streams.Split, loaded: job.Job, batch: dict) -> np.ndarray:
   def run(batch):
-    keys = device_ops.row_keys(train_key(0), len(batch["id"]))
-    return device_ops.apply(split.device_ops, batch, keys)
+    keys = row_keys(train_key(0), len(batch["id"]))
+    return apply_rows(split.device_ops, batch, keys)
 
   out = jax.jit(run)(sharding.to_global(batch, loaded.mesh))
   if "fbank" not in out:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import inspect
 import json
 import math
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -22,8 +21,7 @@ import safetensors.numpy
 
 from astjax.errors import UserError, call
 from astjax.models.heads import Head
-from astjax.ops import frontend
-from astjax.ops import recipe as recipes
+from astjax.ops import host_ops, recipe
 from astjax.types import Params
 from astjax.weights import convert, files
 
@@ -137,36 +135,6 @@ class FrontEnd:
     return "|".join(ops)
 
 
-def _decode(channel: Literal["mean", "first"] = "mean"):
-  return locals()
-
-
-def _resample(sample_rate: int):
-  return locals()
-
-
-def _fit(
-  num_frames: int,
-  sample_rate: int = 16_000,
-  frame_length_ms: float = 25.0,
-  frame_shift_ms: float = 10.0,
-):
-  return locals()
-
-
-def _quantise(audio: str = "audio"):
-  return locals()
-
-
-# The host ops' signatures, without TensorFlow; each gives its arguments.
-HOST_OPS: dict[str, Callable[..., dict[str, Any]]] = {
-  "decode": _decode,
-  "resample": _resample,
-  "fit": _fit,
-  "quantise": _quantise,
-}
-
-
 # What `FrontEnd` can say, in this order; patches that the recipe cuts are those
 # of the model.
 _ORDER = (
@@ -183,45 +151,45 @@ _ORDER = (
 )
 
 
-def front_end(recipe: str) -> FrontEnd:
+# What other formats take for granted.
+_USUAL = {
+  "frame_length_ms": 25.0,
+  "frame_shift_ms": 10.0,
+  "low_freq": 20.0,
+  "high_freq": 0.0,
+  "preemphasis": 0.97,
+}
+
+
+def front_end(text: str) -> FrontEnd:
   """Reads a recipe.
 
   Raises:
     UserError: it does what `FrontEnd` cannot say.
   """
-  rates, found = set(), {}
-  calls = list(recipes.calls(recipe, "the recipe"))
-  names = [name for name, _, _ in calls]
+  where = "the recipe"
+  names = [name for name, _, _ in recipe.calls(text, where)]
+  for name in names:
+    if name not in _ORDER:
+      only = name in host_ops.OPS
+      what = "only astjax can express" if only else "is no part of a front-end"
+      raise UserError(f"the recipe has {name}, which {what}")
   in_order = [name for name in _ORDER if name in names]
-  if names != in_order and set(names) <= {*_ORDER}:
+  if names != in_order:
     raise UserError(
       f"the recipe goes {'|'.join(names)}; others can follow only "
       f"{'|'.join(in_order)}"
     )
-  for name, args, kwargs in calls:
-    op = HOST_OPS.get(name) or getattr(frontend, name, None)
-    if op is None:
-      raise UserError(f"the recipe has {name}, which is no part of a front-end")
-    try:
-      bound = inspect.signature(op).bind(*args, **kwargs)
-    except TypeError as e:
-      raise UserError(f"the recipe's {name}: {e}") from None
-    bound.apply_defaults()
-    values = bound.arguments
-    if "sample_rate" in values:
-      rates.add(values["sample_rate"])
-    usual = {
-      "frame_length_ms": 25.0,
-      "frame_shift_ms": 10.0,
-      "low_freq": 20.0,
-      "high_freq": 0.0,
-      "preemphasis": 0.97,
-    }
-    other = [k for k, v in usual.items() if values.get(k, v) != v]
-    if other or name not in _ORDER:
-      what = f"{name}'s {other[0]}={values[other[0]]}" if other else name
-      raise UserError(f"the recipe has {what}, which only astjax can express")
-    found[name] = values
+  ops = recipe.parse(text, host_ops.OPS, where, reader=None)
+  found = {op.name: op.arguments for op in ops}
+  for name, values in found.items():
+    for k, usual in _USUAL.items():
+      if values.get(k, usual) != usual:
+        raise UserError(
+          f"the recipe has {name}'s {k}={values[k]}, which only astjax can "
+          "express"
+        )
+  rates = {v["sample_rate"] for v in found.values() if "sample_rate" in v}
   # Whether padding counts as sound is the same for the mean and the frames.
   real = found.get("center", {}).get("num_samples", "")
   is_sound = "pad_frames" not in found and not real

@@ -12,11 +12,12 @@ import pytest
 import soundfile
 
 import astjax
-from astjax.data.audio import read, resample, to_mono
+from astjax.data.audio import read
 from astjax.errors import UserError
 from astjax.models import ast
 from astjax.models.heads import Head
 from astjax.ops import fbank
+from astjax.ops.waveform import resample, to_mono
 from astjax.serving import recording
 from astjax.serving.bundle import Bundle
 from astjax.weights import adapt, load

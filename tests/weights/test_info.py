@@ -1,13 +1,11 @@
 """Our folder and Hugging Face's: written whole, read strictly."""
 
-import inspect
 import json
 
 import jax
 import numpy as np
 import pytest
 
-from astjax.data import host_ops
 from astjax.errors import UserError
 from astjax.models.heads import Head
 from astjax.weights import convert, hugging_face, load, saved_model
@@ -99,17 +97,6 @@ def test_a_recipe_that_others_cannot_follow(old, new, told):
   assert old in RECIPE
   with pytest.raises(UserError, match=told):
     model_info.front_end(RECIPE.replace(old, new))
-
-
-def test_the_host_ops_are_those_of_the_data():
-  """Written once more, because those need TensorFlow."""
-  for name, op in model_info.HOST_OPS.items():
-    ours = inspect.signature(op).parameters
-    theirs = inspect.signature(getattr(host_ops, name)).parameters
-    theirs = {k: p for k, p in theirs.items() if k != "reader"}
-    assert list(ours) == list(theirs), name
-    for key, parameter in theirs.items():
-      assert ours[key].default == parameter.default
 
 
 # Our own folder.
