@@ -121,14 +121,16 @@ def row_shapes(reader: Reader, ops: tuple[recipe.NamedOp, ...]) -> Shapes:
   key = random_key(0)
   read = recipe.apply(ops[:1], _start(0, replace=True), key, NUMPY)
   shapes = _shapes(recipe.apply(ops[1:], read, key, NUMPY))
-  # What is as long as its recording shows where the recording is cut short; a
-  # mask, say, may not even fit then.
+  # What is as long as its recording shows where the recording is cut short.
   if "audio" in read:
     audio = read["audio"][:_FEW]
     read |= {"audio": audio, "num_samples": np.int32(len(audio))}
-  short = {}
-  with contextlib.suppress(UserError):
+  try:
     short = _shapes(recipe.apply(ops[1:], read, key, NUMPY))
+  except UserError as e:
+    raise UserError(
+      f"recordings of another length do not suit the ops, use fit(...): {e}"
+    ) from None
   for name in shapes:
     if short.get(name) != shapes[name]:
       raise _no_fixed_length(name)

@@ -483,8 +483,8 @@ WRONG = {
   "no fit": ("decode|quantise|multi_hot", ["'audio'", "fit(...)"]),
   "no fit before fbank": (f"decode|fbank({RATE}, 8)", ["fbank", "fit"]),
   "no fit before a mask": (
-    f"decode|fbank({RATE}, 8)|time_mask(4)",
-    ["'fbank'", "fit(...)"],
+    f"decode|fbank({RATE}, 8)|time_mask(2)",
+    ["mask of up to 2", "fit(...)"],
   ),
   "resample integers": (
     "decode|quantise|resample(4000)|fit(10, 4000)",
