@@ -53,6 +53,8 @@ class Order:
 
   def index(self, position: int) -> int:
     """The example at this position."""
+    # A batch may straddle two epochs: the original ends each with a smaller
+    # batch, which would compile a second program.
     epoch, place = divmod(int(position), self.num_examples)
     return int(self._epoch(epoch)[place])
 

@@ -46,6 +46,7 @@ def patchify(
   xp: Xp = NUMPY,
 ):
   """Cuts [..., T, F] into [..., F', T', ph * pw], overlapping or not."""
+  # The grid stays: from [N, ph * pw] nobody could tell 12 x 50 from 10 x 60.
   *batch, num_frames, num_mel_bins = fbank.shape
   rows, cols = grid_shape(num_frames, num_mel_bins, patch_size, stride)
   (ph, pw), (sh, sw) = patch_size, stride
