@@ -22,7 +22,7 @@ import numpy as np
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from astjax import tasks
+from astjax import models, tasks
 from astjax.engine import optim, sharding
 from astjax.engine.step import init_state, make_train_step, train_key
 
@@ -42,7 +42,7 @@ def compiled(args: argparse.Namespace, chunk: int):
   task = tasks.build(
     "asit",
     {"chunk": chunk},
-    model=model,
+    backbone=models.build(model),
     num_classes=0,
     steps_per_epoch=1000.0,
     total_steps=100_000,

@@ -12,6 +12,7 @@ metrics.jsonl.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import pathlib
 import sys
@@ -19,10 +20,7 @@ import sys
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from astjax import train
-from astjax.data import pipeline
-from astjax.engine.step import make_eval_step
-from astjax.run import evaluate, job
+from astjax.run import evaluation, job
 from configs import asit_digits
 
 
@@ -36,21 +34,10 @@ class MeanLogMels:
 
 def rate(built: job.Job, task, state) -> float:
   """Accuracy of the evaluation `knn` on some features."""
-  split = built.evals["knn"]
-  step = make_eval_step(task, split.device_ops, built.mesh, features=True)
-  known, out = (
-    evaluate.outputs(
-      step,
-      state,
-      pipeline.eval_batches(
-        part.reader, part.host_ops, batch_size=part.config.batch_size
-      ),
-      built.mesh,
-    )
-    for part in (split.known, split)
-  )
-  scored = evaluate.probed(split.probe, known, out)
-  return evaluate.reduce(split.probe, scored)[0]["accuracy"]
+  stream = built.evals["knn"]
+  built = dataclasses.replace(built, task=task)
+  out = evaluation.evaluate(built, state, stream)
+  return evaluation.reduce(stream.probe, out)[0]["accuracy"]
 
 
 def main() -> None:
@@ -65,7 +52,7 @@ def main() -> None:
   for seed in range(args.seeds):
     config.seed = seed
     built = job.build(config)
-    _, state = train.fresh_state(built)
+    _, state = job.fresh_state(built)
     untrained.append(rate(built, built.task, state))
   log_mels = rate(built, MeanLogMels(), state)
   print(

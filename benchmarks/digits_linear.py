@@ -22,8 +22,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from astjax.data import sources
-from astjax.data.audio import resample, to_mono
 from astjax.ops import fbank
+from astjax.ops.waveform import resample, to_mono
 from configs import ast_digits
 
 

@@ -40,7 +40,7 @@ def compiled(args: argparse.Namespace, fsdp: int, remat: bool):
   import jax
   import numpy as np
 
-  from astjax import tasks
+  from astjax import models, tasks
   from astjax.engine import optim, sharding
   from astjax.engine.step import init_state, make_train_step, train_key
 
@@ -49,7 +49,7 @@ def compiled(args: argparse.Namespace, fsdp: int, remat: bool):
   task = tasks.build(
     args.task,
     {},
-    model=model | MODELS[args.task],
+    backbone=models.build(model | MODELS[args.task]),
     num_classes=527,
     steps_per_epoch=1000.0,
     total_steps=100_000,

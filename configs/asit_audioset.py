@@ -2,10 +2,7 @@ r"""ASiT on AudioSet (arXiv 2211.13189), fine-tuned.
 
 `:full` (2M clips, 5 epochs) or `:balanced` (20k clips, 25 epochs).
 
-Data: as of configs/ast_audioset.py: a folder with the clips, AudioSet's
-class_labels_indices.csv (columns index, mid, display_name), and the tables
-full.csv, balanced.csv and eval.csv with the columns path (below the folder) and
-labels (mids, separated by commas, in quotes).
+Data: the folder that configs/ast_audioset.py describes.
 Command: python -m astjax.main --config=configs/asit_audioset.py:balanced \
   --config.input.data_dir=FOLDER --config.init_from=checkpoint.pth \
   --workdir=runs/asit_audioset
@@ -20,112 +17,63 @@ Hardware: not published, not measured here.
 
 from ml_collections import ConfigDict
 
-CLASSES = 527
+from configs import common
+
 FRAMES = 1024  # 10 s are 998 frames; the rest is padding
-STANDARDIZE = "standardize(-4.2677393, 4.5689974)"
 
 # [AST], all of it.
-RECIPES = {
-  "full": {
-    "csv": "full.csv",
-    "draw": "balanced",
-    "lr": 1e-5,
-    "epochs": 5.0,
-    "average": {"first_epoch": 1, "last_epoch": 5},
-    "decay": {"decay_start": 2, "decay_every": 1, "decay_factor": 0.5},
-  },
-  "balanced": {
-    "csv": "balanced.csv",
-    "draw": "shuffle",
-    "lr": 5e-5,
-    "epochs": 25.0,
-    "average": {"first_epoch": 6, "last_epoch": 25},
-    "decay": {"decay_start": 10, "decay_every": 5, "decay_factor": 0.5},
-  },
-}
+RECIPES = dict(
+  full=dict(
+    epochs=5.0,
+    lr=1e-5,
+    decay=dict(decay_start=2, decay_every=1, decay_factor=0.5),
+    average=dict(first_epoch=1, last_epoch=5),
+    draw="balanced",
+  ),
+  balanced=dict(
+    epochs=25.0,
+    lr=5e-5,
+    decay=dict(decay_start=10, decay_every=5, decay_factor=0.5),
+    average=dict(first_epoch=6, last_epoch=25),
+    draw="shuffle",
+  ),
+)
 
 
 def get_config(arg: str = "full") -> ConfigDict:
   """The recipe; `arg` is a key of `RECIPES`."""
-  if arg not in RECIPES:
-    raise ValueError(
-      f"configs/asit_audioset.py takes {' or '.join(RECIPES)}, got {arg!r}"
-    )
-  recipe = RECIPES[arg]
-  c = ConfigDict()
-  c.seed = 0
-  c.epochs = recipe["epochs"]
-  c.steps = 0
+  recipe = common.choose(arg, RECIPES)
+  c = ConfigDict(dict(seed=0, epochs=recipe["epochs"], steps=0))
 
   c.task = "supervised"
   # The prefix is the class token alone.
-  c.task_kw = ConfigDict({"loss": "bce", "pooling": "prefix"})
+  c.task_kw = dict(loss="bce", pooling="prefix")
   c.init_from = ""
-  c.init_kw = ConfigDict({"fresh": ("head/.*",), "network": "teacher"})
-  # Pre-trained without overlap; positions are interpolated to the new grid.
-  c.model = ConfigDict(
-    {
-      "variant": "base224",
-      "patch_size": (16, 16),
-      "stride": (10, 10),
-      "prefix": ("cls",),
-      "drop_path": 0.1,
-      # There float16 with loss scaling; bfloat16 needs none.
-      "dtype": "bfloat16",
-    }
-  )
+  c.init_kw = dict(fresh=("head/.*",), network="teacher")
+  c.model = common.ASIT_MODEL
 
-  c.input = ConfigDict()
-  c.input.source = "csv"
-  c.input.source_kw = ConfigDict(
-    {"csv": recipe["csv"], "label_list": "class_labels_indices.csv"}
-  )
-  c.input.data_dir = ""
-  c.input.split = ""
-  c.input.batch_size = 12  # [AST]
-  c.input.draw = recipe["draw"]
-  resample = "decode|resample(16_000)"
-  rest = (
-    f"fit(num_frames={FRAMES})|quantise|multi_hot({CLASSES})"
-    "|keep('audio', 'num_samples', 'label')"
-  )
-  # The front-end is that of the start; mixing and masks are [AST].
-  c.input.on_host = f"{resample}|mix(0.5)|{rest}"
-  front_end = "to_float|center|fbank|pad_frames"
-  c.input.on_device = f"{front_end}|freq_mask(48)|time_mask(192)|{STANDARDIZE}"
+  # The front-end is that of the start; batch, mixing and masks are [AST].
+  rest = f"fit(num_frames={FRAMES})|quantise|multi_hot(527)|{common.KEEP}"
+  masks = "freq_mask(48)|time_mask(192)"
+  standardize = f"standardize({common.AUDIOSET_STATS})"
+  c.input = common.audioset(f"{arg}.csv")
+  c.input.update(batch_size=12, draw=recipe["draw"])
+  c.input.on_host = f"{common.DECODE}|mix(0.5)|{rest}"
+  c.input.on_device = f"{common.FRONT_END}|{masks}|{standardize}"
 
-  c.evals = ConfigDict()
-  c.evals.val = ConfigDict(
-    {
-      "source_kw": {
-        "csv": "eval.csv",
-        "label_list": "class_labels_indices.csv",
-      },
-      "batch_size": 24,
-      "on_host": f"{resample}|{rest}",
-      "on_device": f"{front_end}|{STANDARDIZE}",
-      "every_epochs": 1.0,
-    }
-  )
+  c.evals = dict(val=dict(batch_size=24, every_epochs=1.0))
+  c.evals.val.source_kw = common.audioset("eval.csv")["source_kw"]
+  c.evals.val.on_host = f"{common.DECODE}|{rest}"
+  c.evals.val.on_device = f"{common.FRONT_END}|{standardize}"
   c.best = "val/mAP"
-  c.average = ConfigDict(recipe["average"])
+  c.average = recipe["average"]
   c.ensemble_predictions = True
 
   # [AST]: plateaus of 50 steps over the first 1,000.
-  c.schedule = ConfigDict(
-    {
-      "lr": recipe["lr"],
-      "warmup": "stepped",
-      "warmup_steps": 1000,
-      "decay": "multistep",
-      **recipe["decay"],
-    }
-  )
-  # [AST]
-  c.optim = ConfigDict(
-    {"name": "adam", "b1": 0.95, "b2": 0.999, "weight_decay": 5e-7}
-  )
+  c.schedule = dict(lr=recipe["lr"], warmup="stepped", warmup_steps=1000)
+  c.schedule.update(decay="multistep", **recipe["decay"])
+  c.optim = common.AST_ADAM
 
-  c.checkpoint = ConfigDict({"every_steps": 5000, "keep": 3})
-  c.log = ConfigDict({"every_steps": 100, "tensorboard": True})
+  c.checkpoint = dict(every_steps=5000, keep=3)
+  c.log = dict(every_steps=100, tensorboard=True)
   return c

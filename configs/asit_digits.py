@@ -22,179 +22,85 @@ Hardware: two CPU cores; 19 minutes for the first stage, one for `:few`.
 
 from ml_collections import ConfigDict
 
-RATE = 8_000
+from configs import common
+
+RATE = common.DIGITS_RATE
+DECODE = f"decode|resample({RATE})"
 FRAMES = 72  # of a fine-tuning: 0.74 s, which 19 of 20 recordings do not exceed
-MELS = 64
 # All mel bins of 4 frames. Of patches of 8 x 8 the model learns above all who
 # speaks, and each step costs three times as much.
-PATCH = (64, 4)
-# Seconds and frames of global and local views; half the recordings are longer
-# than 0.42 s, a quarter is shorter than 0.34 s.
-GLOBAL = (0.35, 32)
-LOCAL = (0.18, 16)
-LABEL = r"(?P<label>\d)_[^/]+\.wav$"
-STANDARDIZE = "standardize(-6.726, 3.863"
+PATCH = (common.DIGITS_MELS, 4)
 
-STAGES = {
-  "pretrain": {"split": "train", "epochs": 75.0, "lr": 1e-3},
-  "few": {"split": "few", "epochs": 100.0, "lr": 5e-4},
-  "all": {"split": "train", "epochs": 20.0, "lr": 5e-4},
-}
-
-
-def views(**how) -> str:
-  """From a recording to its views."""
-  how |= {"seconds": GLOBAL[0], "sample_rate": RATE}
-  args = ", ".join(f"{k}={v}" for k, v in how.items())
-  return f"decode|resample({RATE})|views({args})"
-
-
-def front_end(suffix: str, num_frames: int) -> str:
-  """From views to their log-mels."""
-  audio, fbank = f"audio{suffix}", f"fbank{suffix}"
-  return (
-    f"to_float('{audio}')|center('{audio}', num_samples='')"
-    f"|fbank(sample_rate={RATE}, num_mel_bins={MELS}, audio='{audio}', "
-    f"out='{fbank}')|cut_frames({num_frames}, '{fbank}')"
-    f"|{STANDARDIZE}, '{fbank}')"
-  )
-
-
-def pretraining(c: ConfigDict) -> None:
-  """Task, data and evaluations of the first stage."""
-  c.task = "asit"
-  # The second release, its heads as small as its transformer; sharper and
-  # quicker targets for a run that is so short.
-  c.task_kw = ConfigDict(
-    {
-      "preset": "r2",
-      "hidden": 256,
-      "bottleneck": 64,
-      "outputs": (512,),
-      "teacher_temp": 0.04,
-      "momentum": 0.99,
-    }
-  )
-  local = {"local_count": 4, "local_seconds": LOCAL[0]}
-  kept = "quantise|quantise('audio_local')|keep('audio', 'audio_local')"
-  c.input.on_host = f"{views(**local)}|{kept}"
-  both = f"{front_end('', GLOBAL[1])}|{front_end('_local', LOCAL[1])}"
-  c.input.on_device = both
-  c.evals.test = ConfigDict(
-    {
-      "split": "test",
-      "on_host": f"{views(**local, random=False)}|{kept}",
-      "on_device": both,
-      "every_epochs": 7.5,
-    }
-  )
-  # Three views side by side, their class tokens' mean.
-  still = views(count=3, random=False)
-  c.evals.knn = ConfigDict(
-    {
-      "probe": "knn",
-      "source_kw": c.input.source_kw.to_dict() | {"pattern": LABEL},
-      "split": "test",
-      "train": {"split": "train"},
-      "on_host": f"{still}|quantise|multi_hot|keep('audio', 'label')",
-      "on_device": front_end("", GLOBAL[1]),
-      "every_epochs": 7.5,
-    }
-  )
-  c.optim = ConfigDict(
-    {
-      "name": "adamw",
-      "b1": 0.9,
-      "b2": 0.999,
-      "weight_decay": 0.04,
-      "no_decay": ("(bias|scale)$",),
-      "clip_each": 3.0,
-      "freeze_first": ("projection/last",),
-    }
-  )
-
-
-def fine_tuning(c: ConfigDict, every_epochs: float) -> None:
-  """Of the later ones; as in ssast_digits.py, but for the class token."""
-  c.task = "supervised"
-  c.task_kw = ConfigDict({"loss": "softmax_xent", "pooling": "prefix"})
-  c.init_kw = ConfigDict({"fresh": ("head/.*",), "network": "teacher"})
-  c.input.on_host = (
-    f"decode|resample({RATE})|fit(num_frames={FRAMES}, sample_rate={RATE})"
-    "|quantise|multi_hot|keep('audio', 'num_samples', 'label')"
-  )
-  log_mels = (
-    f"to_float|center|fbank(sample_rate={RATE}, num_mel_bins={MELS})"
-    f"|pad_frames(sample_rate={RATE})"
-  )
-  c.input.on_device = f"{log_mels}|freq_mask(16)|time_mask(16)|{STANDARDIZE})"
-  c.evals.test = ConfigDict(
-    {
-      "split": "test",
-      "on_device": f"{log_mels}|{STANDARDIZE})",
-      "every_epochs": every_epochs,
-    }
-  )
-  c.optim = ConfigDict(
-    {"name": "adamw", "b1": 0.9, "b2": 0.98, "weight_decay": 0.05}
-  )
+STAGES = dict(
+  pretrain=dict(epochs=75.0, lr=1e-3),
+  few=dict(epochs=100.0, lr=5e-4),
+  all=dict(epochs=20.0, lr=5e-4),
+)
 
 
 def get_config(arg: str = "pretrain") -> ConfigDict:
   """The stage `arg`, a key of `STAGES`."""
-  if arg not in STAGES:
-    raise ValueError(
-      f"configs/asit_digits.py takes {', '.join(STAGES)}, got {arg!r}"
-    )
-  stage = STAGES[arg]
-  c = ConfigDict()
-  c.seed = 0
-  c.epochs = stage["epochs"]
-  c.steps = 0
+  stage = common.choose(arg, STAGES)
+  c = ConfigDict(dict(seed=0, epochs=stage["epochs"], steps=0))
   c.init_from = ""
-  c.model = ConfigDict(
-    {
-      "variant": "tiny224",
-      "width": 128,
-      "depth": 4,
-      "num_heads": 4,
-      "patch_size": PATCH,
-      "stride": PATCH,
-      "prefix": ("cls",),
-      "drop_path": 0.1,
-    }
-  )
-
-  c.input = ConfigDict()
-  c.input.source = "filenames"
-  # Of the few labelled takes and the others; the first stage takes all.
-  splits = {"train": r"_([5-9]|\d\d)\.wav$"}
-  if arg == "few":
-    splits = {"few": r"_[56]\.wav$", "train": r"_([789]|\d\d)\.wav$"}
-  c.input.source_kw = ConfigDict(
-    {
-      # Without a group (?P<label>...) there are no labels.
-      "pattern": r"\.wav$" if arg == "pretrain" else LABEL,
-      "splits": {"test": r"_[0-4]\.wav$", **splits},
-    }
-  )
-  c.input.data_dir = ""
-  c.input.split = stage["split"]
-  c.input.batch_size = 32
-  c.evals = ConfigDict()
+  c.model = dict(common.DIGITS_MODEL, prefix=("cls",), drop_path=0.1)
+  c.model.update(patch_size=PATCH, stride=PATCH)
+  c.input = dict(common.digits(arg), batch_size=32)
+  c.schedule = dict(lr=stage["lr"], decay="cosine", warmup="linear")
+  c.schedule.warmup_steps = 50 if arg == "few" else 200
+  c.checkpoint = dict(every_epochs=5.0, keep=1)
+  c.log = dict(every_steps=50, tensorboard=False)
   if arg == "pretrain":
     pretraining(c)
   else:
-    fine_tuning(c, stage["epochs"] / 5)
-
-  c.schedule = ConfigDict(
-    {
-      "lr": stage["lr"],
-      "decay": "cosine",
-      "warmup": "linear",
-      "warmup_steps": 50 if arg == "few" else 200,
-    }
-  )
-  c.checkpoint = ConfigDict({"every_epochs": 5.0, "keep": 1})
-  c.log = ConfigDict({"every_steps": 50, "tensorboard": False})
+    fine_tuning(c)
   return c
+
+
+def pretraining(c: ConfigDict) -> None:
+  """Task, views and evaluations of the first stage."""
+  c.task = "asit"
+  # The second release, its heads as small as its transformer; sharper and
+  # quicker targets for a run that is so short.
+  c.task_kw = dict(preset="r2", hidden=256, bottleneck=64, outputs=(512,))
+  c.task_kw.update(teacher_temp=0.04, momentum=0.99)
+
+  # Half the recordings are longer than 0.42 s, a quarter is shorter than 0.34.
+  views = f"seconds=0.35, sample_rate={RATE}"
+  local = "local_count=4, local_seconds=0.18"
+  rest = "quantise|quantise('audio_local')|keep('audio', 'audio_local')"
+  fbank = f"sample_rate={RATE}, num_mel_bins={common.DIGITS_MELS}"
+  c.input.on_host = f"{DECODE}|views({local}, {views})|{rest}"
+  c.input.on_device = common.views_front_end(fbank, common.DIGITS_STATS, 32, 16)
+
+  c.evals = dict(test=dict(split="test", every_epochs=7.5))
+  still = f"random=False, {views}"
+  c.evals.test.on_host = f"{DECODE}|views({local}, {still})|{rest}"
+  c.evals.test.on_device = c.input.on_device
+  # Three views side by side, their class tokens' mean.
+  c.evals.knn = dict(probe="knn", split="test", every_epochs=7.5)
+  c.evals.knn.source_kw = common.digits("all")["source_kw"]
+  c.evals.knn.train = dict(split="train")
+  c.evals.knn.on_host = (
+    f"{DECODE}|views(count=3, {still})|quantise|multi_hot"
+    "|keep('audio', 'label')"
+  )
+  c.evals.knn.on_device = common.views_front_end(fbank, common.DIGITS_STATS, 32)
+  c.optim = common.ASIT_ADAMW
+
+
+def fine_tuning(c: ConfigDict) -> None:
+  """The later ones; as in ssast_digits.py, but for the class token."""
+  c.task = "supervised"
+  c.task_kw = dict(loss="softmax_xent", pooling="prefix")
+  c.init_kw = dict(fresh=("head/.*",), network="teacher")
+
+  fit = f"fit(num_frames={FRAMES}, sample_rate={RATE})"
+  masks = "freq_mask(16)|time_mask(16)"
+  standardize = f"standardize({common.DIGITS_STATS})"
+  c.input.on_host = f"{DECODE}|{fit}|quantise|multi_hot|{common.KEEP}"
+  c.input.on_device = f"{common.DIGITS_FRONT_END}|{masks}|{standardize}"
+
+  c.evals = dict(test=dict(split="test", every_epochs=c.epochs / 5))
+  c.evals.test.on_device = f"{common.DIGITS_FRONT_END}|{standardize}"
+  c.optim = dict(name="adamw", b1=0.9, b2=0.98, weight_decay=0.05)

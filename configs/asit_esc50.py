@@ -17,84 +17,39 @@ Hardware: not published, not measured here.
 
 from ml_collections import ConfigDict
 
+from configs import common
+
 FRAMES = 512  # 5 s are 498 frames
-STANDARDIZE = "standardize(-6.6268077, 5.358466)"  # [AST]
 
 
 def get_config(arg: str = "") -> ConfigDict:
   """The recipe; takes no argument."""
-  if arg:
-    raise ValueError(f"configs/asit_esc50.py takes no argument, got {arg!r}")
-  c = ConfigDict()
-  c.seed = 0
-  c.epochs = 25.0  # [AST]
-  c.steps = 0
+  common.no_argument(arg)
+  c = ConfigDict(dict(seed=0, epochs=25.0, steps=0))  # [AST]
 
   c.task = "supervised"
   # The prefix is the class token alone.
-  c.task_kw = ConfigDict({"loss": "softmax_xent", "pooling": "prefix"})
+  c.task_kw = dict(loss="softmax_xent", pooling="prefix")
   c.init_from = ""
-  c.init_kw = ConfigDict({"fresh": ("head/.*",), "network": "teacher"})
-  # Pre-trained without overlap; positions are interpolated to the new grid.
-  c.model = ConfigDict(
-    {
-      "variant": "base224",
-      "patch_size": (16, 16),
-      "stride": (10, 10),
-      "prefix": ("cls",),
-      "drop_path": 0.1,
-      "dtype": "bfloat16",
-    }
-  )
+  c.init_kw = dict(fresh=("head/.*",), network="teacher")
+  c.model = common.ASIT_MODEL
 
-  c.input = ConfigDict()
-  c.input.source = "csv"
-  c.input.source_kw = ConfigDict(
-    {
-      "csv": "meta/esc50.csv",
-      "columns": {"path": "filename", "labels": "category"},
-      "below": "audio",
-      "label_separator": "",
-    }
-  )
-  c.input.data_dir = ""
-  c.input.split = ""
-  c.input.folds = ("2", "3", "4", "5")
-  c.input.batch_size = 48  # [AST]
-  c.input.on_host = (
-    f"decode|resample(16_000)|fit(num_frames={FRAMES})|quantise|multi_hot"
-    "|keep('audio', 'num_samples', 'label')"
-  )
-  front_end = "to_float|center|fbank|pad_frames"
-  # [AST]: these masks.
-  c.input.on_device = f"{front_end}|freq_mask(24)|time_mask(96)|{STANDARDIZE}"
+  # [AST]: masks, statistics and batch.
+  rest = f"fit(num_frames={FRAMES})|quantise|multi_hot|{common.KEEP}"
+  masks = "freq_mask(24)|time_mask(96)"
+  standardize = f"standardize({common.ESC50_STATS})"
+  c.input = dict(common.ESC50, batch_size=48)
+  c.input.on_host = f"{common.DECODE}|{rest}"
+  c.input.on_device = f"{common.FRONT_END}|{masks}|{standardize}"
 
-  c.evals = ConfigDict()
-  c.evals.test = ConfigDict(
-    {
-      "folds": ("1",),
-      "batch_size": 96,
-      "on_device": f"{front_end}|{STANDARDIZE}",
-      "every_epochs": 1.0,
-    }
-  )
+  c.evals = dict(test=dict(folds=("1",), batch_size=96, every_epochs=1.0))
+  c.evals.test.on_device = f"{common.FRONT_END}|{standardize}"
 
   # [AST]
-  c.schedule = ConfigDict(
-    {
-      "lr": 1e-4,
-      "warmup": "none",
-      "decay": "multistep",
-      "decay_start": 5,
-      "decay_every": 1,
-      "decay_factor": 0.85,
-    }
-  )
-  # [AST]
-  c.optim = ConfigDict(
-    {"name": "adam", "b1": 0.95, "b2": 0.999, "weight_decay": 5e-7}
-  )
+  c.schedule = dict(lr=1e-4, warmup="none", decay="multistep")
+  c.schedule.update(decay_start=5, decay_every=1, decay_factor=0.85)
+  c.optim = common.AST_ADAM
 
-  c.checkpoint = ConfigDict({"every_epochs": 5.0, "keep": 1})
-  c.log = ConfigDict({"every_steps": 10, "tensorboard": True})
+  c.checkpoint = dict(every_epochs=5.0, keep=1)
+  c.log = dict(every_steps=10, tensorboard=True)
   return c

@@ -24,129 +24,80 @@ Hardware: the authors' commands are for 4 GPUs. Not measured here. On one GPU:
 
 from ml_collections import ConfigDict
 
-STANDARDIZE = "standardize(-4.2677393, 4.5689974"
+from configs import common
 
-R2 = {
-  "preset": "r2",
-  "variant": "base224",
-  "rate": 16_000,
-  "batch": 80,  # of 4 GPUs
-  "roll": "",
-  "local": 4,
-  "freeze_first": ("projection/last",),
-}
-RECIPES = {
-  "r2": R2,
-  "r1": {
-    "preset": "r1",
-    "variant": "base224",
-    "rate": 32_000,
-    "batch": 128,  # of 4 GPUs
-    "roll": "roll_waveform(0.5)|",
-    "local": 0,
+R2 = dict(
+  preset="r2",
+  variant="base224",
+  rate=16_000,
+  batch=80,  # of 4 GPUs
+  roll="",
+  local=4,
+  freeze_first=("projection/last",),
+)
+RECIPES = dict(
+  r2=R2,
+  r1=dict(
+    preset="r1",
+    variant="base224",
+    rate=32_000,
+    batch=128,  # of 4 GPUs
+    roll="roll_waveform(0.5)|",
+    local=0,
     # The original's freeze meets no parameter; its output scales never learn.
-    "freeze_first": (),
-  },
-  "small": R2 | {"variant": "small224"},
-}
+    freeze_first=(),
+  ),
+  small=dict(R2, variant="small224"),
+)
 
 
 def get_config(arg: str = "r2") -> ConfigDict:
   """The recipe; `arg` is a key of `RECIPES`."""
-  if arg not in RECIPES:
-    raise ValueError(
-      f"configs/asit_pretrain.py takes {', '.join(RECIPES)}, got {arg!r}"
-    )
-  recipe = RECIPES[arg]
+  recipe = common.choose(arg, RECIPES)
   rate, local = recipe["rate"], recipe["local"]
-  c = ConfigDict()
-  c.seed = 0
-  c.epochs = 100.0
-  c.steps = 0
+  c = ConfigDict(dict(seed=0, epochs=100.0, steps=0))
 
   c.task = "asit"
   # Corruption, temperatures, weights of the losses: all of it the preset's.
-  c.task_kw = ConfigDict({"preset": recipe["preset"]})
+  c.task_kw = dict(preset=recipe["preset"])
   c.init_from = ""
-  c.init_kw = ConfigDict({"rows": "time"})  # of an image become time
-  c.model = ConfigDict(
-    {
-      "variant": recipe["variant"],
-      "patch_size": (16, 16),
-      "stride": (16, 16),
-      "prefix": ("cls",),
-      "drop_path": 0.1,  # of the student
-      "dtype": "float32",  # as r2; "bfloat16" is faster
-      "scan": True,  # compiles sooner, see docs/scaling.md
-    }
+  c.init_kw = dict(rows="time")  # of an image become time
+  c.model = dict(
+    variant=recipe["variant"],
+    patch_size=(16, 16),
+    stride=(16, 16),
+    prefix=("cls",),
+    drop_path=0.1,  # of the student
+    dtype="float32",  # as r2; "bfloat16" is faster
+    scan=True,  # compiles sooner, see docs/scaling.md
   )
 
-  c.input = ConfigDict()
-  c.input.source = "filenames"
-  c.input.source_kw = ConfigDict(
-    {"splits": {"train": "^audioset/train/", "val": "^audioset/eval/"}}
-  )
-  c.input.data_dir = ""
-  c.input.split = "train"
-  c.input.batch_size = recipe["batch"]
-
-  def on_host(drawn: bool) -> str:
-    roll = recipe["roll"] if drawn else ""
-    views = f"2, 6.0, local_count={local}, sample_rate={rate}, random={drawn}"
-    kept = ("audio", "audio_local") if local else ("audio",)
-    quantise = "|".join(f"quantise({name!r})" for name in kept)
-    kept = ", ".join(map(repr, kept))
-    return (
-      f"decode('first')|resample({rate})|{roll}views({views})|{quantise}"
-      f"|keep({kept})"
-    )
-
-  def front_end(audio: str, fbank: str, num_frames: int) -> str:
-    return (
-      f"to_float('{audio}')|center('{audio}', num_samples='')"
-      f"|fbank(sample_rate={rate}, audio='{audio}', out='{fbank}')"
-      f"|cut_frames({num_frames}, '{fbank}')|{STANDARDIZE}, '{fbank}')"
-    )
-
-  c.input.on_host = on_host(True)
-  c.input.on_device = front_end("audio", "fbank", 592)
+  decode = f"decode('first')|resample({rate})|"
+  views = f"2, 6.0, local_count={local}, sample_rate={rate}"
+  rest = "quantise('audio')|keep('audio')"
   if local:
-    c.input.on_device += "|" + front_end("audio_local", "fbank_local", 192)
-
-  c.evals = ConfigDict()
-  c.evals.val = ConfigDict(
-    {
-      "split": "val",
-      "on_host": on_host(False),
-      "on_device": c.input.on_device,
-      "every_epochs": 5.0,
-    }
+    both = "quantise('audio')|quantise('audio_local')"
+    rest = f"{both}|keep('audio', 'audio_local')"
+  c.input = dict(source="filenames", data_dir="", split="train")
+  splits = dict(train="^audioset/train/", val="^audioset/eval/")
+  c.input.source_kw = dict(splits=splits)
+  c.input.batch_size = recipe["batch"]
+  roll = recipe["roll"]
+  c.input.on_host = f"{decode}{roll}views({views}, random=True)|{rest}"
+  c.input.on_device = common.views_front_end(
+    f"sample_rate={rate}", common.AUDIOSET_STATS, 592, 192 if local else 0
   )
+
+  c.evals = dict(val=dict(split="val", every_epochs=5.0))
+  c.evals.val.on_host = f"{decode}views({views}, random=False)|{rest}"
+  c.evals.val.on_device = c.input.on_device
 
   # 5e-4 for 256 clips; the first step has a rate of exactly 0.
-  c.schedule = ConfigDict(
-    {
-      "lr": 5e-4,
-      "lr_batch_size": 256,
-      "warmup": "linspace",
-      "warmup_epochs": 10.0,
-      "decay": "cosine",
-      "final_lr": 1e-6,
-    }
-  )
-  c.optim = ConfigDict(
-    {
-      "name": "adamw",
-      "b1": 0.9,
-      "b2": 0.999,
-      "weight_decay": 0.04,
-      "final_weight_decay": 0.4,
-      "no_decay": ("(bias|scale)$",),
-      "clip_each": 3.0,
-      "freeze_first": recipe["freeze_first"],
-    }
-  )
+  c.schedule = dict(lr=5e-4, lr_batch_size=256, decay="cosine", final_lr=1e-6)
+  c.schedule.update(warmup="linspace", warmup_epochs=10.0)
+  c.optim = dict(common.ASIT_ADAMW, final_weight_decay=0.4)
+  c.optim.freeze_first = recipe["freeze_first"]
 
-  c.checkpoint = ConfigDict({"every_epochs": 1.0, "keep": 2})
-  c.log = ConfigDict({"every_steps": 100, "tensorboard": True})
+  c.checkpoint = dict(every_epochs=1.0, keep=2)
+  c.log = dict(every_steps=100, tensorboard=True)
   return c

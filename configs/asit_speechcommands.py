@@ -2,11 +2,8 @@ r"""ASiT on Speech Commands (arXiv 2211.13189), fine-tuned.
 
 `:v1` (12 classes: ten keywords, other words, silence) or `:v2` (35 words).
 
-Data of v2: the archive's folder as published (one folder per word,
-validation_list.txt, testing_list.txt; _background_noise_ is left out). Of v1:
-unpack speech_commands_v0.01.tar.gz into FOLDER and
-speech_commands_test_set_v0.01.tar.gz into FOLDER/test, as SUPERB has it: other
-words than the ten are _unknown_, pieces of _background_noise_ are _silence_.
+Data of v2: as in configs/ast_speechcommands.py; of v1: as of ks in
+configs/ssast_superb.py.
 Command: python -m astjax.main --config=configs/asit_speechcommands.py:v2 \
   --config.input.data_dir=FOLDER --config.init_from=checkpoint.pth \
   --workdir=runs/asit_speechcommands
@@ -24,117 +21,60 @@ Hardware: not published, not measured here.
 
 from ml_collections import ConfigDict
 
+from configs import common
+
 FRAMES = 128  # 1 s is 98 frames
-STANDARDIZE = "standardize(-6.845978, 5.5654526)"  # [AST]
 
-LISTS = {"val": "validation_list.txt", "test": "testing_list.txt"}
-WORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
-KEYWORDS = dict(zip(WORDS, WORDS, strict=True)) | {"*": "_unknown_"}
-
-RECIPES = {
-  "v1": {
-    "crop": "random_crop(16_000)|",  # of the minutes of background noise
-    "draw": "balanced",  # each class as often as the others
-    "source_kw": {
-      "pattern": r"^(?P<label>[^/]+)/[^/]+$",
-      "split_lists": LISTS,
-      "label_map": KEYWORDS | {"_background_noise_": "_silence_"},
-    },
-    "test": {
-      "split": "",
-      "source_kw": {
-        "pattern": r"^test/(?P<label>[^/]+)/",
-        "label_map": KEYWORDS | {"_silence_": "_silence_"},
-      },
-    },
-  },
-  "v2": {
-    "crop": "",
-    "draw": "shuffle",
-    "source_kw": {
-      "pattern": r"^(?P<label>[^/_][^/]*)/",
-      "split_lists": LISTS,
-    },
-    "test": {"split": "test"},
-  },
-}
+RECIPES = dict(
+  v1=dict(
+    data=common.SPEECHCOMMANDS_V1,
+    test=common.SPEECHCOMMANDS_V1_TEST,
+    crop="random_crop(16_000)|",  # of the minutes of background noise
+    draw="balanced",  # each class as often as the others
+  ),
+  v2=dict(
+    data=common.SPEECHCOMMANDS_V2,
+    test=dict(split="test"),
+    crop="",
+    draw="shuffle",
+  ),
+)
 
 
 def get_config(arg: str = "v2") -> ConfigDict:
   """The recipe; `arg` is a key of `RECIPES`."""
-  if arg not in RECIPES:
-    raise ValueError(
-      f"configs/asit_speechcommands.py takes {' or '.join(RECIPES)}, got "
-      f"{arg!r}"
-    )
-  recipe = RECIPES[arg]
-  c = ConfigDict()
-  c.seed = 0
-  c.epochs = 30.0  # [AST]
-  c.steps = 0
+  recipe = common.choose(arg, RECIPES)
+  c = ConfigDict(dict(seed=0, epochs=30.0, steps=0))  # [AST]
 
   c.task = "supervised"
   # The prefix is the class token alone.
-  c.task_kw = ConfigDict({"loss": "bce", "pooling": "prefix"})
+  c.task_kw = dict(loss="bce", pooling="prefix")
   c.init_from = ""
-  c.init_kw = ConfigDict({"fresh": ("head/.*",), "network": "teacher"})
-  # Pre-trained without overlap on 37 columns; the positions are the middle 12.
-  c.model = ConfigDict(
-    {
-      "variant": "base224",
-      "patch_size": (16, 16),
-      "stride": (10, 10),
-      "prefix": ("cls",),
-      "drop_path": 0.1,
-      "dtype": "bfloat16",
-    }
-  )
+  c.init_kw = dict(fresh=("head/.*",), network="teacher")
+  # Of the 37 columns of positions it takes the middle 12.
+  c.model = common.ASIT_MODEL
 
-  c.input = ConfigDict()
-  c.input.source = "folder"
-  c.input.source_kw = ConfigDict(recipe["source_kw"])
-  c.input.data_dir = ""
-  c.input.split = "train"
-  c.input.batch_size = 128  # [AST]
-  c.input.draw = recipe["draw"]
-  resample = "decode|resample(16_000)"
-  rest = (
-    f"fit(num_frames={FRAMES})|quantise|multi_hot"
-    "|keep('audio', 'num_samples', 'label')"
-  )
-  # [AST]: mixing, masks, noise and roll.
-  c.input.on_host = f"{resample}|{recipe['crop']}mix(0.6)|{rest}"
-  front_end = "to_float|center|fbank|pad_frames"
-  c.input.on_device = (
-    f"{front_end}|freq_mask(48)|time_mask(48)|{STANDARDIZE}|noise|roll"
-  )
+  # [AST]: batch, mixing, masks, statistics, noise and roll.
+  rest = f"fit(num_frames={FRAMES})|quantise|multi_hot|{common.KEEP}"
+  masks = "freq_mask(48)|time_mask(48)"
+  standardize = f"standardize({common.SPEECHCOMMANDS_STATS})"
+  c.input = dict(recipe["data"], batch_size=128, draw=recipe["draw"])
+  c.input.on_host = f"{common.DECODE}|{recipe['crop']}mix(0.6)|{rest}"
+  c.input.on_device = f"{common.FRONT_END}|{masks}|{standardize}|noise|roll"
 
-  c.evals = ConfigDict()
-  plain = {
-    "on_host": f"{resample}|{rest}",
-    "on_device": f"{front_end}|{STANDARDIZE}",
-    "batch_size": 256,
-  }
-  c.evals.val = ConfigDict(plain | {"split": "val", "every_epochs": 1.0})
-  c.evals.test = ConfigDict(plain | recipe["test"] | {"of_best": True})
+  plain = dict(batch_size=256, on_host=f"{common.DECODE}|{rest}")
+  plain["on_device"] = f"{common.FRONT_END}|{standardize}"
+  c.evals = dict(
+    val=dict(plain, split="val", every_epochs=1.0),
+    test=dict(plain, **recipe["test"], of_best=True),
+  )
   c.best = "val/accuracy"
 
   # [AST]
-  c.schedule = ConfigDict(
-    {
-      "lr": 2.5e-4,
-      "warmup": "none",
-      "decay": "multistep",
-      "decay_start": 5,
-      "decay_every": 1,
-      "decay_factor": 0.85,
-    }
-  )
-  # [AST]
-  c.optim = ConfigDict(
-    {"name": "adam", "b1": 0.95, "b2": 0.999, "weight_decay": 5e-7}
-  )
+  c.schedule = dict(lr=2.5e-4, warmup="none", decay="multistep")
+  c.schedule.update(decay_start=5, decay_every=1, decay_factor=0.85)
+  c.optim = common.AST_ADAM
 
-  c.checkpoint = ConfigDict({"every_epochs": 1.0, "keep": 2})
-  c.log = ConfigDict({"every_steps": 50, "tensorboard": True})
+  c.checkpoint = dict(every_epochs=1.0, keep=2)
+  c.log = dict(every_steps=50, tensorboard=True)
   return c

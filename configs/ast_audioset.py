@@ -19,118 +19,64 @@ Hardware: the paper used 4 GPUs of 12 GB for a week (full). Not measured here.
 
 from ml_collections import ConfigDict
 
-CLASSES = 527
+from configs import common
+
 FRAMES = 1024  # 10 s are 998 frames; the rest is padding
-STANDARDIZE = "standardize(-4.2677393, 4.5689974)"
 
 # What differs between the two, as in the original's scripts.
-RECIPES = {
-  "full": {
-    "csv": "full.csv",
-    "draw": "balanced",
-    "lr": 1e-5,
-    "epochs": 5.0,
-    "average": {"first_epoch": 1, "last_epoch": 5},
-    "decay": {"decay_start": 2, "decay_every": 1, "decay_factor": 0.5},
-  },
-  "balanced": {
-    "csv": "balanced.csv",
-    "draw": "shuffle",
-    "lr": 5e-5,
-    "epochs": 25.0,
-    "average": {"first_epoch": 6, "last_epoch": 25},
-    "decay": {"decay_start": 10, "decay_every": 5, "decay_factor": 0.5},
-  },
-}
+RECIPES = dict(
+  full=dict(
+    epochs=5.0,
+    lr=1e-5,
+    decay=dict(decay_start=2, decay_every=1, decay_factor=0.5),
+    average=dict(first_epoch=1, last_epoch=5),
+    draw="balanced",
+  ),
+  balanced=dict(
+    epochs=25.0,
+    lr=5e-5,
+    decay=dict(decay_start=10, decay_every=5, decay_factor=0.5),
+    average=dict(first_epoch=6, last_epoch=25),
+    draw="shuffle",
+  ),
+)
 
 
 def get_config(arg: str = "full") -> ConfigDict:
   """The recipe; `arg` is a key of `RECIPES`."""
-  if arg not in RECIPES:
-    raise ValueError(
-      f"configs/ast_audioset.py takes {' or '.join(RECIPES)}, got {arg!r}"
-    )
-  recipe = RECIPES[arg]
-  c = ConfigDict()
-  c.seed = 0
-  c.epochs = recipe["epochs"]
-  c.steps = 0
+  recipe = common.choose(arg, RECIPES)
+  c = ConfigDict(dict(seed=0, epochs=recipe["epochs"], steps=0))
 
   c.task = "supervised"
-  c.task_kw = ConfigDict({"loss": "bce", "pooling": "prefix"})
+  c.task_kw = dict(loss="bce", pooling="prefix")
   # Rows of an image become frequency; the classifier is new.
   c.init_from = "deit_base_distilled_patch16_384"
-  c.init_kw = ConfigDict({"fresh": ("head/.*",), "rows": "frequency"})
-  c.model = ConfigDict(
-    {
-      "variant": "base384",
-      "patch_size": (16, 16),
-      "stride": (10, 10),
-      "prefix": ("cls", "dist"),
-      "remat": False,
-      # The original computes in float16 with loss scaling; bfloat16 needs none.
-      "dtype": "bfloat16",
-    }
-  )
+  c.init_kw = dict(fresh=("head/.*",), rows="frequency")
+  # The original computes in float16 with loss scaling; bfloat16 needs none.
+  c.model = dict(variant="base384", dtype="bfloat16", remat=False)
+  c.model.update(patch_size=(16, 16), stride=(10, 10), prefix=("cls", "dist"))
 
-  c.input = ConfigDict()
-  c.input.source = "csv"
-  c.input.source_kw = ConfigDict(
-    {"csv": recipe["csv"], "label_list": "class_labels_indices.csv"}
-  )
-  c.input.data_dir = ""
-  c.input.split = ""
-  c.input.batch_size = 12
-  c.input.draw = recipe["draw"]
-  resample = "decode|resample(16_000)"
-  rest = (
-    f"fit(num_frames={FRAMES})|quantise|multi_hot({CLASSES})"
-    "|keep('audio', 'num_samples', 'label')"
-  )
-  c.input.on_host = f"{resample}|mix(0.5)|{rest}"
-  c.input.on_device = (
-    "to_float|center|fbank|pad_frames|freq_mask(48)|time_mask(192)"
-    f"|{STANDARDIZE}"
-  )
+  rest = f"fit(num_frames={FRAMES})|quantise|multi_hot(527)|{common.KEEP}"
+  masks = "freq_mask(48)|time_mask(192)"
+  standardize = f"standardize({common.AUDIOSET_STATS})"
+  c.input = common.audioset(f"{arg}.csv")
+  c.input.update(batch_size=12, draw=recipe["draw"])
+  c.input.on_host = f"{common.DECODE}|mix(0.5)|{rest}"
+  c.input.on_device = f"{common.FRONT_END}|{masks}|{standardize}"
 
-  c.evals = ConfigDict()
-  c.evals.val = ConfigDict(
-    {
-      "source_kw": {
-        "csv": "eval.csv",
-        "label_list": "class_labels_indices.csv",
-      },
-      "batch_size": 24,
-      "on_host": f"{resample}|{rest}",
-      "on_device": f"to_float|center|fbank|pad_frames|{STANDARDIZE}",
-      "every_epochs": 1.0,
-    }
-  )
+  c.evals = dict(val=dict(batch_size=24, every_epochs=1.0))
+  c.evals.val.source_kw = common.audioset("eval.csv")["source_kw"]
+  c.evals.val.on_host = f"{common.DECODE}|{rest}"
+  c.evals.val.on_device = f"{common.FRONT_END}|{standardize}"
   c.best = "val/mAP"
-  c.average = ConfigDict(recipe["average"])
+  c.average = recipe["average"]
   c.ensemble_predictions = True
 
   # The rate rises in plateaus of 50 steps over the first 1,000.
-  c.schedule = ConfigDict(
-    {
-      "lr": recipe["lr"],
-      "warmup": "stepped",
-      "warmup_steps": 1000,
-      "decay": "multistep",
-      **recipe["decay"],
-    }
-  )
-  # Coupled L2 on every parameter; no clipping.
-  c.optim = ConfigDict(
-    {
-      "name": "adam",
-      "b1": 0.95,
-      "b2": 0.999,
-      "eps": 1e-8,
-      "weight_decay": 5e-7,
-    }
-  )
+  c.schedule = dict(lr=recipe["lr"], warmup="stepped", warmup_steps=1000)
+  c.schedule.update(decay="multistep", **recipe["decay"])
+  c.optim = dict(common.AST_ADAM, eps=1e-8)
 
-  c.checkpoint = ConfigDict({"every_steps": 5000, "keep": 3})
-  c.log = ConfigDict({"every_steps": 100, "tensorboard": True})
+  c.checkpoint = dict(every_steps=5000, keep=3)
+  c.log = dict(every_steps=100, tensorboard=True)
   return c

@@ -18,102 +18,75 @@ wants hundreds of them per class, fine-tuned a few dozen. Not measured here.
 
 from ml_collections import ConfigDict
 
+from configs import common
+
 SECONDS = 5.0
 FRAMES = round(100 * SECONDS)
-FRONT_END = "to_float|center|fbank|pad_frames"
-# AudioSet's statistics, which suit 16 kHz recordings of everyday sounds.
-STANDARDIZE = "standardize(-4.2677393, 4.5689974)"
 
-
-RECIPES = {
-  "scratch": {
-    "init_from": "",
-    "epochs": 60.0,
-    "model": {
-      "variant": "tiny224",
-      "depth": 6,
-      "patch_size": (16, 16),
-      "stride": (16, 16),
-      "drop_path": 0.1,
-    },
+RECIPES = dict(
+  scratch=dict(
+    init_from="",
+    epochs=60.0,
+    model=dict(
+      variant="tiny224",
+      depth=6,
+      patch_size=(16, 16),
+      stride=(16, 16),
+      drop_path=0.1,
+    ),
     # The original's advice for new data: 48 mel bins, a fifth of the frames.
-    "masks": f"freq_mask(48)|time_mask({FRAMES // 5})",
-    "schedule": {
-      "lr": 5e-4,
-      "decay": "cosine",
-      "warmup": "linear",
-      "warmup_steps": 200,
-    },
-    "optim": {"name": "adamw", "b1": 0.9, "b2": 0.98, "weight_decay": 0.05},
-  },
-  "audioset": {
+    masks=f"freq_mask(48)|time_mask({FRAMES // 5})",
+    schedule=dict(lr=5e-4, decay="cosine", warmup="linear", warmup_steps=200),
+    optim=dict(name="adamw", b1=0.9, b2=0.98, weight_decay=0.05),
+  ),
+  audioset=dict(
     # Its positions are cut to the length of the clips; the classifier is new.
-    "init_from": "audioset_10_10_0.4593",
-    "epochs": 25.0,
-    "model": {
-      "variant": "base384",
-      "patch_size": (16, 16),
-      "stride": (10, 10),
-      "dtype": "bfloat16",
-    },
-    "masks": f"freq_mask(24)|time_mask({FRAMES // 5})",
-    "schedule": {
-      "lr": 1e-5,
-      "decay": "multistep",
-      "decay_start": 5,
-      "decay_every": 1,
-      "decay_factor": 0.85,
-      "warmup": "none",
-    },
-    "optim": {"name": "adam", "b1": 0.95, "b2": 0.999, "weight_decay": 5e-7},
-  },
-}
+    init_from="audioset_10_10_0.4593",
+    epochs=25.0,
+    model=dict(
+      variant="base384", patch_size=(16, 16), stride=(10, 10), dtype="bfloat16"
+    ),
+    masks=f"freq_mask(24)|time_mask({FRAMES // 5})",
+    schedule=dict(
+      lr=1e-5,
+      decay="multistep",
+      decay_start=5,
+      decay_every=1,
+      decay_factor=0.85,
+      warmup="none",
+    ),
+    optim=common.AST_ADAM,
+  ),
+)
 
 
 def get_config(arg: str = "scratch") -> ConfigDict:
-  """The config; `arg` is a key of `RECIPES`."""
-  if arg not in RECIPES:
-    raise ValueError(
-      f"configs/ast_folder.py takes {' or '.join(RECIPES)}, got {arg!r}"
-    )
-  recipe = RECIPES[arg]
-  c = ConfigDict()
-  c.seed = 0
-  c.epochs = recipe["epochs"]
-  c.steps = 0
+  """The recipe; `arg` is a key of `RECIPES`."""
+  recipe = common.choose(arg, RECIPES)
+  c = ConfigDict(dict(seed=0, epochs=recipe["epochs"], steps=0))
 
   c.task = "supervised"
   # "tokens" for weights of an SSAST.
-  c.task_kw = ConfigDict({"loss": "softmax_xent", "pooling": "prefix"})
+  c.task_kw = dict(loss="softmax_xent", pooling="prefix")
   c.init_from = recipe["init_from"]
-  c.init_kw = ConfigDict({"fresh": ("head/.*",), "rows": "frequency"})
-  c.model = ConfigDict(recipe["model"])
+  c.init_kw = dict(fresh=("head/.*",), rows="frequency")
+  c.model = recipe["model"]
 
-  c.input = ConfigDict()
-  c.input.source = "folder"
-  c.input.source_kw = ConfigDict({"holdout": 0.2})
-  c.input.data_dir = ""
-  c.input.split = "train"
-  c.input.batch_size = 32
-  c.input.on_host = (
-    f"decode|resample(16_000)|fit(num_frames={FRAMES})|quantise|multi_hot"
-    "|keep('audio', 'num_samples', 'label')"
-  )
-  c.input.on_device = f"{FRONT_END}|{recipe['masks']}|{STANDARDIZE}"
+  rest = f"fit(num_frames={FRAMES})|quantise|multi_hot|{common.KEEP}"
+  # AudioSet's statistics suit 16 kHz recordings of everyday sounds.
+  standardize = f"standardize({common.AUDIOSET_STATS})"
+  c.input = dict(source="folder", data_dir="", split="train", batch_size=32)
+  c.input.source_kw = dict(holdout=0.2)
+  c.input.on_host = f"{common.DECODE}|{rest}"
+  c.input.on_device = f"{common.FRONT_END}|{recipe['masks']}|{standardize}"
 
-  c.evals = ConfigDict()
-  c.evals.val = ConfigDict(
-    {
-      "split": "val",
-      "on_device": f"{FRONT_END}|{STANDARDIZE}",
-      "every_epochs": 5.0,
-    }
-  )
+  c.evals = dict(val=dict(split="val", every_epochs=5.0))
+  c.evals.val.on_device = f"{common.FRONT_END}|{standardize}"
   c.best = "val/accuracy"
 
-  c.schedule = ConfigDict(recipe["schedule"])
-  c.optim = ConfigDict(recipe["optim"])
+  c.schedule = recipe["schedule"]
+  c.optim = recipe["optim"]
 
-  c.checkpoint = ConfigDict({"every_epochs": 5.0, "keep": 2})
-  c.log = ConfigDict({"every_steps": 20, "tensorboard": True})
+  c.checkpoint = dict(every_epochs=5.0, keep=2)
+  c.log = dict(every_steps=20, tensorboard=True)
   return c

@@ -1,9 +1,6 @@
 r"""SSAST on AudioSet-20K (arXiv 2110.09784, table 1): the balanced set.
 
-Data: as of configs/ast_audioset.py: a folder with the clips, AudioSet's
-class_labels_indices.csv (columns index, mid, display_name), and the tables
-balanced.csv and eval.csv with the columns path (below the folder) and labels
-(mids, separated by commas, in quotes).
+Data: the folder that configs/ast_audioset.py describes; full.csv is not needed.
 Command: python -m astjax.main --config=configs/ssast_audioset.py \
   --config.input.data_dir=FOLDER --workdir=runs/ssast_audioset
 Starts from the published SSAST-Base-Patch-400, which is fetched;
@@ -15,94 +12,44 @@ Hardware: the original used 4 GPUs. Not measured here.
 
 from ml_collections import ConfigDict
 
-CLASSES = 527
+from configs import common
+
 FRAMES = 1024  # 10 s are 998 frames; the rest is padding
-STANDARDIZE = "standardize(-4.2677393, 4.5689974)"
 
 
 def get_config(arg: str = "") -> ConfigDict:
   """The recipe; takes no argument."""
-  if arg:
-    raise ValueError(
-      f"configs/ssast_audioset.py takes no argument, got {arg!r}"
-    )
-  c = ConfigDict()
-  c.seed = 0
-  c.epochs = 25.0
-  c.steps = 0
+  common.no_argument(arg)
+  c = ConfigDict(dict(seed=0, epochs=25.0, steps=0))
 
   c.task = "supervised"
-  c.task_kw = ConfigDict({"loss": "bce", "pooling": "tokens"})
+  c.task_kw = dict(loss="bce", pooling="tokens")
   c.init_from = "SSAST-Base-Patch-400"
-  c.init_kw = ConfigDict({"fresh": ("head/.*",)})
-  # Pre-trained without overlap; positions are interpolated to the new grid.
-  c.model = ConfigDict(
-    {
-      "variant": "base384",
-      "patch_size": (16, 16),
-      "stride": (10, 10),
-      "prefix": ("cls", "dist"),
-      "dtype": "float32",
-    }
-  )
+  c.init_kw = dict(fresh=("head/.*",))
+  c.model = common.SSAST["patch"]
 
-  c.input = ConfigDict()
-  c.input.source = "csv"
-  c.input.source_kw = ConfigDict(
-    {"csv": "balanced.csv", "label_list": "class_labels_indices.csv"}
-  )
-  c.input.data_dir = ""
-  c.input.split = ""
-  c.input.batch_size = 12
-  resample = "decode|resample(16_000)"
-  rest = (
-    f"fit(num_frames={FRAMES})|quantise|multi_hot({CLASSES})"
-    "|keep('audio', 'num_samples', 'label')"
-  )
-  c.input.on_host = f"{resample}|mix(0.5)|{rest}"
-  front_end = "to_float|center|fbank|pad_frames"
-  c.input.on_device = f"{front_end}|freq_mask(48)|time_mask(192)|{STANDARDIZE}"
+  rest = f"fit(num_frames={FRAMES})|quantise|multi_hot(527)|{common.KEEP}"
+  masks = "freq_mask(48)|time_mask(192)"
+  standardize = f"standardize({common.AUDIOSET_STATS})"
+  c.input = dict(common.audioset("balanced.csv"), batch_size=12)
+  c.input.on_host = f"{common.DECODE}|mix(0.5)|{rest}"
+  c.input.on_device = f"{common.FRONT_END}|{masks}|{standardize}"
 
-  c.evals = ConfigDict()
-  c.evals.val = ConfigDict(
-    {
-      "source_kw": {
-        "csv": "eval.csv",
-        "label_list": "class_labels_indices.csv",
-      },
-      "batch_size": 24,
-      "on_host": f"{resample}|{rest}",
-      "on_device": f"{front_end}|{STANDARDIZE}",
-      "every_epochs": 1.0,
-    }
-  )
+  c.evals = dict(val=dict(batch_size=24, every_epochs=1.0))
+  c.evals.val.source_kw = common.audioset("eval.csv")["source_kw"]
+  c.evals.val.on_host = f"{common.DECODE}|{rest}"
+  c.evals.val.on_device = f"{common.FRONT_END}|{standardize}"
   c.best = "val/mAP"
-  c.average = ConfigDict({"first_epoch": 6, "last_epoch": 25})
+  c.average = dict(first_epoch=6, last_epoch=25)
   c.ensemble_predictions = True
 
   # No warm-up: the script has a variable for it and passes False.
-  c.schedule = ConfigDict(
-    {
-      "lr": 5e-5,
-      "warmup": "none",
-      "decay": "multistep",
-      "decay_start": 10,
-      "decay_every": 5,
-      "decay_factor": 0.5,
-    }
-  )
-  c.optim = ConfigDict(
-    {
-      "name": "adam",
-      "b1": 0.95,
-      "b2": 0.999,
-      "weight_decay": 5e-7,
-      # The classifier's rate in those of the rest; 1 in the original's scripts,
-      # larger only for its tiny and small models (how much is not published).
-      "lr_multipliers": (("^head/", 1.0),),
-    }
-  )
+  c.schedule = dict(lr=5e-5, warmup="none", decay="multistep")
+  c.schedule.update(decay_start=10, decay_every=5, decay_factor=0.5)
+  # The classifier's rate in those of the rest: 1 in the original's scripts,
+  # larger only for its tiny and small models (how much is not published).
+  c.optim = dict(common.AST_ADAM, lr_multipliers=(("^head/", 1.0),))
 
-  c.checkpoint = ConfigDict({"every_epochs": 1.0, "keep": 2})
-  c.log = ConfigDict({"every_steps": 100, "tensorboard": True})
+  c.checkpoint = dict(every_epochs=1.0, keep=2)
+  c.log = dict(every_steps=100, tensorboard=True)
   return c

@@ -21,102 +21,52 @@ and `:all`.
 
 from ml_collections import ConfigDict
 
-RATE = 8_000
+from configs import common
+
+RATE = common.DIGITS_RATE
 FRAMES = 72  # 0.74 s, which 19 of 20 recordings do not exceed
-MELS = 64
 PATCH = (8, 8)  # 8 x 9 patches
 
-STAGES = {
-  "pretrain": {"split": "train", "epochs": 60.0, "lr": 1e-3},
-  "few": {"split": "few", "epochs": 100.0, "lr": 5e-4},
-  "all": {"split": "train", "epochs": 20.0, "lr": 5e-4},
-}
+STAGES = dict(
+  pretrain=dict(epochs=60.0, lr=1e-3),
+  few=dict(epochs=100.0, lr=5e-4),
+  all=dict(epochs=20.0, lr=5e-4),
+)
 
 
 def get_config(arg: str = "pretrain") -> ConfigDict:
   """The stage `arg`, a key of `STAGES`."""
-  if arg not in STAGES:
-    raise ValueError(
-      f"configs/ssast_digits.py takes {', '.join(STAGES)}, got {arg!r}"
-    )
-  stage, pretraining = STAGES[arg], arg == "pretrain"
-  c = ConfigDict()
-  c.seed = 0
-  c.epochs = stage["epochs"]
-  c.steps = 0
+  stage, pretraining = common.choose(arg, STAGES), arg == "pretrain"
+  c = ConfigDict(dict(seed=0, epochs=stage["epochs"], steps=0))
 
   if pretraining:
     c.task = "ssast"
     # One pass: half the cost of the original's two.
-    c.task_kw = ConfigDict({"objective": "joint", "num_mask": 54, "passes": 1})
+    c.task_kw = dict(objective="joint", num_mask=54, passes=1)
+    targets, masks = "keep('audio', 'num_samples')", ""
   else:
     c.task = "supervised"
-    c.task_kw = ConfigDict({"loss": "softmax_xent", "pooling": "tokens"})
+    c.task_kw = dict(loss="softmax_xent", pooling="tokens")
+    targets = f"multi_hot|{common.KEEP}"
+    masks = "|freq_mask(16)|time_mask(16)"
   c.init_from = ""  # --config.init_from=WORKDIR of the pre-training
-  c.init_kw = ConfigDict({"fresh": ("head/.*",), "rows": "frequency"})
-  c.model = ConfigDict(
-    {
-      "variant": "tiny224",
-      "width": 128,
-      "depth": 4,
-      "num_heads": 4,
-      "patch_size": PATCH,
-      "stride": PATCH,
-      "drop_path": 0.0 if pretraining else 0.1,
-    }
-  )
+  c.init_kw = dict(fresh=("head/.*",), rows="frequency")
+  c.model = dict(common.DIGITS_MODEL, patch_size=PATCH, stride=PATCH)
+  c.model.drop_path = 0.0 if pretraining else 0.1
 
-  c.input = ConfigDict()
-  c.input.source = "filenames"
-  # Of the few labelled takes and the others; the first stage takes all.
-  splits = {"train": r"_([5-9]|\d\d)\.wav$"}
-  if arg == "few":
-    splits = {"few": r"_[56]\.wav$", "train": r"_([789]|\d\d)\.wav$"}
-  c.input.source_kw = ConfigDict(
-    {
-      # Without a group (?P<label>...) there are no labels.
-      "pattern": r"\.wav$" if pretraining else r"(?P<label>\d)_[^/]+\.wav$",
-      "splits": {"test": r"_[0-4]\.wav$", **splits},
-    }
-  )
-  c.input.data_dir = ""
-  c.input.split = stage["split"]
-  c.input.batch_size = 32
-  label = "" if pretraining else "|multi_hot"
-  kept = "'audio', 'num_samples'" + ("" if pretraining else ", 'label'")
-  c.input.on_host = (
-    f"decode|resample({RATE})|fit(num_frames={FRAMES}, sample_rate={RATE})"
-    f"|quantise{label}|keep({kept})"
-  )
-  front_end = (
-    f"to_float|center|fbank(sample_rate={RATE}, num_mel_bins={MELS})"
-    f"|pad_frames(sample_rate={RATE})"
-  )
-  standardize = "standardize(-6.726, 3.863)"
-  augment = "" if pretraining else "|freq_mask(16)|time_mask(16)"
-  c.input.on_device = f"{front_end}{augment}|{standardize}"
+  fit = f"fit(num_frames={FRAMES}, sample_rate={RATE})"
+  standardize = f"standardize({common.DIGITS_STATS})"
+  c.input = dict(common.digits(arg), batch_size=32)
+  c.input.on_host = f"decode|resample({RATE})|{fit}|quantise|{targets}"
+  c.input.on_device = f"{common.DIGITS_FRONT_END}{masks}|{standardize}"
 
-  c.evals = ConfigDict()
-  c.evals.test = ConfigDict(
-    {
-      "split": "test",
-      "on_device": f"{front_end}|{standardize}",
-      "every_epochs": stage["epochs"] / 5,
-    }
-  )
+  c.evals = dict(test=dict(split="test", every_epochs=stage["epochs"] / 5))
+  c.evals.test.on_device = f"{common.DIGITS_FRONT_END}|{standardize}"
 
-  c.schedule = ConfigDict(
-    {
-      "lr": stage["lr"],
-      "decay": "cosine",
-      "warmup": "linear",
-      "warmup_steps": 50 if arg == "few" else 200,
-    }
-  )
-  c.optim = ConfigDict(
-    {"name": "adamw", "b1": 0.9, "b2": 0.98, "weight_decay": 0.05}
-  )
+  c.schedule = dict(lr=stage["lr"], decay="cosine", warmup="linear")
+  c.schedule.warmup_steps = 50 if arg == "few" else 200
+  c.optim = dict(name="adamw", b1=0.9, b2=0.98, weight_decay=0.05)
 
-  c.checkpoint = ConfigDict({"every_epochs": 5.0, "keep": 1})
-  c.log = ConfigDict({"every_steps": 50, "tensorboard": False})
+  c.checkpoint = dict(every_epochs=5.0, keep=1)
+  c.log = dict(every_steps=50, tensorboard=False)
   return c

@@ -13,7 +13,6 @@ speech_commands_test_set_v0.01.tar.gz into FOLDER/test. Other words than the ten
 are _unknown_, pieces of _background_noise_ are _silence_. Unlike s3prl's, the
 validation is on the list as it is, without silence, and no recording is made
 3 dB quieter.
-In all three the mean over tokens includes padding, which s3prl cuts off.
 sid, VoxCeleb1: FOLDER has one folder per speaker, id10001 to id11251 (the
 folders wav/ of both archives together), and VoxCeleb's iden_split.txt, whose
 lines begin with 1 (training), 2 (validation) or 3 (test).
@@ -34,163 +33,92 @@ Hardware: not measured here.
 
 from ml_collections import ConfigDict
 
-STANDARDIZE = "standardize(-4.2677393, 4.5689974)"
-MODELS = {
-  "frame": {
-    "init_from": "SSAST-Base-Frame-400",
-    "patch_size": (128, 2),
-    "stride": (128, 1),
-  },
-  "patch": {
-    "init_from": "SSAST-Base-Patch-400",
-    "patch_size": (16, 16),
-    "stride": (10, 10),
-  },
-}
-
-WORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
-KEYWORDS = dict(zip(WORDS, WORDS, strict=True)) | {"*": "_unknown_"}
+from configs import common
 
 # Batches are 32 in all three; of 1 x 32 or, for long recordings, 8 x 4.
-RECIPES = {
-  "ks": {
-    "frames": 100,
-    "steps": 20_000,
-    "every": 500,
-    "accumulate": 1,
-    "crop": "random_crop(16_000)|",  # of the minutes of background noise
-    "draw": "balanced",  # each class as often as the others
-    "lr": {"frame": 5e-5, "patch": 1e-4},
-    "train": {
-      "source": "folder",
-      "split": "train",
-      "source_kw": {
-        "pattern": r"^(?P<label>[^/]+)/[^/]+$",
-        "split_lists": {
-          "val": "validation_list.txt",
-          "test": "testing_list.txt",
-        },
-        "label_map": KEYWORDS | {"_background_noise_": "_silence_"},
-      },
-    },
-    "val": {"split": "val"},
-    "test": {
-      "split": "",
-      "source_kw": {
-        "pattern": r"^test/(?P<label>[^/]+)/",
-        "label_map": KEYWORDS | {"_silence_": "_silence_"},
-      },
-    },
-  },
-  "sid": {
-    "frames": 1000,
-    "steps": 40_000,
-    "every": 500,
-    "accumulate": 8,
-    "crop": "random_crop(128_000)|",
-    "draw": "shuffle",
-    "lr": {"frame": 1e-4, "patch": 1e-4},
-    "train": {
-      "source": "folder",
-      "split": "1",
-      "source_kw": {"split_table": "iden_split.txt"},
-    },
-    "val": {"split": "2"},
-    "test": {"split": "3"},
-  },
-  "er": {
-    "frames": 600,
-    "steps": 10_000,
-    "every": 200,
-    "accumulate": 8,
-    "crop": "",
-    "draw": "shuffle",
-    "lr": {"frame": 1e-4, "patch": 1e-4},
-    "train": {
-      "source": "csv",
-      "split": "train",
-      "folds": ("2", "3", "4", "5"),  # sessions
-      "source_kw": {
-        "csv": "iemocap.csv",
-        "label_map": {"exc": "hap"},
-        "holdout": 0.2,
-      },
-    },
-    "val": {"split": "val"},
-    "test": {"split": "", "folds": ("1",)},
-  },
-}
+RECIPES = dict(
+  ks=dict(
+    frames=100,
+    steps=20_000,
+    every=500,
+    accumulate=1,
+    crop="random_crop(16_000)|",  # of the minutes of background noise
+    draw="balanced",  # each class as often as the others
+    lr=dict(frame=5e-5, patch=1e-4),
+    train=common.SPEECHCOMMANDS_V1,
+    val=dict(split="val"),
+    test=common.SPEECHCOMMANDS_V1_TEST,
+  ),
+  sid=dict(
+    frames=1000,
+    steps=40_000,
+    every=500,
+    accumulate=8,
+    crop="random_crop(128_000)|",
+    draw="shuffle",
+    lr=dict(frame=1e-4, patch=1e-4),
+    train=common.VOXCELEB1,
+    val=dict(split="2"),
+    test=dict(split="3"),
+  ),
+  er=dict(
+    frames=600,
+    steps=10_000,
+    every=200,
+    accumulate=8,
+    crop="",
+    draw="shuffle",
+    lr=dict(frame=1e-4, patch=1e-4),
+    train=dict(
+      source="csv",
+      data_dir="",
+      split="train",
+      folds=("2", "3", "4", "5"),  # sessions
+      source_kw=dict(csv="iemocap.csv", label_map=dict(exc="hap"), holdout=0.2),
+    ),
+    val=dict(split="val"),
+    test=dict(split="", folds=("1",)),
+  ),
+)
 
 
 def get_config(arg: str = "ks") -> ConfigDict:
   """The recipe; `arg` is a key of `RECIPES`, alone or with "_patch"."""
-  name = arg.removesuffix("_patch")
-  if name not in RECIPES:
-    known = ", ".join(f"{k}, {k}_patch" for k in RECIPES)
-    raise ValueError(f"configs/ssast_superb.py takes {known}, got {arg!r}")
-  kind = "frame" if name == arg else "patch"
-  recipe, model = RECIPES[name], MODELS[kind]
-  c = ConfigDict()
-  c.seed = 0
-  c.epochs = 0.0
-  c.steps = recipe["steps"]  # updates of the weights
+  both = RECIPES | {f"{name}_patch": RECIPES[name] for name in RECIPES}
+  recipe = common.choose(arg, both)
+  kind = "patch" if arg.endswith("_patch") else "frame"
+  # Steps are updates of the weights.
+  c = ConfigDict(dict(seed=0, epochs=0.0, steps=recipe["steps"]))
   c.accumulate = recipe["accumulate"]
 
   c.task = "supervised"
-  c.task_kw = ConfigDict(
-    {"loss": "softmax_xent", "pooling": "all", "projection": 256}
-  )
-  c.init_from = model["init_from"]
-  c.init_kw = ConfigDict({"fresh": ("head/.*",)})
-  c.model = ConfigDict(
-    {
-      "variant": "base384",
-      "patch_size": model["patch_size"],
-      "stride": model["stride"],
-      "prefix": ("cls", "dist"),
-      "dtype": "float32",
-    }
-  )
+  # The mean over tokens includes padding, which SUPERB's toolkit (s3prl) cuts
+  # off, in a way that does not fit patches.
+  c.task_kw = dict(loss="softmax_xent", pooling="all", projection=256)
+  c.init_from = f"SSAST-Base-{kind.title()}-400"
+  c.init_kw = dict(fresh=("head/.*",))
+  c.model = common.SSAST[kind]
 
-  c.input = ConfigDict(recipe["train"])
-  c.input.data_dir = ""
-  c.input.batch_size = 32
-  c.input.draw = recipe["draw"]
-  resample = "decode|resample(16_000)"
-  rest = (
-    f"fit(num_frames={recipe['frames']})|quantise|multi_hot"
-    "|keep('audio', 'num_samples', 'label')"
-  )
-  c.input.on_host = f"{resample}|{recipe['crop']}{rest}"
   # Padding is 0 after standardising; no centring, no augmentation.
-  c.input.on_device = f"to_float|fbank|{STANDARDIZE}|pad_frames"
-
-  c.evals = ConfigDict()
-  plain = {
-    "on_host": f"{resample}|{rest}",
-    "on_device": c.input.on_device,
-    "batch_size": 32,
-  }
-  c.evals.val = ConfigDict(
-    plain | recipe["val"] | {"every_steps": recipe["every"]}
+  rest = f"fit(num_frames={recipe['frames']})|quantise|multi_hot|{common.KEEP}"
+  c.input = dict(recipe["train"], batch_size=32, draw=recipe["draw"])
+  c.input.on_host = f"{common.DECODE}|{recipe['crop']}{rest}"
+  c.input.on_device = (
+    f"to_float|fbank|standardize({common.AUDIOSET_STATS})|pad_frames"
   )
-  c.evals.test = ConfigDict(plain | recipe["test"] | {"of_best": True})
+
+  plain = dict(batch_size=32, on_host=f"{common.DECODE}|{rest}")
+  plain["on_device"] = c.input.on_device
+  c.evals = dict(
+    val=dict(plain, **recipe["val"], every_steps=recipe["every"]),
+    test=dict(plain, **recipe["test"], of_best=True),
+  )
   c.best = "val/accuracy"
 
-  c.schedule = ConfigDict(
-    {"lr": recipe["lr"][kind], "warmup": "none", "decay": "constant"}
-  )
+  c.schedule = dict(lr=recipe["lr"][kind], warmup="none", decay="constant")
   # Torch's defaults, without decay.
-  c.optim = ConfigDict(
-    {
-      "name": "adam",
-      "b1": 0.9,
-      "b2": 0.999,
-      "weight_decay": 0.0,
-      "clip_norm": 1.0,
-    }
-  )
+  c.optim = dict(name="adam", b1=0.9, b2=0.999, weight_decay=0.0, clip_norm=1.0)
 
-  c.checkpoint = ConfigDict({"every_steps": 1000, "keep": 1})
-  c.log = ConfigDict({"every_steps": 50, "tensorboard": True})
+  c.checkpoint = dict(every_steps=1000, keep=1)
+  c.log = dict(every_steps=50, tensorboard=True)
   return c

@@ -1,120 +1,100 @@
 #!/usr/bin/env bash
-# Trains on TPU slices of a GKE cluster, as a JobSet, through kubectl.
+# Prints a JobSet that trains on TPU slices of a GKE cluster, for kubectl.
 #
-#   gke.sh apply --name=NAME --image=IMAGE --tpu=tpu-v5-lite-podslice \
-#     --topology=4x4 --claim=CLAIM [options] \
-#     -- --config=FILE.py --workdir=FOLDER [flags]
+#   NAME=ast IMAGE=REGISTRY/astjax CLAIM=shared \
+#     TPU=tpu-v5-lite-podslice TOPOLOGY=4x4 launch/gke.sh \
+#     --config=configs/ast_audioset.py --workdir=/shared/runs/a |
+#     kubectl apply -f -
 #
-# apply   starts the training: jobset.yaml, filled in
-# status  the JobSet and its pods
-# logs    what process 0 says
-# delete  ends the training: it saves first; `apply` again resumes it
-#
-# --name=NAME           of the JobSet
-# --image=IMAGE         built from Containerfile with PLATFORM=tpu
-# --tpu=TYPE            nodes' label cloud.google.com/gke-tpu-accelerator
-# --topology=AxB[xC]    of one slice, in chips: the label ...gke-tpu-topology
-# --chips-per-host=4    google.com/tpu of a node
-# --slices=1            how many slices train together
-# --claim=CLAIM         a persistent volume claim that all pods may write to
-# --mount=/shared       where the training sees it: data and work directory
-# --spot                on spot nodes
-# --max-restarts=20     of all pods, after crashes and preemptions
-# --namespace=NAMESPACE default: kubectl's own
-# --dry-run             prints the JobSet and the commands
+# NAME      of the JobSet
+# IMAGE     built from Containerfile with PLATFORM=tpu
+# CLAIM     a persistent volume claim that many pods may write to, at /shared
+# TPU       nodes' label cloud.google.com/gke-tpu-accelerator
+# TOPOLOGY  of one slice, in chips: nodes' label ...gke-tpu-topology
+# CHIPS     of one node (4)
+# SLICES    how many slices train together (1)
+# SPOT      1: on spot nodes
+# RESTARTS  of all pods, after crashes and preemptions (20)
 set -euo pipefail
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-# shellcheck source-path=SCRIPTDIR source=lib.sh
-source "$here/lib.sh"
+: "${NAME:?}" "${IMAGE:?}" "${CLAIM:?}" "${TPU:?}" "${TOPOLOGY:?}" \
+  "${CHIPS:=4}" "${SLICES:=1}" "${RESTARTS:=20}"
+all=$((${TOPOLOGY//x/*})) hosts=$((all / CHIPS))
+if ((all != hosts * CHIPS)); then
+  echo "TOPOLOGY=$TOPOLOGY has $all chips, which CHIPS=$CHIPS does not divide" >&2
+  exit 2
+fi
+# A pod that trains alone has nobody to look for.
+((hosts * SLICES > 1)) || set -- "$@" --num_processes=1
+spot=${SPOT:+'cloud.google.com/gke-spot: "true"'}
+flags=${*@Q}
+flags=${flags//\$/\$\$} # Kubernetes makes one $ of two, and may replace $(...)
 
-choose 'apply status logs delete' "$@"
-shift
-name='' image='' tpu='' topology='' claim='' spot='' namespace=''
-chips_per_host=4 slices=1 mount=/shared max_restarts=20
-options "name= image= tpu= topology= chips-per-host= slices= claim= mount= \
-  spot max-restarts= namespace=" "$@"
-set -- "${rest[@]}"
-[[ $name =~ ^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$ ]] ||
-  fail "--name=$name: expected a-z, 0-9 and -, at most 40"
-need kubectl "see https://kubernetes.io/docs/tasks/tools"
-kubectl=(kubectl)
-[[ ! $namespace ]] || kubectl+=("--namespace=$namespace")
-
-# A string of JSON, which is one of YAML, too.
-json() { # TEXT
-  local text=$1
-  [[ $text != *[[:cntrl:]]* ]] || fail "a control character in ${text@Q}"
-  text=${text//\\/\\\\}
-  printf '"%s"' "${text//\"/\\\"}"
-}
-
-fill() { # NAME VALUE
-  text=${text//"\${$1}"/"$2"}
-}
-
-jobset() { # FLAGS...
-  local text args='' word sides side total=1
-  for word in "$@"; do
-    word=${word//"\$("/"\$\$("} # or Kubernetes would look for a variable
-    args+="${args:+, }$(json "$word")"
-  done
-  IFS=x read -r -a sides <<<"$topology"
-  for side in "${sides[@]}"; do
-    total=$((total * side))
-  done
-  ((total % chips_per_host == 0)) ||
-    fail "--topology=$topology is $total chips, --chips-per-host=$chips_per_host"
-  # A pod that trains alone has nobody to look for.
-  ((total * slices > chips_per_host)) || args+=', "--num_processes=1"'
-  text=$(grep -v '^#' "$here/jobset.yaml")
-  [[ $spot ]] || text=$(grep -v 'only with --spot' <<<"$text")
-  fill NAME "$name"
-  fill MAX_RESTARTS "$max_restarts"
-  fill SLICES "$slices"
-  fill HOSTS "$((total / chips_per_host))"
-  fill CHIPS "$chips_per_host"
-  fill TPU "$(json "$tpu")"
-  fill TOPOLOGY "$(json "$topology")"
-  fill IMAGE "$(json "$image")"
-  fill CLAIM "$(json "$claim")"
-  fill MOUNT "$(json "$mount")"
-  fill ARGS "[$args]" # last: flags may contain anything
-  printf '%s\n' "$text"
-}
-
-apply() {
-  local text option
-  check_flags "$@"
-  for option in image tpu topology claim; do
-    [[ ${!option} ]] || fail "no $option: give one with --$option=..."
-  done
-  [[ $topology =~ ^[1-9][0-9]{0,3}(x[1-9][0-9]{0,3}){1,2}$ ]] ||
-    fail "--topology=$topology: expected AxB or AxBxC, such as 4x4"
-  whole_number --chips-per-host "$chips_per_host" 1
-  whole_number --slices "$slices" 1
-  whole_number --max-restarts "$max_restarts" 0
-  text=$(jobset "$@")
-  if [[ $dry_run ]]; then
-    printf '%s <<"YAML"\n%s\nYAML\n' \
-      "$(quoted "${kubectl[@]}" apply --filename=-)" "$text"
-  else
-    "${kubectl[@]}" apply --filename=- <<<"$text"
-  fi
-}
-
-[[ $action == apply ]] || (($# == 0)) ||
-  fail "flags of the training belong to apply"
-mine=jobset.sigs.k8s.io/jobset-name=$name
-case $action in
-  apply) apply "$@" ;;
-  status)
-    run "${kubectl[@]}" get jobset "$name"
-    run "${kubectl[@]}" get pods "--selector=$mine" --output=wide
-    ;;
-  logs)
-    run "${kubectl[@]}" logs --follow --tail=-1 \
-      "--selector=$mine,jobset.sigs.k8s.io/job-index=0,\
-batch.kubernetes.io/job-completion-index=0"
-    ;;
-  delete) run "${kubectl[@]}" delete jobset "$name" ;;
-esac
+# All pods of all slices train together: JAX finds them by what GKE tells each.
+cat <<YAML
+apiVersion: jobset.x-k8s.io/v1alpha2
+kind: JobSet
+metadata:
+  name: $NAME
+  annotations:
+    # One slice, which is one node pool, for each replica of the job below.
+    alpha.jobset.sigs.k8s.io/exclusive-topology: cloud.google.com/gke-nodepool
+spec:
+  failurePolicy:
+    # A lost pod or node starts all pods again, which resume.
+    maxRestarts: $RESTARTS
+    rules:
+      - name: userMistake
+        action: FailJobSet
+        onJobFailureReasons: [PodFailurePolicy]
+  replicatedJobs:
+    - name: slice
+      replicas: $SLICES
+      template:
+        spec:
+          parallelism: $hosts
+          completions: $hosts
+          completionMode: Indexed
+          backoffLimit: 0
+          podFailurePolicy:
+            rules:
+              # The exit code of a mistake, which no restart mends.
+              - action: FailJob
+                onExitCodes:
+                  containerName: train
+                  operator: In
+                  values: [2]
+          template:
+            spec:
+              restartPolicy: Never
+              # As process 1 the trainer would not hear signals early on.
+              shareProcessNamespace: true
+              # From SIGTERM, at which the trainer saves, to SIGKILL.
+              terminationGracePeriodSeconds: 120
+              nodeSelector:
+                cloud.google.com/gke-tpu-accelerator: $TPU
+                cloud.google.com/gke-tpu-topology: $TOPOLOGY
+                $spot
+              containers:
+                - name: train
+                  image: $IMAGE
+                  command: [bash, -c]
+                  args:
+                    - |
+                      exec python -m astjax.main $flags
+                  securityContext:
+                    runAsUser: 0 # to whom the TPU's device files belong
+                  ports:
+                    - containerPort: 8471 # between the TPUs' drivers
+                    - containerPort: 8080 # between slices
+                    - containerPort: 8482 # jax.distributed
+                  resources:
+                    limits:
+                      google.com/tpu: $CHIPS
+                  volumeMounts:
+                    - name: shared
+                      mountPath: /shared
+              volumes:
+                - name: shared
+                  persistentVolumeClaim:
+                    claimName: $CLAIM
+YAML

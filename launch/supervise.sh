@@ -1,66 +1,55 @@
 #!/usr/bin/env bash
 # Runs a command, and runs it again when it crashes.
 #
-#   supervise.sh [--max-restarts=3] [--backoff=10] [--dry-run] -- COMMAND...
+#   RESTARTS=3 PAUSE=10 launch/supervise.sh COMMAND...
 #
-# The pause before a restart is --backoff seconds, then twice as long each time,
-# at most 300. Who has run for ten minutes begins anew with both. There is no
-# restart after success (exit code 0), a mistake (2, or 126 and 127: no such
-# command) or a stop by a signal (SIGHUP 129, SIGINT 130, SIGUSR1 138,
-# SIGTERM 143). SIGTERM, SIGINT, SIGHUP and SIGUSR1 are passed on to the
-# command; the script then waits for it. The exit code is the command's.
-set -euo pipefail
-# shellcheck source-path=SCRIPTDIR source=lib.sh
-source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+# RESTARTS  at most so many (3); a command that has run for HEALTHY seconds
+#           (600) before it crashed begins to count anew
+# PAUSE     seconds before the first restart (10), twice that before the second
+#
+# There is no restart after success (exit code 0), a mistake (2; 126 and 127 if
+# the command cannot be run) or a stop by SIGHUP, SIGINT, SIGUSR1 or SIGTERM
+# (129, 130, 138, 143). These signals are passed on to the command, and this
+# script waits for it. The exit code is the command's.
+set -uo pipefail
+: "${1:?expected a command}"
 
-max_restarts=3 backoff=10
-options "max-restarts= backoff=" "$@"
-set -- "${rest[@]}"
-whole_number --max-restarts "$max_restarts" 0
-whole_number --backoff "$backoff" 0
-(($#)) || fail "no command: expected -- COMMAND..."
-
-if [[ $dry_run ]]; then
-  run "$@"
-  exit
-fi
-
-child='' stopped=''
-forward() {
-  stopped=$1
-  signals=$((signals + 1))
-  [[ ! $child ]] || kill -s "$1" "$child" 2>/dev/null || true
+child='' told='' signals=0
+tell() { # SIGNAL
+  told=$1 signals=$((signals + 1))
+  [[ ! $child ]] || kill -s "$1" "$child" 2>/dev/null
 }
 for name in TERM INT HUP USR1; do
   # shellcheck disable=SC2064
-  trap "forward $name" "$name"
+  trap "tell $name" "$name"
 done
 
-watch() { # PID
-  child=$1
-  [[ ! $stopped ]] || forward "$stopped" # it came just before
-  await "$child"
-  child=
+# Sets `code` to the exit code of a command.
+run() { # COMMAND...
+  "$@" &
+  child=$!
+  [[ ! $told ]] || tell "$told" # it came before the command had begun
+  # A signal ends `wait`, but not the command: wait until none has come.
+  local before
+  while
+    before=$signals code=0
+    wait "$child" || code=$?
+    ((signals != before))
+  do :; done
 }
 
-# Job control gives children a process group of their own, so that Ctrl-C comes
-# to them once, through `forward`, and is not ignored as in plain background.
+# Job control gives each command a process group of its own. Ctrl-C then comes
+# to it once, through `tell`, and is not ignored as in plain background.
 set -m
-pause=$backoff
 for ((restart = 1; ; restart++)); do
   SECONDS=0
-  "$@" &
-  watch "$!"
-  [[ ! $stopped ]] || exit "$code"
+  run "$@"
+  [[ ! $told ]] || exit "$code"
   case $code in 0 | 2 | 126 | 127 | 129 | 130 | 138 | 143) exit "$code" ;; esac
-  ((SECONDS < ${HEALTHY_SECONDS:-600})) || restart=1 pause=$backoff
-  if ((restart > max_restarts)); then
-    say "exit code $code; no restart is left of $max_restarts"
-    exit "$code"
-  fi
-  say "exit code $code; restart $restart of $max_restarts in $pause s"
-  sleep "$pause" &
-  watch "$!"
-  [[ ! $stopped ]] || exit $((128 + $(kill -l "$stopped")))
-  pause=$((pause < 150 ? 2 * pause : 300))
+  ((SECONDS < ${HEALTHY:-600})) || restart=1
+  ((restart <= ${RESTARTS:-3})) || exit "$code"
+  pause=$((restart * ${PAUSE:-10}))
+  echo "exit code $code; restart $restart of ${RESTARTS:-3} in $pause s" >&2
+  run sleep "$pause"
+  [[ ! $told ]] || exit "$code"
 done

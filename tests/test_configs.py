@@ -2,9 +2,12 @@
 
 import csv
 import importlib
+import os
 import pathlib
 import re
+import shutil
 import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -41,8 +44,45 @@ ARGUMENTS = {
 
 
 def test_all_configs_are_listed():
-  found = {p.stem for p in (ROOT / "configs").glob("*.py")} - {"__init__"}
-  assert found == set(ARGUMENTS)
+  found = {p.stem for p in (ROOT / "configs").glob("*.py")}
+  assert found - {"__init__", "common"} == set(ARGUMENTS)
+
+
+def run_in(folder, code, *arguments):
+  """Runs code in a folder in which `configs` is something else."""
+  (folder / "configs").mkdir()
+  code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"
+  command = [sys.executable, "-c", code, *arguments]
+  env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+  out = subprocess.run(
+    command, cwd=folder, env=env, capture_output=True, text=True
+  )
+  assert out.returncode == 0, out.stderr
+  return out.stdout
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_config_is_read_from_any_folder(copied, tmp_path):
+  path = ROOT / "configs" / "ast_esc50.py"
+  if copied:
+    path = shutil.copy(path, tmp_path / "mine.py")
+  code = (
+    "from astjax import main\n"
+    "sys.path.pop(0)\n"  # as if astjax alone were installed
+    "main.run(lambda: print(main.config().input.source_kw.csv))"
+  )
+  flag = f"--config={path}:imagenet"
+  assert run_in(tmp_path, code, flag) == "meta/esc50.csv\n"
+
+
+def test_configs_are_a_package_of_any_name(tmp_path):
+  shutil.copytree(ROOT / "configs", tmp_path / "recipes")
+  code = (
+    "sys.path[0] = ''\n"
+    "from recipes import ast_esc50\n"
+    "print(ast_esc50.get_config().input.source_kw.csv)"
+  )
+  assert run_in(tmp_path, code) == "meta/esc50.csv\n"
 
 
 def write_sound(path, rate):

@@ -1,8 +1,7 @@
 """SSAST: masked spectrogram patch modelling (arXiv 2110.09784), its module.
 
 The backbone sees learned mask tokens where patches are hidden; two small heads
-predict the hidden patches from what it makes of them. The objectives
-themselves are in `tasks/ssast.py`.
+predict the hidden patches. The objectives are in `tasks/ssast.py`.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ class SSAST(nn.Module):
   heads: tuple[str, ...] = HEADS
 
   def setup(self) -> None:
-    """The mask token has the original's deviation, Xavier's on [1, 1, D]."""
+    # The mask token has the original's deviation: Xavier's on [1, 1, D].
     width, (ph, pw) = self.backbone.width, self.backbone.patch_size
     init = nn.initializers.normal(stddev=width**-0.5)
     self.mask_token = self.param("mask_token", init, (width,))
@@ -41,7 +40,7 @@ class SSAST(nn.Module):
   def __call__(
     self,
     patches: Array,
-    index: Array,
+    index: Array | None = None,
     *,
     heads: tuple[str, ...] | None = None,
     train: bool = False,
@@ -50,13 +49,15 @@ class SSAST(nn.Module):
 
     Args:
       patches: [B, F', T', ph * pw] literal patches.
-      index: [B, M] int32, numbers f' * T' + t' of the hidden ones.
+      index: [B, M] int32, numbers f' * T' + t' of the hidden ones; the first
+        patch alone by default.
       heads: which of its own predict; all by default.
-      train: turns drop path on.
 
     Returns:
       {head: [B, M, ph * pw]}.
     """
+    if index is None:
+      index = jnp.zeros((len(patches), 1), jnp.int32)
     numbers = jnp.arange(patches.shape[1] * patches.shape[2])
     out = self.backbone(
       patches=patches,
@@ -68,7 +69,7 @@ class SSAST(nn.Module):
     return {name: getattr(self, name)(hidden) for name in heads or self.heads}
 
 
-def make_ssast(backbone: ast.Backbone, heads: tuple[str, ...] = HEADS) -> SSAST:
+def make(backbone: ast.Backbone, heads: tuple[str, ...] = HEADS) -> SSAST:
   """The module on a backbone.
 
   Raises:

@@ -13,6 +13,7 @@ says: does the step fit into the memory, what is sent between the devices.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import importlib.util
@@ -21,18 +22,18 @@ import json
 import math
 import os
 import re
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from absl import flags
 from jax.experimental import topologies
 
-from astjax import main
-from astjax.engine import flops, sharding
-from astjax.engine.devices import CHIPS, Chip, of
+from astjax import cli
+from astjax.engine import sharding
+from astjax.engine.devices import CHIPS, Chip, chip_of, count_flops
 from astjax.errors import UserError
 from astjax.ops import host_ops, platform
 from astjax.ops.recipe import calls
@@ -41,17 +42,6 @@ from astjax.run import job as jobs
 from astjax.run.job import Job
 from astjax.run.log import Console
 from astjax.tools import collectives
-
-_TOPOLOGY = flags.DEFINE_string(
-  "topology", "local", "Such as v5e:4x4; local is what this machine has."
-)
-_NUM_CLASSES = flags.DEFINE_integer(
-  "num_classes", 0, "Of a classifier whose config leaves it to the data."
-)
-_SUGGEST = flags.DEFINE_bool(
-  "suggest", False, "Look for the largest batch that fits."
-)
-_JSON = flags.DEFINE_bool("json", False, "Print JSON instead of text.")
 
 # libtpu looks for a TPU even to describe one, asks a cloud's servers which one
 # this machine is, and lets one process at a time do so.
@@ -257,7 +247,7 @@ def _memory_of(mesh) -> int:
   device = mesh.devices.flat[0]
   if device in jax.devices():  # it is there, and knows what is left for us
     return (device.memory_stats() or {}).get("bytes_limit", 0)
-  chip = of(device)
+  chip = chip_of(device)
   return chip.memory if chip else 0
 
 
@@ -323,7 +313,7 @@ def report(
     )
   with platform.compiling_for(device.platform):
     step, args = _step(job, job.config.input.batch_size)
-    total = flops.of(step, *args)
+    total = count_flops(step, *args)
     compiled = compile_step(job)
     found = {
       "devices": job.mesh.size,
@@ -334,7 +324,7 @@ def report(
       "model_flops": job.flops_per_example() * compiled.batch_size,
       "matmul_flops": total,
       **dataclasses.asdict(compiled),
-      "at_best": at_best(of(device), job.mesh.size, total, compiled),
+      "at_best": at_best(chip_of(device), job.mesh.size, total, compiled),
     }
     if suggest:
       found["largest_batch"] = _suggest(job, compiled, say)
@@ -437,20 +427,34 @@ def _readable(number: int) -> str:
   return f"{number / 1024**power:.{2 if power else 0}f} {units[power]}"
 
 
-def _check() -> None:
-  topology = _TOPOLOGY.value
-  if topology != "local":  # nothing is to run on an accelerator of this machine
+def main(argv: Sequence[str] | None = None) -> int:
+  """Command line; returns the exit status."""
+  parser = cli.Parser(__doc__, config=True)
+  cli.add_run_flags(parser)  # of a pasted command line; they do nothing here
+  add = parser.add_argument
+  what = "such as v5e:4x4; local is what this machine has"
+  add("--topology", default="local", help=what)
+  what = "of a classifier whose config leaves it to the data"
+  add("--num_classes", type=int, default=0, help=what)
+  what = "look for the largest batch that fits"
+  add("--suggest", action="store_true", help=what)
+  add("--json", action="store_true", help="print JSON instead of text")
+  return cli.run(_check, parser, argv)
+
+
+def _check(args: argparse.Namespace) -> None:
+  if args.topology != "local":  # nothing is to run on this machine's devices
     jax.config.update("jax_platforms", "cpu")
-  devices = find_devices(topology)
-  console = Console(stderr=_JSON.value)
+  devices = find_devices(args.topology)
+  console = Console(stderr=args.json)
   with platform.compiling_for(devices[0].platform):
-    job = build(main.config(), devices, _NUM_CLASSES.value)
-  found = report(job, suggest=_SUGGEST.value, say=console.say)
-  if _JSON.value:
-    print(json.dumps({"topology": topology} | found))
+    job = build(args.config, devices, args.num_classes)
+  found = report(job, suggest=args.suggest, say=console.say)
+  if args.json:
+    print(json.dumps({"topology": args.topology} | found))
   else:
     show(found, console.say)
 
 
 if __name__ == "__main__":
-  main.run(_check, ("topology", "num_classes", "suggest", "json"))
+  sys.exit(main())

@@ -286,10 +286,8 @@ def _write(args, out, info: ModelInfo, grid, params: Params) -> list[str]:
     tensors, notes = _official(info, grid, params)
   # For this library: what the official names do not tell.
   own = json.dumps({"info": info.to_json(), "grid": grid})
-  with model_info.new_path(out) as temporary:
-    model_info.write_safetensors(
-      temporary, tensors, {"format": "pt", "astjax": own}
-    )
+  with files.new_path(out) as temporary:
+    files.write_safetensors(temporary, tensors, {"format": "pt", "astjax": own})
   return notes
 
 

@@ -31,7 +31,8 @@ from absl import logging
 from astjax.data import pipeline
 from astjax.engine.step import make_eval_step
 from astjax.errors import UserError, located, lookup
-from astjax.run import evaluate, job
+from astjax.ops import metrics
+from astjax.run import evaluation, job
 from astjax.run.log import Console
 from astjax.run.record import Mean
 
@@ -46,7 +47,7 @@ class Predictions:
     class_names: [C].
     names: [n], of the recordings.
     labels: [n, C].
-    scores: [n, C], float64, as `evaluate.scores` gives them.
+    scores: [n, C], float64, as `evaluation.scores` gives them.
   """
 
   split: str
@@ -133,13 +134,13 @@ def rate(
     if dump and path.is_dir():
       _write(path / f"{p.split}_predictions.npz", p)
     mean.add({"scores": p.scores})
-    metrics = evaluate.rate(p.scores, p.labels)
-    rated.append({"run": str(path), "step": p.step, **metrics})
+    rates = metrics.classification(p.scores, p.labels)[0]
+    rated.append({"run": str(path), "step": p.step, **rates})
   return {
     "split": split,
     "num_examples": len(first.names),
     "runs": rated,
-    "ensemble": evaluate.rate(mean.value()["scores"], first.labels),
+    "ensemble": metrics.classification(mean.value()["scores"], first.labels)[0],
   }
 
 
@@ -164,7 +165,7 @@ def predict(
     )
     step = make_eval_step(loaded.task, chosen.device_ops, loaded.mesh)
     with contextlib.closing(batches):
-      out = evaluate.outputs(
+      out = evaluation.outputs(
         step, state, batches, loaded.mesh, progress=progress
       )
   return Predictions(
@@ -173,7 +174,7 @@ def predict(
     class_names=np.array(chosen.class_names),
     names=np.array([chosen.reader.source.name(int(i)) for i in out["id"]]),
     labels=out["label"],
-    scores=evaluate.scores(out),
+    scores=evaluation.scores(out),
   )
 
 

@@ -12,13 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from astjax import models
 from astjax.errors import UserError
-from astjax.models import ast
+from astjax.models import asit, ast
 from astjax.ops import gmml, losses, patches, xp
 from astjax.ops.recipe import apply_rows, row_keys
 from astjax.serving import recording
 from astjax.serving.recording import Recording
-from astjax.tasks import asit, ssast
+from astjax.tasks import base, ssast
 from astjax.tasks.base import inputs
 from astjax.types import Batch
 from astjax.weights import convert, saved_model
@@ -121,20 +122,17 @@ def _of_ssast(loaded: Checkpoint, batch: Batch, key, num_mask: int):
   how = {"num_mask": max(1, round(_SHARE * rows * cols))}
   how |= info.objective.get("task_kw", {})
   how |= {"num_mask": num_mask} if num_mask else {}
-  task = ssast.make(
+  task = ssast.Ssast(
     **how,
-    model=info.model,
+    backbone=models.build(info.model, "config.json: model"),
     objective=next(k for k, v in ssast.OBJECTIVES.items() if set(v) == names),
     passes=1,
-    num_classes=0,
-    steps_per_epoch=1.0,
-    total_steps=1,
   )
 
   @jax.jit
   def run(params, batch):
     batch = task.corrupt(batch, key, 0)
-    cut, index = task.patches(batch), batch["mask_index"][:, 0]
+    cut, index = base.cut(batch, task.backbone), batch["mask_index"][:, 0]
     return cut, index, task.model.apply({"params": params}, cut, index)
 
   cut, index, out = jax.tree.map(np.asarray, run(params, batch))

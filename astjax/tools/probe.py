@@ -24,7 +24,7 @@ from absl import logging
 from astjax.data import sources
 from astjax.data.reader import Reader
 from astjax.data.source import Source, check_labelled
-from astjax.errors import UserError, lookup
+from astjax.errors import UserError, call, lookup
 from astjax.ops.recipe import apply_rows, row_keys
 from astjax.ops.waveform import fit, quantise, resample, to_mono
 from astjax.run import log
@@ -119,7 +119,9 @@ def _probe(args) -> int:
 def _probes(args) -> dict[str, probes.Probe]:
   given = {"knn": {"k": args.k}}
   return {
-    name: lookup(probes.PROBES, name, "--probes")(**given.get(name, {}))
+    name: call(
+      lookup(probes.PROBES, name, "--probes"), name, given.get(name, {})
+    )
     for name in _listed(args.probes) or ("",)
   }
 

@@ -23,7 +23,7 @@ from astjax.engine import sharding
 from astjax.engine.step import TrainState, make_eval_step, train_key
 from astjax.errors import UserError, lookup
 from astjax.ops.recipe import apply_rows, row_keys
-from astjax.run import evaluate, job, log, streams
+from astjax.run import evaluation, job, log, streams
 from astjax.tools import pictures
 
 
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"astjax: error: {e}", file=sys.stderr)
     return 1
   print(f"wrote {' and '.join(written)}")
-  if loaded.task.objective:
+  if loaded.task.saved_objective:
     print(
       "what it makes of hidden patches: python -m astjax.tools.reconstruct "
       f"--model={folder} RECORDING ..."
@@ -110,12 +110,12 @@ def predictions(
   with contextlib.closing(batches):
     head = list(itertools.islice(batches, -(-clips // size)))
   step = make_eval_step(loaded.task, chosen.device_ops, loaded.mesh)
-  out = evaluate.outputs(step, state, head, loaded.mesh)
+  out = evaluation.outputs(step, state, head, loaded.mesh)
   spectrograms = np.concatenate([_fbank(chosen, loaded, b) for b in head])
   return _draw(chosen, out, spectrograms, clips, workdir / "predictions.png")
 
 
-def _fbank(split: streams.Split, loaded: job.Job, batch: dict) -> np.ndarray:
+def _fbank(split: streams.Stream, loaded: job.Job, batch: dict) -> np.ndarray:
   def run(batch):
     keys = row_keys(train_key(0), len(batch["id"]))
     return apply_rows(split.device_ops, batch, keys)

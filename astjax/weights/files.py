@@ -1,17 +1,23 @@
-"""Files of weights -> {name: array}; nothing is renamed here."""
+"""Files of weights and JSON: read strictly, written whole or not at all.
+
+Names of arrays stay as they are in the file.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import math
 import os
 import pathlib
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_dtypes
 import numpy as np
-import safetensors
+import safetensors.numpy
 
 from astjax.errors import UserError
 from astjax.weights import pth
@@ -196,3 +202,92 @@ def sha256(path: str | os.PathLike) -> str:
   """Hex digest of a file."""
   with open(path, "rb") as f:
     return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def written_whole(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+  """A free name beside `path`, renamed to it when the block ends well.
+
+  So `path` is never half written: an error leaves what was there before. For a
+  file, which may replace another one, or for a new folder.
+
+  Raises:
+    OSError: it cannot be written.
+  """
+  path = pathlib.Path(os.path.realpath(path))  # a link stays a link
+  # The same file system, since only there a rename is one step; a name of its
+  # own, since several processes may write the same file.
+  with tempfile.TemporaryDirectory(
+    prefix=f".{path.name}-", dir=path.parent
+  ) as folder:
+    temporary = pathlib.Path(folder) / path.name
+    yield temporary
+    os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def new_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+  """`written_whole` for what must not be there yet.
+
+  Raises:
+    UserError: `path` is there already (and not an empty folder), or something
+      cannot be written.
+  """
+  path = pathlib.Path(os.path.realpath(pathlib.Path(path).expanduser()))
+  if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+    raise UserError(f"{path} is there already; give a new name")
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as temporary:
+      yield temporary
+  except OSError as e:
+    raise UserError(f"cannot write {path}: {e.strerror or e}") from None
+
+
+def write_safetensors(
+  path: pathlib.Path,
+  tensors: Mapping[str, np.ndarray],
+  metadata: Mapping[str, str] | None = None,
+) -> None:
+  """A `.safetensors` file; arrays are made contiguous first.
+
+  Raises:
+    OSError: it cannot be written.
+  """
+  # Not ascontiguousarray, which turns a scalar into a list of one.
+  arrays = {k: np.asarray(v, order="C") for k, v in tensors.items()}
+  try:
+    safetensors.numpy.save_file(arrays, path, metadata=dict(metadata or {}))
+  except safetensors.SafetensorError as e:
+    raise OSError(0, str(e)) from None
+  # The library makes it for its owner alone; the umask is to decide.
+  mask = os.umask(0)
+  os.umask(mask)
+  path.chmod(0o666 & ~mask)
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+  """Indented JSON, whole or not at all; NaN becomes null.
+
+  Raises:
+    OSError: it cannot be written.
+  """
+  text = json.dumps(jsonable(value), indent=2, allow_nan=False)
+  with written_whole(path) as temporary:
+    temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def jsonable(value: Any) -> Any:
+  """The same as JSON can say it: NaN and infinity become null.
+
+  Arrays and their scalars become numbers, tuples lists.
+  """
+  if isinstance(value, Mapping):
+    return {k: jsonable(v) for k, v in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [jsonable(v) for v in value]
+  if hasattr(value, "tolist"):  # of NumPy and of JAX
+    return jsonable(value.tolist())
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  return value

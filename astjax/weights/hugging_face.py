@@ -186,13 +186,13 @@ def save(
   """
   config, extractor, notes = _configs(info, params)
   tensors = convert.revert(params, tables.HF_AST)
-  with model_info.new_path(folder) as temporary:
+  with files.new_path(folder) as temporary:
     temporary.mkdir()
-    model_info.write_safetensors(
+    files.write_safetensors(
       temporary / "model.safetensors", tensors, {"format": "pt"}
     )
-    model_info.write_json(temporary / "config.json", config)
-    model_info.write_json(temporary / _EXTRACTOR, extractor)
+    files.write_json(temporary / "config.json", config)
+    files.write_json(temporary / _EXTRACTOR, extractor)
     card = _card(info)
     (temporary / "README.md").write_text(card, encoding="utf-8")
   return notes

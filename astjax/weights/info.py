@@ -6,18 +6,14 @@ and `config.json` (a `ModelInfo`).
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
 import math
 import os
 import pathlib
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
-import safetensors.numpy
 
 from astjax.errors import UserError, call
 from astjax.models.heads import Head
@@ -221,10 +217,10 @@ def save(folder: str | os.PathLike, info: ModelInfo, params: Params) -> None:
   Raises:
     UserError: the folder is there already, or cannot be written.
   """
-  with new_path(folder) as temporary:
+  with files.new_path(folder) as temporary:
     temporary.mkdir()
-    write_safetensors(temporary / PARAMS, convert.flatten(params))
-    write_json(temporary / CONFIG, info.to_json())
+    files.write_safetensors(temporary / PARAMS, convert.flatten(params))
+    files.write_json(temporary / CONFIG, info.to_json())
 
 
 def load(folder: str | os.PathLike) -> tuple[ModelInfo, dict[str, np.ndarray]]:
@@ -248,59 +244,3 @@ def parse(config: Mapping[str, Any], where: str) -> ModelInfo:
       raise UserError(f"{where}: head is no object")
     config["head"] = call(Head, f"{where}: head", config["head"])
   return call(ModelInfo, where, config)
-
-
-def write_safetensors(
-  path: pathlib.Path,
-  tensors: Mapping[str, np.ndarray],
-  metadata: Mapping[str, str] | None = None,
-) -> None:
-  """A `.safetensors` file; arrays are made contiguous first.
-
-  Raises:
-    OSError: it cannot be written.
-  """
-  arrays = {k: np.asarray(v, order="C") for k, v in tensors.items()}
-  try:
-    safetensors.numpy.save_file(arrays, path, metadata=dict(metadata or {}))
-  except safetensors.SafetensorError as e:
-    raise OSError(0, str(e)) from None
-  path.chmod(0o666 & ~_umask())  # it is made for its owner alone
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-  """Indented JSON."""
-  text = json.dumps(value, indent=2, ensure_ascii=False)
-  path.write_text(text + "\n", encoding="utf-8")
-
-
-@contextlib.contextmanager
-def new_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-  """A name beside `path`, renamed to it when what is written there is whole.
-
-  Raises in the block leave nothing behind; the name is free, for a file or a
-  folder.
-
-  Raises:
-    UserError: `path` is there already (and not an empty folder), or something
-      cannot be written.
-  """
-  path = pathlib.Path(os.path.realpath(pathlib.Path(path).expanduser()))
-  if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-    raise UserError(f"{path} is there already; give a new name")
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-      prefix=f".{path.name}-", dir=path.parent
-    ) as folder:
-      temporary = pathlib.Path(folder) / path.name
-      yield temporary
-      os.replace(temporary, path)
-  except OSError as e:
-    raise UserError(f"cannot write {path}: {e.strerror or e}") from None
-
-
-def _umask() -> int:
-  mask = os.umask(0)
-  os.umask(mask)
-  return mask

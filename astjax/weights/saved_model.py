@@ -10,8 +10,9 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from astjax import models
 from astjax.errors import call, lookup
-from astjax.models import asit, ast, ssast
+from astjax.models import ast
 from astjax.ops import recipe as recipes
 from astjax.types import Array, Params
 from astjax.weights.info import ModelInfo
@@ -19,14 +20,7 @@ from astjax.weights.info import ModelInfo
 
 def describe(backbone: ast.Backbone) -> dict[str, Any]:
   """The arguments of `make_backbone` that a saved model needs."""
-  sizes = {k: getattr(backbone, k) for k in ("width", "depth", "num_heads")}
-  return sizes | {
-    "mlp_dim": backbone.mlp_dim or 4 * backbone.width,
-    "patch_size": tuple(backbone.patch_size),
-    "stride": tuple(backbone.stride),
-    "prefix": tuple(backbone.prefix),
-    "layer_norm_eps": backbone.layer_norm_eps,
-  }
+  return backbone.describe()
 
 
 def backbone_of(info: ModelInfo) -> ast.Backbone:
@@ -35,11 +29,7 @@ def backbone_of(info: ModelInfo) -> ast.Backbone:
   Raises:
     UserError: sizes that do not fit.
   """
-  return call(ast.make_backbone, "config.json: model", info.model)
-
-
-# By the name in `ModelInfo.objective`.
-OBJECTIVES = {"ssast": ssast.make_ssast, "asit": asit.make}
+  return models.build(info.model, "config.json: model")
 
 
 def module_of(info: ModelInfo) -> nn.Module:
@@ -53,7 +43,7 @@ def module_of(info: ModelInfo) -> nn.Module:
     given = dict(info.objective)
     given.pop("task_kw", None)  # how it was trained: for `tools/reconstruct`
     where = "config.json: objective"
-    make = lookup(OBJECTIVES, given.pop("name", ""), where)
+    make = lookup(models.OBJECTIVES, given.pop("name", ""), where).make
     return call(make, where, given, backbone=backbone)
   if info.head is None:
     return backbone
@@ -66,9 +56,7 @@ def init_params(info: ModelInfo, grid: tuple[int, int], key: Array) -> Params:
   height, width = backbone_of(info).patch_size
   patches = np.zeros((1, *grid, height * width), np.float32)
   if info.objective:
-    index = np.zeros((1, 1), np.int32)
-    hidden = (index,) if isinstance(module, ssast.SSAST) else ()
-    return dict(module.init(key, patches, *hidden)["params"])
+    return dict(module.init(key, patches)["params"])
   params = module.init(key, patches=patches)["params"]
   return {"backbone": params} if info.head is None else dict(params)
 

@@ -17,7 +17,7 @@ from astjax.engine import sharding
 from astjax.engine.step import make_eval_step
 from astjax.engine.task import LossOut
 from astjax.models import ast
-from astjax.run import evaluate, job
+from astjax.run import evaluation, job
 from astjax.run.config import to_plain
 from astjax.tools import dataset_stats, report
 from tests.test_train import run
@@ -32,7 +32,7 @@ class Mean:
   metric_names = ("loss",)
   one_label = False
   head = None
-  objective = {}  # noqa: RUF012
+  saved_objective = {}  # noqa: RUF012
 
   def init_params(self, rng, batch):
     return {"backbone": self.backbone.init(rng, batch["fbank"])["params"]}
@@ -62,8 +62,8 @@ class Mean:
     return {"loss": float(np.mean(outputs["loss"]))}, {}
 
 
-def make(*, model: dict, num_classes: int, **own: Any) -> Mean:
-  return Mean(ast.make_backbone(**model))
+def make(*, backbone: Any, num_classes: int, **own: Any) -> Mean:
+  return Mean(backbone)
 
 
 @pytest.fixture
@@ -233,8 +233,8 @@ class OfViews(Mean):
     return out.reshape(*fbank.shape[:-2], -1)
 
 
-def make_of_views(*, model: dict, **own: Any) -> OfViews:
-  return OfViews(ast.make_backbone(**model))
+def make_of_views(*, backbone: Any, **own: Any) -> OfViews:
+  return OfViews(backbone)
 
 
 def views_of(random):
@@ -286,7 +286,7 @@ def test_a_model_of_views_hears_one_clip(config, tmp_path, monkeypatch):
     loaded.task, split.device_ops, loaded.mesh, features=True
   )
   batches = pipeline.eval_batches(split.reader, split.host_ops, batch_size=4)
-  out = evaluate.outputs(step, state, batches, loaded.mesh)
+  out = evaluation.outputs(step, state, batches, loaded.mesh)
   source = split.reader.source
   compared = 0
   for i, want in zip(out["id"], out["features"], strict=True):

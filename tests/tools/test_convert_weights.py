@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from astjax.tools import convert_weights
-from astjax.weights import convert, load, tables
+from astjax.weights import convert, files, load, tables
 from astjax.weights import info as model_info
 from tests.weights import google
 from tests.weights.test_info import INFO, random_params
@@ -276,7 +276,7 @@ def test_the_disk_is_full(model, tmp_path, monkeypatch, capsys):
   def full(*args, **kwargs):
     raise OSError(28, "No space left on device")
 
-  monkeypatch.setattr(model_info.safetensors.numpy, "save_file", full)
+  monkeypatch.setattr(files.safetensors.numpy, "save_file", full)
   before = sorted(tmp_path.rglob("*"))
   for flags in (
     ["o"],

@@ -9,7 +9,7 @@ import scipy.special
 from astjax.data import pipeline
 from astjax.engine.step import make_eval_step
 from astjax.ops import metrics
-from astjax.run import evaluate, job
+from astjax.run import evaluation, job
 from astjax.tools import ensemble
 from tests.test_train import run
 from tests.tiny import tiny_config
@@ -40,7 +40,7 @@ def logits(folder):
   batches = pipeline.eval_batches(
     split.reader, split.host_ops, batch_size=split.config.batch_size
   )
-  return evaluate.outputs(step, state, batches, built.mesh)
+  return evaluation.outputs(step, state, batches, built.mesh)
 
 
 @pytest.mark.slow

@@ -132,7 +132,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
   def full(*args, **kwargs):
     raise OSError(28, "No space left on device")
 
-  monkeypatch.setattr(model_info, "write_json", full)
+  monkeypatch.setattr(model_info.files, "write_json", full)
   with pytest.raises(UserError, match="No space left") as e:
     model_info.save(tmp_path / "m", INFO, random_params())
   assert "\n" not in str(e.value)
