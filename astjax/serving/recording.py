@@ -149,8 +149,7 @@ class Recording:
   def __init__(self, source: Any, sample_rate: Any = None, name: str = ""):
     self._source = source
     self._rate = sample_rate
-    is_path = isinstance(source, (str, os.PathLike))
-    self.name = os.fspath(source) if is_path else name
+    self.name = os.fspath(source) if _is_path(source) else name
     self.seconds = 0.0
     self.peak = 0.0
 
@@ -223,7 +222,7 @@ class Recording:
     return waveform.resample_blocks(mono(), rate, new_rate)
 
   def _pieces(self) -> Iterator[tuple[np.ndarray, float]]:
-    if isinstance(self._source, (str, os.PathLike)):
+    if _is_path(self._source):
       yield from sound_files.blocks(self._source)
       return
     audio, scale = check_array(self._source)
@@ -301,9 +300,9 @@ def recordings(clips: Any, sample_rate: Any) -> tuple[list[Recording], bool]:
   clips = list(clips) if several else [clips]
   rates = sample_rate
   if not isinstance(rates, (list, tuple)):
-    if rates is not None and not any(map(_is_array, clips)) and clips:
+    if rates is not None and clips and all(map(_is_path, clips)):
       raise UserError("sample_rate is for arrays; a file knows its own")
-    rates = [rates if _is_array(clip) else None for clip in clips]
+    rates = [None if _is_path(clip) else rates for clip in clips]
   if len(rates) != len(clips):
     raise UserError(f"{len(rates)} sample rates for {len(clips)} clips")
   named = "clip {}" if several else "the array"
@@ -313,5 +312,5 @@ def recordings(clips: Any, sample_rate: Any) -> tuple[list[Recording], bool]:
   ], several
 
 
-def _is_array(clip: Any) -> bool:
-  return not isinstance(clip, (str, os.PathLike))
+def _is_path(clip: Any) -> bool:
+  return isinstance(clip, (str, os.PathLike))

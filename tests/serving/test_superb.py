@@ -8,7 +8,7 @@ import pytest
 
 import astjax
 from astjax.engine import step
-from astjax.errors import UserError
+from astjax.errors import UserError, call
 from astjax.models.heads import Head
 from astjax.ops import fbank
 from astjax.ops.recipe import apply_rows, row_keys
@@ -147,7 +147,7 @@ def test_hugging_face_has_no_such_classifier(tmp_path):
 
 def test_a_negative_projection():
   with pytest.raises(UserError, match="projection=-1"):
-    Head(num_classes=2, projection=-1)
+    call(Head, "head", {"num_classes": 2, "projection": -1})
 
 
 def test_measuring_wants_labels(run, tmp_path, capsys):
