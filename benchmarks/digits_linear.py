@@ -18,8 +18,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from astjax.data import sources
-from astjax.data.audio import resample, to_mono
 from astjax.ops import fbank
+from astjax.ops.waveform import resample, to_mono
 from configs import ast_digits
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from astjax.data.sources import Source
+from astjax.data.source import Source
 from astjax.errors import UserError, lookup
 from astjax.ops.xp import NUMPY, random_key
 
@@ -53,6 +53,8 @@ class Order:
 
   def index(self, position: int) -> int:
     """The example at this position."""
+    # A batch may straddle two epochs: the original ends each with a smaller
+    # batch, which would compile a second program.
     epoch, place = divmod(int(position), self.num_examples)
     return int(self._epoch(epoch)[place])
 

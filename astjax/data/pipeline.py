@@ -1,4 +1,4 @@
-"""tf.data pipelines for training and evaluation.
+"""tf.data pipelines for training and evaluation: the home of TensorFlow.
 
 A training batch is a function of (seed, step): the pipeline starts at any step
 and each process makes its own disjoint rows. Evaluation passes over a split
@@ -9,23 +9,25 @@ from __future__ import annotations
 
 import contextlib
 import math
-import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
 
 from astjax.data import order
 from astjax.data.reader import Reader
-from astjax.data.tf_backend import TF, python_call
 from astjax.errors import UserError
 from astjax.ops import recipe
 from astjax.ops.xp import NUMPY, random_key
+from astjax.types import Example
 
-_INDEX_AND_KEY = (tf.TensorSpec([], tf.int32), tf.TensorSpec([2], tf.uint32))
+# {name: (shape, type)} of one row.
+Shapes = dict[str, tuple[tuple[int, ...], np.dtype]]
 
 # What the host needs on the way and the device does not.
 _HOST_ONLY = ("index", "replace", "sample_rate", "partner", "share")
+
+_FEW = 100  # samples
 
 
 def hide_accelerators() -> None:
@@ -54,7 +56,7 @@ def train_batches(
 
   Args:
     reader: the recordings.
-    ops: from `host_ops.parse` over the same reader.
+    ops: of the host, made with the same reader.
     batch_size: B, over all processes.
     seed: of the order and of all draws.
     first_step: where to begin.
@@ -69,17 +71,14 @@ def train_batches(
   stream = order.Order(seed, len(reader.source), batch_size, weights)
   rows = order.process_rows(batch_size, process_index, process_count)
 
-  def look_up(position):
-    return np.int32(stream.index(position)), stream.key(position)
+  def row(i):
+    step, place = divmod(i, len(rows))
+    position = step * batch_size + rows.start + place
+    start = _start(stream.index(position), replace=True)
+    return recipe.apply(ops, start, stream.key(position), NUMPY)
 
-  def start(i):
-    step, row = i // len(rows), i % len(rows)
-    position = step * batch_size + rows.start + row
-    index, key = python_call(look_up, [position], *_INDEX_AND_KEY)
-    return {"index": index, "valid": tf.constant(True), "replace": True}, key
-
-  span = tf.data.Dataset.range(first_step * len(rows), last_step * len(rows))
-  return _iterate(_batched(_examples(span, start, ops), len(rows)))
+  span = range(first_step * len(rows), last_step * len(rows))
+  return _batches(row, span, len(rows), row_shapes(reader, ops))
 
 
 def eval_batches(
@@ -95,18 +94,14 @@ def eval_batches(
   num_examples = len(reader.source)
   key = random_key(0)
 
-  def look_up(position):
-    index = min(int(position), num_examples - 1)
-    return np.int32(index), NUMPY.fold_in(key, index)
-
-  def start(i):
+  def row(i):
     position = i // len(rows) * batch_size + rows.start + i % len(rows)
-    index, row_key = python_call(look_up, [position], *_INDEX_AND_KEY)
-    valid = position < num_examples
-    return {"index": index, "valid": valid, "replace": False}, row_key
+    index = min(position, num_examples - 1)
+    start = _start(index, replace=False, valid=position < num_examples)
+    return recipe.apply(ops, start, NUMPY.fold_in(key, index), NUMPY)
 
-  span = tf.data.Dataset.range(num_eval_batches(reader, batch_size) * len(rows))
-  return _iterate(_batched(_examples(span, start, ops), len(rows)))
+  span = range(num_eval_batches(reader, batch_size) * len(rows))
+  return _batches(row, span, len(rows), row_shapes(reader, ops))
 
 
 def num_eval_batches(reader: Reader, batch_size: int) -> int:
@@ -114,63 +109,97 @@ def num_eval_batches(reader: Reader, batch_size: int) -> int:
   return math.ceil(len(reader.source) / batch_size)
 
 
-def row_shapes(
-  reader: Reader, ops: tuple[recipe.NamedOp, ...]
-) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+def row_shapes(reader: Reader, ops: tuple[recipe.NamedOp, ...]) -> Shapes:
   """{name: (shape, type)} of one row of the batches that these ops give.
 
-  Runs the ops once, on the first readable recording.
+  Runs the ops on the first readable recording, and on its beginning.
 
   Raises:
     UserError: ops that do not follow on each other, rows without a fixed
       length, a recording that does not suit the ops, or none readable.
   """
-
-  def start(i):
-    index = tf.cast(i, tf.int32)
-    example = {"index": index, "valid": tf.constant(True), "replace": True}
-    return example, tf.zeros([2], tf.uint32)
-
-  dataset = _examples(tf.data.Dataset.range(1), start, ops)
-  spec = dataset.element_spec
-  for name, tensor in spec.items():
-    if not tensor.shape.is_fully_defined():
-      raise UserError(
-        f"{name!r} has no fixed length, so it cannot be batched; use "
-        "fit(...) or drop it with keep(...)"
-      )
-  reader.read_or_next(0)
-  for _ in _iterate(dataset):
-    pass
-  return {
-    k: (tuple(v.shape), np.dtype(v.dtype.as_numpy_dtype))
-    for k, v in spec.items()
-  }
+  key = random_key(0)
+  read = recipe.apply(ops[:1], _start(0, replace=True), key, NUMPY)
+  shapes = _shapes(recipe.apply(ops[1:], read, key, NUMPY))
+  # What is as long as its recording shows where the recording is cut short.
+  if "audio" in read:
+    audio = read["audio"][:_FEW]
+    read |= {"audio": audio, "num_samples": np.int32(len(audio))}
+  try:
+    short = _shapes(recipe.apply(ops[1:], read, key, NUMPY))
+  except UserError as e:
+    raise UserError(
+      f"recordings of another length do not suit the ops, use fit(...): {e}"
+    ) from None
+  for name in shapes:
+    if short.get(name) != shapes[name]:
+      raise _no_fixed_length(name)
+  return shapes
 
 
-def _examples(span, start, ops):
+def _start(index: int, *, replace: bool, valid: bool = True) -> Example:
+  """What `decode` begins with."""
+  return {"index": index, "replace": replace, "valid": valid}
+
+
+def _shapes(example: Example) -> Shapes:
+  arrays = {k: np.asarray(v) for k, v in example.items() if k not in _HOST_ONLY}
+  return {k: (v.shape, v.dtype) for k, v in arrays.items()}
+
+
+def _no_fixed_length(name: str) -> UserError:
+  return UserError(
+    f"{name!r} has no fixed length, so it cannot be batched; use fit(...) or "
+    "drop it with keep(...)"
+  )
+
+
+def _batches(
+  row: Callable[[int], Example], span: range, size: int, shapes: Shapes
+) -> Iterator[dict[str, np.ndarray]]:
+  """Batches of `size` rows, in order.
+
+  Args:
+    row: gives row i, from any thread.
+    span: which rows.
+    size: of a batch.
+    shapes: of the rows.
+  """
+  failed = []
+
+  def call(i):
+    try:
+      example = row(int(i))
+      for name, (shape, _) in shapes.items():
+        if np.shape(example[name]) != shape:
+          raise _no_fixed_length(name)
+      return [np.asarray(example[k], dtype) for k, (_, dtype) in shapes.items()]
+    except Exception as e:
+      failed.append(e)
+      raise
+
+  # One call for a whole recording: each takes Python's lock. The decoder, the
+  # resampler and NumPy let go of it while they work, so threads do not wait.
   def example_at(i):
-    example, key = start(i)
-    example = recipe.apply(ops, example, key, TF)
-    return {k: v for k, v in example.items() if k not in _HOST_ONLY}
+    values = tf.numpy_function(call, [i], [t for _, t in shapes.values()])
+    for value, (shape, _) in zip(values, shapes.values(), strict=True):
+      value.set_shape(shape)
+    return dict(zip(shapes, values, strict=True))
 
-  return span.map(
+  dataset = tf.data.Dataset.range(span.start, span.stop).map(
     tf.autograph.experimental.do_not_convert(example_at),
     num_parallel_calls=tf.data.AUTOTUNE,
     deterministic=True,
   )
+  dataset = dataset.batch(size, drop_remainder=True).prefetch(2)
 
-
-def _batched(dataset, rows):
-  return dataset.batch(rows, drop_remainder=True).prefetch(2)
-
-
-def _iterate(dataset):
-  try:
-    yield from dataset.as_numpy_iterator()
-  except tf.errors.OpError as e:
-    # What a NumPy function raised comes back as text: "...UserError: <line>".
-    found = re.search(r"UserError: (.*)", str(e.message))
-    if found is None:
+  def iterate():
+    try:
+      yield from dataset.as_numpy_iterator()
+    except tf.errors.OpError:
+      # TensorFlow hands on the text of an exception; here is the exception.
+      if failed:
+        raise failed[0] from None
       raise
-    raise UserError(found.group(1)) from None
+
+  return iterate()

@@ -11,7 +11,7 @@ import threading
 import numpy as np
 
 from astjax.data.audio import UnreadableAudio
-from astjax.data.sources import Source
+from astjax.data.source import Source
 from astjax.errors import UserError
 
 
@@ -27,6 +27,8 @@ class Reader:
     self.unreadable: dict[int, str] = {}
     self._lock = threading.Lock()
 
+  # Recordings are not checked before a run: of two million files that takes
+  # hours. They are met as they are read.
   def read(self, index: int) -> tuple[np.ndarray, int] | None:
     """(audio, rate), or None (and remembered) if it cannot be read."""
     if index in self.unreadable:

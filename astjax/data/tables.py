@@ -1,4 +1,4 @@
-"""Folders, tables and label lists: what sources are made from.
+"""Folders, tables and label lists: what is read from disk to find recordings.
 
 Every mistake in them ends in a UserError that names the file and the line.
 """
@@ -6,12 +6,12 @@ Every mistake in them ends in a UserError that names the file and the line.
 from __future__ import annotations
 
 import collections
-import csv as csv_lib
+import csv
 import json
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from astjax.data import audio
 from astjax.errors import UserError
@@ -46,12 +46,14 @@ def sound_files(root: pathlib.Path) -> Iterable[str]:
         yield path.relative_to(root).as_posix()
 
 
-def read_table(path: pathlib.Path, what: str):
+def read_table(
+  path: pathlib.Path, what: str
+) -> Iterator[tuple[int, dict[str, str]]]:
   """Yields (line number, row) of a CSV file with a header."""
   file = _existing_file(str(path), what)
   with open(file, newline="", encoding="utf-8-sig") as f:
     try:
-      reader = csv_lib.DictReader(f, skipinitialspace=True)
+      reader = csv.DictReader(f, skipinitialspace=True)
       for row in reader:
         if None in row:
           raise UserError(
@@ -60,18 +62,14 @@ def read_table(path: pathlib.Path, what: str):
             "commas"
           )
         yield reader.line_num, {k: v or "" for k, v in row.items()}
-    except (csv_lib.Error, UnicodeDecodeError) as e:
+    except (csv.Error, UnicodeDecodeError) as e:
       raise UserError(f"{path} is not a CSV file: {e}") from None
 
 
 def read_split_lists(
   root: pathlib.Path, lists: Mapping[str, str]
 ) -> dict[str, str]:
-  """{path below `root`: split} of text files with one path a line.
-
-  Raises:
-    UserError: a missing file, or one that names nothing that is there.
-  """
+  """{path below `root`: split} of text files with one path a line."""
   out: dict[str, str] = {}
   for split, name in lists.items():
     file = _existing_file(str(root / name), f"source_kw.split_lists.{split}")
@@ -82,11 +80,7 @@ def read_split_lists(
 
 
 def read_split_table(root: pathlib.Path, name: str) -> dict[str, str]:
-  """{path below `root`: split} of a text file with "split path" lines.
-
-  Raises:
-    UserError: a missing file, another kind of line, or nothing that is there.
-  """
+  """{path below `root`: split} of a text file with "split path" lines."""
   file = _existing_file(str(root / name), "source_kw.split_table")
   out: dict[str, str] = {}
   for line in _lines(file):
@@ -102,7 +96,6 @@ def read_split_table(root: pathlib.Path, name: str) -> dict[str, str]:
 
 
 def _lines(file: pathlib.Path) -> list[str]:
-  """Of a text file, without blank ones."""
   try:
     lines = file.read_text(encoding="utf-8-sig").splitlines()
   except UnicodeDecodeError as e:
@@ -119,13 +112,9 @@ def _check_there(root, file, paths):
 
 
 def read_manifest(
-  path: pathlib.Path, *, labelled: bool = True
+  path: pathlib.Path, *, labelled: bool
 ) -> list[tuple[str, tuple[str, ...]]]:
-  """(path, labels) of each entry of an AST manifest; () if not `labelled`.
-
-  Raises:
-    UserError: missing, damaged, empty, or an entry without path or label.
-  """
+  """(path, labels) of each entry of an AST manifest; () if not `labelled`."""
   file = _existing_file(str(path), "source_kw.json")
   try:
     content = json.loads(file.read_text(encoding="utf-8-sig"))
@@ -143,7 +132,7 @@ def read_manifest(
     wav, labels = entry.get("wav"), entry.get("labels") if labelled else ""
     if not isinstance(wav, str) or not isinstance(labels, str):
       raise UserError(f"{path}, entry {i}: expected texts 'wav' and 'labels'")
-    names = tuple(n.strip() for n in labels.split(",") if n.strip())
+    names = split(labels, ",")
     if not wav or (labelled and not names):
       raise UserError(f"{path}, entry {i}: no path or no label")
     rows.append((wav, names))
@@ -184,6 +173,12 @@ def compile_pattern(pattern: str, where: str) -> re.Pattern:
     raise UserError(
       f"{where}={pattern!r} is not a regular expression: {e}"
     ) from None
+
+
+def split(text: str, separator: str) -> tuple[str, ...]:
+  """The parts of a text, without blank ones; all of it without a separator."""
+  parts = text.split(separator) if separator else [text]
+  return tuple(part.strip() for part in parts if part.strip())
 
 
 def natural(name: str):

@@ -7,38 +7,79 @@ samples as int64, three times the bytes of 16-bit samples.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from astjax.data.audio import UnreadableAudio
-from astjax.errors import UserError, nearest
+from astjax.errors import CountOrZero, UserError, first_line, nearest
 from astjax.ops.frontend import INT16_SCALE
 
 
 class TfdsRecordings:
-  """One split of a prepared dataset.
+  """One split of a dataset that has been prepared as ArrayRecord.
+
+  Args:
+    name: such as "spoken_digit" or "speech_commands:0.0.3".
+    split: such as "train" or "train[:90%]".
+    data_dir: of TFDS; empty takes its default ($TFDS_DATA_DIR).
+    sample_rate: in Hz, where the dataset does not tell; 0 takes its own.
 
   Attributes:
     class_names: of its `ClassLabel` feature.
+
+  Raises:
+    UserError: TFDS is missing, the dataset is unknown, not prepared or of
+      another format, or it has no such split, no audio, no label, no rate.
   """
 
   def __init__(
-    self, builder: Any, split: str, audio: str, label: str, rate: int
+    self,
+    *,
+    name: str,
+    split: str = "train",
+    data_dir: str = "",
+    sample_rate: CountOrZero = 0,
   ):
-    import tensorflow_datasets as tfds
-
+    try:
+      import tensorflow_datasets as tfds
+    except ImportError as e:
+      raise UserError(
+        f"the source 'tfds' needs tensorflow-datasets ({e}): pip install "
+        "'astjax[tfds]'"
+      ) from None
+    split = split or "train"
+    builder = _builder(tfds, name, data_dir)
+    if split.split("[")[0] not in builder.info.splits:
+      splits = list(builder.info.splits)
+      raise UserError(
+        f"the dataset {name!r} has no split {split!r}.{nearest(split, splits)}"
+      )
+    features = builder.info.features
+    labels = tfds.features.ClassLabel
+    self._audio = _only(
+      name, "audio", features, lambda f: isinstance(f, tfds.features.Audio)
+    )
+    label = _only(
+      name, "class label", features, lambda f: isinstance(_one(f), labels)
+    )
+    self._rate = sample_rate or features[self._audio].sample_rate
+    if not self._rate:
+      raise UserError(
+        f"the dataset {name!r} does not tell its sampling rate: give "
+        "source_kw.sample_rate"
+      )
     self._name = f"{builder.info.name}/{split}"
-    self._audio = audio
-    self._rate = rate
-    self._data = builder.as_data_source(split=split)
-    feature = builder.info.features[label]
-    self.class_names = tuple(getattr(feature, "feature", feature).names)
+    self.class_names = tuple(_one(features[label]).names)
     # One pass, without decoding the audio: orders, balancing and checks need
     # all labels.
-    skip = {audio: tfds.decode.SkipDecoding()}
-    undecoded = builder.as_data_source(split=split, decoders=skip)
+    skip = {self._audio: tfds.decode.SkipDecoding()}
+    try:
+      self._data = builder.as_data_source(split=split)
+      undecoded = builder.as_data_source(split=split, decoders=skip)
+    except (ValueError, NotImplementedError, OSError) as e:
+      raise UserError(f"TFDS on {name!r}[{split}]: {first_line(e)}") from None
     self._labels = [
       tuple(sorted({int(k) for k in np.ravel(undecoded[i][label])}))
       for i in range(len(undecoded))
@@ -68,87 +109,42 @@ class TfdsRecordings:
     return audio, self._rate
 
 
-def load(
-  name: str, split: str, data_dir: str, sample_rate: int
-) -> TfdsRecordings:
-  """A split of a dataset that has been prepared as ArrayRecord.
-
-  Raises:
-    UserError: TFDS is missing, the dataset is unknown, not prepared or of
-      another format, or it has no such split, no audio, no label, no rate.
-  """
+def _builder(tfds: Any, name: str, data_dir: str) -> Any:
+  """TFDS's own object for a dataset that can be read at any place."""
   try:
-    import tensorflow_datasets as tfds
-  except ImportError as e:
-    raise UserError(
-      f"the source 'tfds' needs tensorflow-datasets ({e}): pip install "
-      "'astjax[tfds]'"
-    ) from None
-  where = {"data_dir": data_dir} if data_dir else {}
-  try:
-    builder = tfds.builder(name, **where)
-  except tfds.core.DatasetNotFoundError:
-    raise UserError(
-      f"TFDS knows no dataset {name!r}."
-      f"{nearest(name, tfds.list_builders())[:300]}"
-    ) from None
+    builder = tfds.builder(name, **({"data_dir": data_dir} if data_dir else {}))
+    if not builder.is_prepared():
+      problem = f"is not prepared in {builder.data_dir}"
+    elif builder.info.file_format.value != "array_record":
+      kind = builder.info.file_format.value
+      problem = f"is prepared as {kind} in {builder.data_dir}"
+    else:
+      return builder
   except (ValueError, OSError, AssertionError, ImportError) as e:
-    reason = str(e).strip().split("\n")[0][:200]
-    raise UserError(f"TFDS cannot use the dataset {name!r}: {reason}") from None
-  is_ready = builder.is_prepared()
-  if not is_ready or builder.info.file_format.value != "array_record":
-    what = (
-      f"is prepared as {builder.info.file_format.value} in {builder.data_dir}"
-      if is_ready
-      else f"is not prepared in {builder.data_dir}"
-    )
-    keep = f", data_dir={data_dir!r}" if data_dir else ""
-    raise UserError(
-      f"the dataset {name!r} {what}; expected ArrayRecord. Prepare it with: "
-      'python -c "import tensorflow_datasets as tfds; tfds.builder('
-      f"{name!r}{keep}, file_format='array_record').download_and_prepare()\" "
-      "(remove another format's folder first)"
-    )
-  splits = list(builder.info.splits)
-  if split.split("[")[0] not in splits:
-    raise UserError(
-      f"the dataset {name!r} has no split {split!r}.{nearest(split, splits)}"
-    )
-  features = builder.info.features
-  audio = _only(features, _is_audio, name, "audio")
-  label = _only(features, _is_label, name, "class label")
-  rate = sample_rate or getattr(features[audio], "sample_rate", None)
-  if not rate:
-    raise UserError(
-      f"the dataset {name!r} does not tell its sampling rate: give "
-      "source_kw.sample_rate"
-    )
-  try:
-    return TfdsRecordings(builder, split, audio, label, int(rate))
-  except (ValueError, NotImplementedError, OSError) as e:
-    reason = str(e).strip().split("\n")[0][:200]
-    raise UserError(f"TFDS cannot read {name!r}[{split}]: {reason}") from None
-
-
-def _is_audio(feature: Any) -> bool:
-  import tensorflow_datasets as tfds
-
-  return isinstance(feature, tfds.features.Audio)
-
-
-def _is_label(feature: Any) -> bool:
-  import tensorflow_datasets as tfds
-
-  return isinstance(
-    getattr(feature, "feature", feature), tfds.features.ClassLabel
+    # A DatasetNotFoundError is a ValueError, and names the nearest dataset.
+    raise UserError(f"TFDS on {name!r}: {first_line(e)}") from None
+  keep = f", data_dir={data_dir!r}" if data_dir else ""
+  raise UserError(
+    f"the dataset {name!r} {problem}; expected ArrayRecord. Prepare it with: "
+    'python -c "import tensorflow_datasets as tfds; tfds.builder('
+    f"{name!r}{keep}, file_format='array_record').download_and_prepare()\" "
+    "(remove another format's folder first)"
   )
 
 
-def _only(features: Any, fits: Any, name: str, what: str) -> str:
-  found: Iterable[str] = [k for k in features if fits(features[k])]
+def _one(feature: Any) -> Any:
+  """What a sequence of features is made of, else the feature itself."""
+  return getattr(feature, "feature", feature)
+
+
+def _only(
+  dataset: str, what: str, features: Any, fits: Callable[[Any], bool]
+) -> str:
+  """The name of the only feature that fits."""
+  found = [k for k in features if fits(features[k])]
   if len(found) != 1:
     raise UserError(
-      f"the dataset {name!r} has {len(found)} features that are {what}, "
+      f"the dataset {dataset!r} has {len(found)} features that are {what}, "
       f"expected one; its features: {', '.join(features)}"
     )
   return found[0]

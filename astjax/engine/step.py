@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from astjax.engine import sharding
 from astjax.engine.task import Task
-from astjax.ops import device_ops, recipe
+from astjax.ops import recipe
 from astjax.types import Array, Batch, Metrics, Params, TaskState
 
 # One key per use: the rows of the batch fold in 0 ... B - 1, these are apart.
@@ -80,9 +80,9 @@ def make_train_step(
 
   def train_step(state, batch, step, key, lr_scale=None):
     key = jax.random.fold_in(key, step)
-    keys = device_ops.row_keys(key, batch["id"].shape[0])
+    keys = recipe.row_keys(key, batch["id"].shape[0])
     run_ops = sharding.per_device(
-      lambda batch, keys: device_ops.apply(ops, batch, keys), mesh
+      lambda batch, keys: recipe.apply_rows(ops, batch, keys), mesh
     )
     batch = run_ops(batch, keys)
     batch = task.corrupt(batch, jax.random.fold_in(key, _CORRUPT), step)
@@ -174,7 +174,7 @@ def make_eval_step(
   def eval_step(params, task_state, batch, step):
     keys = jax.vmap(lambda i: jax.random.fold_in(train_key(0), i))(batch["id"])
     run_ops = sharding.per_device(
-      lambda batch, keys: device_ops.apply(ops, batch, keys), mesh
+      lambda batch, keys: recipe.apply_rows(ops, batch, keys), mesh
     )
     ready = run_ops(batch, keys)
     params, task_state = sharding.gathered((params, task_state), mesh)

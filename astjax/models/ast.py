@@ -30,7 +30,7 @@ def cut(backbone: nn.Module, fbank: Array) -> Array:
     fbank,
     patch_size=backbone.patch_size,
     stride=backbone.stride,
-    backend=xp.JAX,
+    xp=xp.JAX,
   )
 
 

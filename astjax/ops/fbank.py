@@ -15,7 +15,7 @@ import functools
 import numpy as np
 
 from astjax.errors import UserError
-from astjax.ops import xp
+from astjax.ops.xp import NUMPY, Xp
 
 LOG_FLOOR = float(np.finfo(np.float32).eps)
 
@@ -44,11 +44,6 @@ class FbankSpec:
   preemphasis: float = 0.97
 
   def __post_init__(self):
-    if self.sample_rate <= 0 or self.num_mel_bins < 1:
-      raise UserError(
-        f"fbank needs a positive sample_rate and num_mel_bins, got "
-        f"sample_rate={self.sample_rate}, num_mel_bins={self.num_mel_bins}"
-      )
     if self.window_size < 2 or self.hop_size < 1:
       raise UserError(
         f"fbank frames of {self.frame_length_ms} ms every "
@@ -123,30 +118,33 @@ def window(spec: FbankSpec) -> np.ndarray:
   return np.hanning(spec.window_size).astype(np.float32)
 
 
-def fbank(audio, spec: FbankSpec, *, backend: xp.Backend = xp.NUMPY):
+def fbank(audio, spec: FbankSpec, xp: Xp = NUMPY):
   """Log-mel filter banks.
 
   Args:
     audio: [..., S] waveform in [-1, 1]; fewer samples than one frame are
       zero-padded to one frame.
     spec: the settings.
-    backend: which array library computes it.
+    xp: which array library computes it.
 
   Returns:
     [..., T, F] float32, natural log, T = 1 + (S - window) // hop.
   """
-  num_samples = backend.shape(audio)[-1]
+  num_samples = audio.shape[-1]
   num_frames = spec.num_frames(num_samples)
   index = np.arange(num_frames)[:, None] * spec.hop_size
   index = index + np.arange(spec.window_size)  # [T, window]
-  with backend.precise():
-    x = backend.wide(audio)  # [..., S]
-    if num_samples < spec.window_size:
-      x = backend.pad_last(x, spec.window_size - num_samples)
-    x = backend.take(x, index, -1)  # [..., T, window]
-    x = x - backend.sum_last(x) / spec.window_size
-    x = x - backend.shift_right(x) * spec.preemphasis
-    x = x * backend.wide(window(spec))
-    power = backend.power_spectrum(x, spec.n_fft)  # [..., T, n_fft // 2 + 1]
-    mel = backend.matmul(power, mel_matrix(spec).T)  # [..., T, F]
-    return backend.float32(backend.log(backend.maximum(mel, LOG_FLOOR)))
+  with xp.precise():
+    x = xp.wide(audio)  # [..., S]
+    if (missing := spec.window_size - num_samples) > 0:
+      x = xp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)])
+    x = xp.take(x, index, axis=-1, mode="clip")  # [..., T, window]
+    x = x - xp.sum(x, axis=-1, keepdims=True) / spec.window_size
+    # The sample before the first is the first itself, as in Kaldi.
+    before = xp.concatenate([x[..., :1], x[..., :-1]], axis=-1)
+    x = x - before * spec.preemphasis
+    x = x * xp.wide(window(spec))
+    spectrum = xp.fft.rfft(x, n=spec.n_fft)  # [..., T, n_fft // 2 + 1]
+    power = spectrum.real**2 + spectrum.imag**2
+    mel = xp.matmul(power, mel_matrix(spec).T)  # [..., T, F]
+    return xp.log(xp.maximum(mel, LOG_FLOOR)).astype(xp.float32)

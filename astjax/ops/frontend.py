@@ -1,8 +1,7 @@
 """From int16 waveforms to standardised log-mels, on the host or the device.
 
-Each function returns an op `(example, key, backend) -> example` on one example
-of any backend; `device_ops` maps them over a batch under JAX, `data/host_ops`
-runs them inside tf.data. In a config string they read as a recipe:
+Each function makes an op (see `ops/recipe.py`) of one example. In a config they
+read as a recipe:
 
   to_float|center|fbank|pad_frames|freq_mask(48)|time_mask(192)|standardize(..)
 
@@ -13,41 +12,34 @@ are written as 0.0 before standardising.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from typing import Annotated
 
-from astjax.errors import UserError
+from astjax.errors import (
+  Count,
+  CountOrZero,
+  NotNegative,
+  Positive,
+  UserError,
+  Within,
+)
 from astjax.ops import fbank as fbank_ops
-from astjax.ops import patches, xp
-from astjax.types import Array, Example
-
-Op = Callable[[Example, Array, xp.Backend], Example]
+from astjax.ops import patches
+from astjax.ops.recipe import Op
 
 INT16_SCALE = 32_768.0
 
-__all__ = (
-  "center",
-  "cut_frames",
-  "fbank",
-  "freq_mask",
-  "noise",
-  "pad_frames",
-  "patchify",
-  "roll",
-  "standardize",
-  "time_mask",
-  "to_float",
-)
+Finite = Annotated[float, Within(math.isfinite, "finite")]
 
 
 def to_float(audio: str = "audio") -> Op:
   """int16 [..., S] -> float32 in [-1, 1)."""
 
-  def op(example, key, backend):
+  def op(example, key, xp):
     if "int16" not in str(example[audio].dtype):
       raise UserError(
         f"to_float reads int16, {audio!r} is not: put quantise before it"
       )
-    x = backend.float32(example[audio])
+    x = xp.asarray(example[audio], xp.float32)
     return example | {audio: x * (1.0 / INT16_SCALE)}
 
   return op
@@ -63,29 +55,30 @@ def center(audio: str = "audio", num_samples: str = "num_samples") -> Op:
   """Subtracts the mean of the real samples; padding stays zero.
 
   With num_samples="" all samples are real, as in ASiT, which pads the waveform.
-  The mean is rounded to a multiple of 2^-15, so that int16 samples stay exactly
-  representable; the filter banks remove the mean of every frame anyway.
   """
 
-  def op(example, key, backend):
+  def op(example, key, xp):
     x = _float_waveform(example, audio, "center")  # [..., S]
-    length = backend.shape(x)[-1]
+    length = x.shape[-1]
     count = example[num_samples] if num_samples else length
-    real = backend.arange(length) < count
-    total = backend.sum_last(backend.where(real, x, 0.0))
-    mean = total / backend.maximum(backend.float32(count), 1.0)
-    mean = backend.round(mean * INT16_SCALE) * (1.0 / INT16_SCALE)
-    return example | {audio: backend.where(real, x - mean, 0.0)}
+    real = xp.arange(length, dtype=xp.int32) < count
+    total = xp.sum(xp.where(real, x, 0.0), axis=-1, keepdims=True)
+    mean = total / xp.maximum(xp.asarray(count, xp.float32), 1.0)
+    # int16 samples minus a multiple of 2^-15 are exact in float32, so it does
+    # not matter which side subtracts it. The filter banks remove the mean of
+    # every frame anyway.
+    mean = xp.round(mean * INT16_SCALE) * (1.0 / INT16_SCALE)
+    return example | {audio: xp.where(real, x - mean, 0.0)}
 
   return op
 
 
 def fbank(
-  sample_rate: int = 16_000,
-  num_mel_bins: int = 128,
-  frame_length_ms: float = 25.0,
-  frame_shift_ms: float = 10.0,
-  low_freq: float = 20.0,
+  sample_rate: Count = 16_000,
+  num_mel_bins: Count = 128,
+  frame_length_ms: Positive = 25.0,
+  frame_shift_ms: Positive = 10.0,
+  low_freq: NotNegative = 20.0,
   high_freq: float = 0.0,
   preemphasis: float = 0.97,
   audio: str = "audio",
@@ -102,19 +95,19 @@ def fbank(
     preemphasis=preemphasis,
   )
 
-  def op(example, key, backend):
+  def op(example, key, xp):
     rest = {k: v for k, v in example.items() if k != audio}
     x = _float_waveform(example, audio, "fbank")
-    return rest | {out: fbank_ops.fbank(x, spec, backend=backend)}
+    return rest | {out: fbank_ops.fbank(x, spec, xp)}
 
   op.spec = spec
   return op
 
 
 def pad_frames(
-  sample_rate: int = 16_000,
-  frame_length_ms: float = 25.0,
-  frame_shift_ms: float = 10.0,
+  sample_rate: Count = 16_000,
+  frame_length_ms: Positive = 25.0,
+  frame_shift_ms: Positive = 10.0,
   fbank: str = "fbank",
   num_samples: str = "num_samples",
 ) -> Op:
@@ -129,131 +122,110 @@ def pad_frames(
     frame_shift_ms=frame_shift_ms,
   )
 
-  def op(example, key, backend):
+  def op(example, key, xp):
     x = example[fbank]  # [..., T, F]
-    frame = backend.arange(backend.shape(x)[-2])
-    real = frame < spec.num_frames(
-      example[num_samples], maximum=backend.maximum
-    )
-    return example | {fbank: backend.where(real[:, None], x, 0.0)}
+    count = spec.num_frames(example[num_samples], maximum=xp.maximum)
+    real = xp.arange(x.shape[-2], dtype=xp.int32) < count
+    return example | {fbank: xp.where(real[:, None], x, 0.0)}
 
   return op
 
 
-def cut_frames(num_frames: int, fbank: str = "fbank") -> Op:
+def cut_frames(num_frames: Count, fbank: str = "fbank") -> Op:
   """The first `num_frames` frames; where there are fewer, 0.0 for the others.
 
   Before standardising. ASiT cuts the 598 frames of six seconds to 592, which
   its patches cover.
   """
-  if num_frames < 1:
-    raise UserError(f"cut_frames needs at least one frame, got {num_frames}")
 
-  def op(example, key, backend):
+  def op(example, key, xp):
     x = example[fbank][..., :num_frames, :]  # [..., T, F]
-    if missing := num_frames - backend.shape(x)[-2]:
-      x = backend.pad_last(backend.swap_axes(x, -2, -1), missing)
-      x = backend.swap_axes(x, -2, -1)
+    if missing := num_frames - x.shape[-2]:
+      x = xp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, missing), (0, 0)])
     return example | {fbank: x}
 
   op.num_frames = num_frames
   return op
 
 
-def _mask(example, key, backend, *, name, width, axis):
-  x = example[name]  # [..., T, F]
-  length = backend.shape(x)[axis]
-  if width > length:
-    raise UserError(
-      f"a mask of up to {width} does not fit an axis of {length} cells"
-    )
-  u = backend.uniform(key, 2)
-  span = u[0] * float(width)
-  start = backend.floor(u[1] * (float(length) - span))
-  cell = backend.float32(backend.arange(length))
-  inside = (cell >= start) & (cell < start + backend.floor(span))
-  if axis == -2:
-    inside = inside[:, None]
-  return example | {name: backend.where(inside, 0.0, x)}
-
-
-def freq_mask(max_width: int, fbank: str = "fbank") -> Op:
+def freq_mask(max_width: CountOrZero, fbank: str = "fbank") -> Op:
   """Zeroes one run of 0 ... max_width - 1 mel bins (SpecAugment)."""
-  return _masking(max_width, fbank, -1)
+  return _mask(max_width, fbank, -1)
 
 
-def time_mask(max_width: int, fbank: str = "fbank") -> Op:
+def time_mask(max_width: CountOrZero, fbank: str = "fbank") -> Op:
   """Zeroes one run of 0 ... max_width - 1 frames (SpecAugment)."""
-  return _masking(max_width, fbank, -2)
+  return _mask(max_width, fbank, -2)
 
 
-def _masking(width, name, axis):
-  if width < 0:
-    raise UserError(f"max_width must be at least 0, got {width}")
-
-  def op(example, key, backend):
-    return _mask(example, key, backend, name=name, width=width, axis=axis)
+def _mask(width, name, axis):
+  def op(example, key, xp):
+    x = example[name]  # [..., T, F]
+    length = x.shape[axis]
+    if width > length:
+      raise UserError(
+        f"a mask of up to {width} does not fit an axis of {length} cells"
+      )
+    u = xp.uniform(key, 2)
+    span = u[0] * float(width)
+    start = xp.floor(u[1] * (float(length) - span))
+    cell = xp.arange(length, dtype=xp.float32)
+    inside = (cell >= start) & (cell < start + xp.floor(span))
+    if axis == -2:
+      inside = inside[:, None]
+    return example | {name: xp.where(inside, 0.0, x)}
 
   op.draws = True
   return op
 
 
-def standardize(mean: float, std: float, fbank: str = "fbank") -> Op:
+def standardize(mean: Finite, std: Positive, fbank: str = "fbank") -> Op:
   """(x - mean) / (2 * std): mean 0 and standard deviation 0.5 on the corpus."""
-  if not (0 < std < math.inf and math.isfinite(mean)):
-    raise UserError(
-      f"standardize needs a finite mean and std > 0, got {mean}, {std}"
-    )
 
-  def op(example, key, backend):
+  def op(example, key, xp):
     return example | {fbank: (example[fbank] - mean) * (0.5 / std)}
 
   return op
 
 
-def noise(max_scale: float = 0.1, fbank: str = "fbank") -> Op:
+def noise(max_scale: Positive = 0.1, fbank: str = "fbank") -> Op:
   """Adds uniform noise in [0, r), r uniform in [0, max_scale) once a clip.
 
   After standardising (the original's noise augmentation); never negative.
   """
-  if not 0 < max_scale < math.inf:
-    raise UserError(f"noise needs a positive scale, got {max_scale}")
 
-  def op(example, key, backend):
+  def op(example, key, xp):
     x = example[fbank]  # [..., T, F]
-    shape = backend.shape(x)
-    u = backend.uniform(key, math.prod(shape) + 1)
+    u = xp.uniform(key, math.prod(x.shape) + 1)
     scale = u[0] * max_scale
-    return example | {fbank: x + backend.reshape(u[1:], shape) * scale}
+    return example | {fbank: x + u[1:].reshape(x.shape) * scale}
 
   op.draws = True
   return op
 
 
-def roll(max_shift: int = 10, fbank: str = "fbank") -> Op:
+def roll(max_shift: Count = 10, fbank: str = "fbank") -> Op:
   """Rolls the frames by -max_shift ... max_shift - 1, positive towards later.
 
   Frames that leave at one end come in at the other, padding too, as in the
   original.
   """
-  if max_shift < 1:
-    raise UserError(f"roll needs at least one frame, got {max_shift}")
 
-  def op(example, key, backend):
+  def op(example, key, xp):
     x = example[fbank]  # [..., T, F]
-    length = backend.shape(x)[-2]
-    u = backend.uniform(key, 1)[0]
-    shift = backend.int32(backend.floor(u * (2 * max_shift))) - max_shift
-    source = (backend.arange(length) - shift) % length
-    return example | {fbank: backend.take(x, source, axis=-2)}
+    length = x.shape[-2]
+    u = xp.uniform(key, 1)[0]
+    shift = xp.floor(u * (2 * max_shift)).astype(xp.int32) - max_shift
+    source = (xp.arange(length, dtype=xp.int32) - shift) % length
+    return example | {fbank: xp.take(x, source, axis=-2, mode="clip")}
 
   op.draws = True
   return op
 
 
 def patchify(
-  patch_size: tuple[int, int] = (16, 16),
-  stride: tuple[int, int] = (10, 10),
+  patch_size: tuple[Count, Count] = (16, 16),
+  stride: tuple[Count, Count] = (10, 10),
   fbank: str = "fbank",
   out: str = "patches",
 ) -> Op:
@@ -261,15 +233,20 @@ def patchify(
 
   The model reads either; it must be given the same patch size and stride.
   """
+  how = {"patch_size": tuple(patch_size), "stride": tuple(stride)}
 
-  def op(example, key, backend):
+  def op(example, key, xp):
     rest = {k: v for k, v in example.items() if k != fbank}
-    cut = patches.patchify(
-      example[fbank],
-      patch_size=tuple(patch_size),
-      stride=tuple(stride),
-      backend=backend,
-    )
-    return rest | {out: cut}
+    return rest | {out: patches.patchify(example[fbank], **how, xp=xp)}
 
   return op
+
+
+# A name seeds its op's draws: another name would change what old runs draw.
+OPS = {
+  op.__name__: op
+  for op in (
+    *(center, cut_frames, fbank, freq_mask, noise, pad_frames, patchify),
+    *(roll, standardize, time_mask, to_float),
+  )
+}

@@ -65,6 +65,9 @@ def corrupt(keys: Array, fbank: Array, how: Gmml) -> tuple[Array, Array]:
   batch, views, *shape = fbank.shape
   check(tuple(shape), how)
 
+  # The original draws the other clip from the same process. Here it is any clip
+  # of the whole batch, so that the number of devices changes nothing.
+
   def draw(key, x):
     coin, donor, fraction, blocks, noise = jax.random.split(key, 5)
     is_other = (jax.random.uniform(coin) < 0.5) & (how.replace > 0)

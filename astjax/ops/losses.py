@@ -57,7 +57,8 @@ def info_nce(
   )  # patch a, prediction b
   log_p = jax.nn.log_softmax(scores, axis=-1 if over == "predictions" else -2)
   loss = -jnp.mean(jnp.diagonal(log_p, axis1=-2, axis2=-1), axis=-1)
-  # Of the softmax, not of its logarithm: what underflows ties, as there.
+  # The original compares probabilities, not their logarithms: those that
+  # underflow to 0 are equal, and the first of them wins.
   hits = jnp.argmax(jnp.exp(log_p), axis=-2) == jnp.arange(targets.shape[-2])
   return loss, hits
 
@@ -127,10 +128,9 @@ def distill_views(
 
 
 def outputs(units: Array, kernel: Array) -> Array:
-  """Logits [..., C]: unit vectors [..., K] times an output layer [K, C].
-
-  Temperatures multiply their errors by 25: more than the bfloat16 of a TPU.
-  """
+  """Logits [..., C]: unit vectors [..., K] times an output layer [K, C]."""
+  # A temperature of 0.04 multiplies rounding errors by 25, too much for the
+  # bfloat16 products that are a TPU's default.
   return jnp.matmul(units, kernel, precision="high")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from astjax.errors import UserError
-from astjax.ops import xp
+from astjax.ops.xp import NUMPY, Xp
 
 
 def grid_shape(
@@ -43,19 +43,20 @@ def patchify(
   *,
   patch_size: tuple[int, int],
   stride: tuple[int, int],
-  backend: xp.Backend = xp.NUMPY,
+  xp: Xp = NUMPY,
 ):
   """Cuts [..., T, F] into [..., F', T', ph * pw], overlapping or not."""
-  *batch, num_frames, num_mel_bins = backend.shape(fbank)
+  # The grid stays: from [N, ph * pw] nobody could tell 12 x 50 from 10 x 60.
+  *batch, num_frames, num_mel_bins = fbank.shape
   rows, cols = grid_shape(num_frames, num_mel_bins, patch_size, stride)
   (ph, pw), (sh, sw) = patch_size, stride
   index_f = np.arange(rows)[:, None] * sh + np.arange(ph)  # [F', ph]
   index_t = np.arange(cols)[:, None] * sw + np.arange(pw)  # [T', pw]
-  x = backend.swap_axes(fbank, -1, -2)  # [..., F, T]
-  x = backend.take(x, index_t, -1)  # [..., F, T', pw]
-  x = backend.take(x, index_f, -3)  # [..., F', ph, T', pw]
-  x = backend.swap_axes(x, -3, -2)  # [..., F', T', ph, pw]
-  return backend.reshape(x, (*batch, rows, cols, ph * pw))
+  x = xp.swapaxes(fbank, -1, -2)  # [..., F, T]
+  x = xp.take(x, index_t, axis=-1, mode="clip")  # [..., F, T', pw]
+  x = xp.take(x, index_f, axis=-3, mode="clip")  # [..., F', ph, T', pw]
+  x = xp.swapaxes(x, -3, -2)  # [..., F', T', ph, pw]
+  return xp.reshape(x, (*batch, rows, cols, ph * pw))
 
 
 def unpatchify(patches, *, patch_size: tuple[int, int]):

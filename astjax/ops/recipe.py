@@ -1,64 +1,78 @@
-"""Recipes in a string: "a|b(1)|c(x=2)" -> ops, looked up in a module.
+"""Recipes in a string: "a|b(1)|c(x=2)" -> ops, and running them.
 
 The string is Python syntax read with `ast`: names or calls with literal
 arguments, joined by `|`. Nothing in it is executed.
+
+An op is a function `(example, key, xp) -> example`: of a dict of arrays, a
+random key and an array library (`ops/xp.py`). It sees one recording; the device
+maps the same ops over the rows of a batch.
 """
 
 from __future__ import annotations
 
 import ast
+import inspect
 import zlib
-from types import ModuleType
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+
 from astjax import errors
+from astjax.errors import UserError
+from astjax.ops.xp import JAX, Xp
+from astjax.types import Array, Batch, Example
+
+Op = Callable[[Example, Array, Xp], Example]
+# By its name in a recipe, the function that makes an op of its arguments.
+Table = Mapping[str, Callable[..., Op]]
 
 
 class NamedOp(NamedTuple):
-  """An op, and the number that keeps its random draws apart from others'."""
+  """An op of a recipe.
+
+  Attributes:
+    name: in its table.
+    fold: what keeps its random draws apart from others'.
+    op: the function.
+    arguments: what it was made of, defaults included.
+  """
 
   name: str
   fold: int
-  op: Any
+  op: Op
+  arguments: Mapping[str, Any]
 
 
 def parse(
-  recipe: str, module: ModuleType, where: str, **context: Any
+  recipe: str, table: Table, where: str, **context: Any
 ) -> tuple[NamedOp, ...]:
   """Builds the ops of a recipe.
 
   Args:
     recipe: e.g. "to_float|fbank(num_mel_bins=64)"; empty gives no ops.
-    module: its `__all__` lists the ops by name.
+    table: of all ops that it may name.
     where: how errors call this string, e.g. "config.input.on_device".
     **context: values for parameters of the same name that a recipe cannot
-      write, such as the data source.
-
-  Returns:
-    The ops in order. `fold` depends on the op's name and on how often the name
-    stood before, not on its place, so that moving an op from the host to the
-    device does not change what it draws.
+      write, such as the reader of the recordings.
 
   Raises:
     UserError: not a recipe, an unknown op, or a wrong argument.
   """
   ops, seen = [], {}
   for name, args, kwargs in calls(recipe, where):
-    if name not in module.__all__:
-      raise errors.UserError(
-        f"unknown op {name!r} in {where}.{errors.nearest(name, module.__all__)}"
-      )
-    make = getattr(module, name)
-    own = {k: v for k, v in context.items() if k in make.__annotations__}
-    place = f"{where}: {name}"
-    try:
-      op = errors.call_positional(make, place, args, kwargs, **own)
-    except errors.UserError as e:
-      text = str(e) if place in str(e) else f"{place}: {e}"
-      raise errors.UserError(text) from None
+    with errors.located(where):
+      make = errors.lookup(table, name, "op")
+      own = {k: v for k, v in context.items() if k in make.__annotations__}
+      op = errors.call_positional(make, name, args, kwargs, **own)
+    bound = inspect.signature(make).bind(*args, **kwargs, **own)
+    bound.apply_defaults()
+    # The name and how often it stood before, not the place in the recipe: so
+    # an op that moves between host and device draws the same.
     seen[name] = seen.get(name, 0) + 1
     fold = zlib.crc32(f"{name}#{seen[name]}".encode()) & 0x7FFFFFFF
-    ops.append(NamedOp(name, fold, op))
+    ops.append(NamedOp(name, fold, op, bound.arguments))
   return tuple(ops)
 
 
@@ -67,34 +81,54 @@ def draws(named: NamedOp) -> bool:
   return getattr(named.op, "draws", False)
 
 
-def apply(ops: tuple[NamedOp, ...], example, key, backend):
+def apply(
+  ops: tuple[NamedOp, ...], example: Example, key: Array, xp: Xp
+) -> Example:
   """Runs the ops on one example; those that draw get their own key.
 
-  Folding a key traces twenty rounds of shifts: too much for ops without draws.
+  Raises:
+    UserError: an op does not fit what the ops before it give.
   """
   for named in ops:
-    name, fold, op = named
-    own = backend.fold_in(key, fold) if draws(named) else None
+    name, fold, op, _ = named
+    # Folding a key is twenty rounds of shifts: too much for ops without draws.
+    own = xp.fold_in(key, fold) if draws(named) else None
     try:
-      example = op(example, own, backend)
+      example = op(example, own, xp)
     except KeyError as e:
-      raise errors.UserError(
+      raise UserError(
         f"the op {name} needs {e.args[0]!r}, which no op before it has made; "
         f"there are {', '.join(sorted(example))}"
-      ) from None
+      ) from e
     except (TypeError, ValueError, IndexError) as e:
-      reason = str(e).strip().split("\n")[0][:200]
-      shapes = {k: getattr(v, "shape", ()) for k, v in example.items()}
-      if unknown := [k for k, shape in shapes.items() if None in (*shape,)]:
-        reason = f"{unknown[0]!r} has no fixed length; put fit(...) before it"
-      raise errors.UserError(
-        f"the op {name} cannot work on what comes before it: {reason}"
-      ) from None
+      raise UserError(
+        f"the op {name} cannot work on what comes before it: "
+        f"{errors.first_line(e)}"
+      ) from e
   return example
 
 
-def calls(recipe: str, where: str):
-  """Yields (name, positional, keyword arguments) of the ops of a recipe.
+def apply_rows(ops: tuple[NamedOp, ...], batch: Batch, keys: Array) -> Batch:
+  """Runs the ops on the rows of a batch, traced by JAX.
+
+  Args:
+    ops: from `parse`.
+    batch: arrays with a leading axis B.
+    keys: [B] random keys, one per row of the global batch.
+  """
+  return jax.vmap(lambda row, key: apply(ops, row, key, JAX))(batch, keys)
+
+
+def row_keys(key: Array, count: int) -> Array:
+  """[B] keys: the key folded with each row's place in the global batch."""
+  rows = jnp.arange(count, dtype=jnp.uint32)
+  return jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
+
+
+def calls(
+  recipe: str, where: str
+) -> Iterator[tuple[str, list, dict[str, Any]]]:
+  """(name, positional, keyword arguments) of the ops of a recipe.
 
   Raises:
     UserError: not a recipe; `where` is how the error calls the string.
@@ -116,8 +150,9 @@ def calls(recipe: str, where: str):
         kwargs[keyword.arg] = _literal(keyword.value)
       yield name.id, args, kwargs
   except (SyntaxError, ValueError, RecursionError, MemoryError) as e:
-    reason = str(e).split("\n")[0].split(" (<")[0]
-    raise errors.UserError(
+    # A syntax error ends with the place in a file that does not exist.
+    reason = errors.first_line(e).split(" (<")[0]
+    raise UserError(
       f"{where} is not a recipe like 'a|b(1)|c(x=2)': {reason}: "
       f"{recipe[:300]!r}"
     ) from None

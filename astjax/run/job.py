@@ -20,7 +20,8 @@ import optax
 from jax.sharding import Mesh
 
 from astjax import tasks
-from astjax.data import pipeline, sources
+from astjax.data import pipeline
+from astjax.data.source import Source
 from astjax.engine import optim, sharding, step
 from astjax.engine.devices import count_flops
 from astjax.engine.step import TrainState
@@ -155,7 +156,7 @@ def build(
   config: Mapping[str, Any],
   *,
   mesh: Mesh | None = None,
-  source: sources.Source | None = None,
+  source: Source | None = None,
 ) -> Job:
   """Everything that can go wrong before the first step goes wrong here.
 

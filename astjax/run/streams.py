@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from astjax.data import host_ops, order, pipeline, sources
+from astjax.data import order, pipeline, sources
 from astjax.data.reader import Reader
+from astjax.data.source import Source, check_labelled, fingerprint
 from astjax.engine import sharding, step
 from astjax.engine.task import Task
 from astjax.errors import UserError, located
-from astjax.ops import device_ops, recipe
+from astjax.ops import frontend, host_ops, recipe
 from astjax.run.config import EvalConfig, InputConfig
 from astjax.tasks import probes
 from astjax.tasks.probes import Probe
@@ -58,7 +59,7 @@ class Stream:
     """Fingerprint and size of the recordings, as `config.json` keeps them."""
     source = self.reader.source
     return {
-      "fingerprint": sources.fingerprint(source),
+      "fingerprint": fingerprint(source),
       "num_examples": len(source),
     }
 
@@ -99,8 +100,8 @@ class Stream:
     """Zeros, shaped like a batch of one row after the device ops."""
 
     def run(batch):
-      keys = device_ops.row_keys(step.train_key(0), 1)
-      return device_ops.apply(self.device_ops, batch, keys)
+      keys = recipe.row_keys(step.train_key(0), 1)
+      return recipe.apply_rows(self.device_ops, batch, keys)
 
     batch = {
       name: jax.ShapeDtypeStruct((1, *shape), dtype)
@@ -117,7 +118,7 @@ def build(
   where: str,
   *,
   mesh: Mesh,
-  source: sources.Source | None,
+  source: Source | None,
 ) -> Stream:
   """A stream from its section `where` of the config.
 
@@ -135,8 +136,10 @@ def build(
       folds=tuple(str(f) for f in config.folds),
     )
   reader = Reader(source)
-  on_host = host_ops.parse(config.on_host, reader, f"{where}.on_host")
-  on_device = device_ops.parse(config.on_device, f"{where}.on_device")
+  on_host = recipe.parse(
+    config.on_host, host_ops.OPS, f"{where}.on_host", reader=reader
+  )
+  on_device = recipe.parse(config.on_device, frontend.OPS, f"{where}.on_device")
   drawn = [op.name for op in (*on_host, *on_device) if recipe.draws(op)]
   if drawn and name != "train":
     raise UserError(
@@ -175,7 +178,7 @@ def with_probe(
         f"{place}: a probe needs labels: put multi_hot into its on_host, and "
         f"'label' into keep; it is {part.config.on_host!r}"
       )
-    sources.check_labelled(part.reader.source, place)
+    check_labelled(part.reader.source, place)
   check_same_classes(
     where, stream.class_names, f"{where}.train", known.class_names
   )
@@ -206,7 +209,7 @@ def check_labels(stream: Stream, task: Task) -> None:
   """A UserError where the recordings' labels are not what the task needs."""
   name, source = stream.name, stream.reader.source
   if task.head is not None:
-    sources.check_labelled(source, name)
+    check_labelled(source, name)
   if not task.one_label:
     return
   for i in range(len(source)):

@@ -25,7 +25,7 @@ import scipy.special
 from astjax import models
 from astjax.errors import UserError
 from astjax.models import ast
-from astjax.ops import device_ops
+from astjax.ops.recipe import apply_rows, row_keys
 from astjax.serving import recording
 from astjax.serving.recording import Recording
 from astjax.types import Params
@@ -411,10 +411,8 @@ class Bundle:
   def _forward(self, params: Params, batch: Mapping[str, Any]) -> dict:
     """Logits [B, C], clip embeddings [B, D] and frames [B, T', D]."""
     # No op draws: `recording.parse` has seen to it.
-    keys = device_ops.row_keys(
-      jax.random.key(0, impl="threefry2x32"), len(batch["audio"])
-    )
-    batch = device_ops.apply(self._recipe.ops, batch, keys)
+    keys = row_keys(jax.random.key(0, impl="threefry2x32"), len(batch["audio"]))
+    batch = apply_rows(self._recipe.ops, batch, keys)
     inputs = {k: batch[k] for k in ("fbank", "patches") if k in batch}
     if len(inputs) != 1:
       raise UserError("the recipe ends in neither fbank nor patches")

@@ -16,12 +16,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from astjax.data import audio as audio_
-from astjax.errors import UserError, call_positional
-from astjax.ops import device_ops
+from astjax.data import audio as sound_files
+from astjax.errors import UserError
+from astjax.ops import frontend, host_ops, recipe, waveform
 from astjax.ops.fbank import FbankSpec
-from astjax.ops.recipe import NamedOp, calls, draws, text
-from astjax.weights import front_end
 
 # Called with the number of a recording and the seconds of it that are done.
 Progress = Callable[[int, float], None]
@@ -40,6 +38,9 @@ EXAMPLE = (
   "|pad_frames|standardize(MEAN, STD)"
 )
 
+# What is done here to a recording of any length, in this order.
+_HOST = ("decode", "resample", "fit", "quantise")
+
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
@@ -57,10 +58,10 @@ class Recipe:
   frames: FbankSpec
   num_frames: int
   quantise: bool
-  ops: tuple[NamedOp, ...]
+  ops: tuple[recipe.NamedOp, ...]
 
 
-def parse(recipe: str) -> Recipe:
+def parse(text: str) -> Recipe:
   """Reads a recipe of a saved model, or of a config.
 
   Without `resample`, recordings of another rate than the recipe's are resampled
@@ -70,34 +71,32 @@ def parse(recipe: str) -> Recipe:
     UserError: not a recipe, or one that draws at random or has no `fit`.
   """
   where = "the recipe"
-  host: dict[str, dict[str, Any]] = {}
-  rest = []
-  for name, args, kwargs in calls(recipe, where):
-    if name in front_end.HOST_OPS:
-      if name in host or rest:
-        raise UserError(f"{where}: {name} comes twice or too late: {recipe!r}")
-      make = front_end.HOST_OPS[name]
-      host[name] = call_positional(make, f"{where}: {name}", args, kwargs)
-    elif name not in ("multi_hot", "keep"):
-      rest.append(text(name, args, kwargs))
-  ops = device_ops.parse("|".join(rest), where)
-  if drawn := [op.name for op in ops if draws(op)]:
+  calls = recipe.calls(text, where)
+  parts = [recipe.text(*c) for c in calls if c[0] not in ("multi_hot", "keep")]
+  ops = recipe.parse("|".join(parts), host_ops.OPS, where, reader=None)
+  if drawn := [op.name for op in ops if recipe.draws(op)]:
     raise UserError(f"{where} draws at random ({drawn[0]}): leave that out")
-  if "fit" not in host or host["fit"]["num_frames"] < 1:
-    raise UserError(f"{where} needs fit(num_frames=...), 1 or more: {recipe!r}")
-  fit = dict(host["fit"])
-  num_frames = fit.pop("num_frames")
-  rate = host.get("resample", fit)["sample_rate"]
-  if rate != fit["sample_rate"]:
+  names = [op.name for op in ops]
+  host = {op.name: op for op in ops if op.name not in frontend.OPS}
+  if "fit" not in host:
+    raise UserError(f"{where} needs fit(num_frames=...): {text!r}")
+  if names[: len(host)] != [name for name in _HOST if name in host]:
     raise UserError(
-      f"{where} resamples to {rate} Hz and fits at {fit['sample_rate']} Hz"
+      f"{where} begins with {'|'.join(_HOST)}, each at most once: {text!r}"
     )
+  frames = host["fit"].op.spec
+  if "resample" in host:
+    rate = host["resample"].arguments["sample_rate"]
+    if rate != frames.sample_rate:
+      raise UserError(
+        f"{where} resamples to {rate} Hz and fits at {frames.sample_rate} Hz"
+      )
   return Recipe(
-    channel=host.get("decode", {"channel": "mean"})["channel"],
-    frames=FbankSpec(**fit),
-    num_frames=num_frames,
+    channel=host["decode"].arguments["channel"] if "decode" in host else "mean",
+    frames=frames,
+    num_frames=host["fit"].arguments["num_frames"],
     quantise="quantise" in host,
-    ops=ops,
+    ops=ops[len(host) :],
   )
 
 
@@ -150,8 +149,7 @@ class Recording:
   def __init__(self, source: Any, sample_rate: Any = None, name: str = ""):
     self._source = source
     self._rate = sample_rate
-    is_path = isinstance(source, (str, os.PathLike))
-    self.name = os.fspath(source) if is_path else name
+    self.name = os.fspath(source) if _is_path(source) else name
     self.seconds = 0.0
     self.peak = 0.0
 
@@ -167,23 +165,23 @@ class Recording:
     """
     try:
       yield from self._rows(cutting, whole)
-    except (audio_.UnreadableAudio, UserError) as e:
+    except (sound_files.UnreadableAudio, UserError) as e:
       raise UserError(f"{self.name}: {e}") from None
 
   def _rows(self, cutting, whole):
-    recipe = cutting.recipe
-    frames, trained = recipe.frames, recipe.num_frames
+    how = cutting.recipe
+    frames, trained = how.frames, how.num_frames
     longest = cutting.lengths[-1]
     pace = cutting.num_columns * cutting.column  # frames between two windows
     length = frames.num_samples(trained)
 
     def row(start, audio, num_frames):
-      audio, count = audio_.fit(audio, frames.num_samples(num_frames))
-      audio = audio_.quantise(audio) if recipe.quantise else audio
+      audio, count = waveform.fit(audio, frames.num_samples(num_frames))
+      audio = waveform.quantise(audio) if how.quantise else audio
       return Row(start, audio, count)
 
     start, audio = 0, np.zeros(0, np.float32)  # from `start` on
-    for piece in self._waveform(recipe):
+    for piece in self._waveform(how):
       audio = np.concatenate([audio, piece])
       if not whole and len(audio) >= length:
         break
@@ -205,12 +203,12 @@ class Recording:
         skip *= frames.hop_size
         yield row(start + skip, audio[skip:], trained)
 
-  def _waveform(self, recipe: Recipe) -> Iterator[np.ndarray]:
+  def _waveform(self, how: Recipe) -> Iterator[np.ndarray]:
     """float32 [S] at the recipe's rate, piece by piece."""
     pieces = self._pieces()
     first, rate = next(pieces)
     rate = check_rate(rate)
-    new_rate = recipe.frames.sample_rate
+    new_rate = how.frames.sample_rate
     step = max(1, min(_BLOCK, int(_BLOCK * rate / new_rate)))
 
     def mono():
@@ -219,13 +217,13 @@ class Recording:
           part = block[i : i + step]
           self.peak = max(self.peak, float(np.abs(part).max()))
           self.seconds += len(part) / rate
-          yield audio_.to_mono(part, recipe.channel)
+          yield waveform.to_mono(part, how.channel)
 
-    return audio_.resample_blocks(mono(), rate, new_rate)
+    return waveform.resample_blocks(mono(), rate, new_rate)
 
   def _pieces(self) -> Iterator[tuple[np.ndarray, float]]:
-    if isinstance(self._source, (str, os.PathLike)):
-      yield from audio_.blocks(self._source)
+    if _is_path(self._source):
+      yield from sound_files.blocks(self._source)
       return
     audio, scale = check_array(self._source)
     for i in range(0, len(audio), _BLOCK):
@@ -302,9 +300,9 @@ def recordings(clips: Any, sample_rate: Any) -> tuple[list[Recording], bool]:
   clips = list(clips) if several else [clips]
   rates = sample_rate
   if not isinstance(rates, (list, tuple)):
-    if rates is not None and not any(map(_is_array, clips)) and clips:
+    if rates is not None and clips and all(map(_is_path, clips)):
       raise UserError("sample_rate is for arrays; a file knows its own")
-    rates = [rates if _is_array(clip) else None for clip in clips]
+    rates = [None if _is_path(clip) else rates for clip in clips]
   if len(rates) != len(clips):
     raise UserError(f"{len(rates)} sample rates for {len(clips)} clips")
   named = "clip {}" if several else "the array"
@@ -314,5 +312,5 @@ def recordings(clips: Any, sample_rate: Any) -> tuple[list[Recording], bool]:
   ], several
 
 
-def _is_array(clip: Any) -> bool:
-  return not isinstance(clip, (str, os.PathLike))
+def _is_path(clip: Any) -> bool:
+  return isinstance(clip, (str, os.PathLike))

@@ -20,8 +20,9 @@ from astjax.engine import optim
 from astjax.engine.task import LossOut, Task
 from astjax.errors import UserError
 from astjax.models import asit
-from astjax.ops import device_ops, gmml, losses, posemb
+from astjax.ops import gmml, losses, posemb
 from astjax.ops import patches as patch_ops
+from astjax.ops.recipe import row_keys
 from astjax.tasks.base import cut, inputs, keys_of_ids
 from astjax.types import Array, Batch, Params
 
@@ -153,7 +154,7 @@ class Asit(Task):
     # Blocks come from any clip of the global batch, and means over cells and
     # the centers are global, so that nothing depends on the number of devices.
     # (The original's are of one device, but for the centers.)
-    keys = device_ops.row_keys(rng, len(batch["id"]))
+    keys = row_keys(rng, len(batch["id"]))
     return self._corrupt(batch, keys, self.corruption)
 
   def loss(
@@ -244,7 +245,7 @@ class Asit(Task):
         given.pop("patches"), patch_size=self.backbone.patch_size
       )
     fbank = given["fbank"]
-    keys = jax.vmap(lambda k: device_ops.row_keys(k, fbank.shape[1]))(keys)
+    keys = jax.vmap(lambda k: row_keys(k, fbank.shape[1]))(keys)
     corrupted, mask = gmml.corrupt(keys, fbank, how)
     rest = {k: v for k, v in batch.items() if k != "patches"}
     return rest | {"fbank": fbank, "corrupted": corrupted, "mask": mask}

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from astjax import errors
 from astjax.engine.task import LossOut, Task
 from astjax.models import ast, ssast
-from astjax.ops import device_ops, losses, masking
+from astjax.ops import losses, masking
+from astjax.ops.recipe import row_keys
 from astjax.tasks.base import cut, in_turn, inputs, keys_of_ids
 from astjax.types import Array, Batch, Params
 
@@ -86,7 +87,7 @@ class Ssast(Task):
   def corrupt(self, batch: Batch, rng: Array, step: Array) -> Batch:
     """Adds `mask_index` [B, V, M], a mask for every pass."""
     grid = cut(batch, self.backbone).shape[1:3]
-    keys = device_ops.row_keys(rng, len(batch["id"]))
+    keys = row_keys(rng, len(batch["id"]))
     return batch | {"mask_index": self._draw(keys, grid, self.num_mask)}
 
   def loss(
@@ -149,9 +150,7 @@ class Ssast(Task):
       return masking.random_mask(key, num_patches=math.prod(grid), count=count)
 
     views = len(self._passes)
-    return jax.vmap(
-      lambda key: jax.vmap(mask)(device_ops.row_keys(key, views))
-    )(keys)
+    return jax.vmap(lambda key: jax.vmap(mask)(row_keys(key, views)))(keys)
 
   @property
   def _passes(self) -> tuple[tuple[str, ...], ...]:

@@ -30,12 +30,11 @@ import numpy as np
 from jax.experimental import topologies
 
 from astjax import cli
-from astjax.data import host_ops
 from astjax.engine import sharding
 from astjax.engine.devices import CHIPS, Chip, chip_of, count_flops
 from astjax.engine.step import train_key
 from astjax.errors import UserError, first_line
-from astjax.ops import platform
+from astjax.ops import host_ops, platform
 from astjax.ops.recipe import calls
 from astjax.run import config as run_config
 from astjax.run import job as jobs
@@ -226,8 +225,8 @@ def _argument(wanted, recipes):
   """The first value that an op of these host recipes gives it; else 0."""
   for recipe in recipes:
     for name, args, kwargs in calls(recipe, "config.input.on_host"):
-      with contextlib.suppress(TypeError, AttributeError):  # `build` tells
-        bind = inspect.signature(getattr(host_ops, name)).bind_partial
+      with contextlib.suppress(TypeError, KeyError):  # `build` tells
+        bind = inspect.signature(host_ops.OPS[name]).bind_partial
         if found := bind(*args, **kwargs).arguments.get(wanted):
           return found
   return 0

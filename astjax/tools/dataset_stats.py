@@ -21,11 +21,11 @@ import jax
 import numpy as np
 
 from astjax import cli
-from astjax.data import host_ops, pipeline, sources
+from astjax.data import pipeline, sources
 from astjax.data.reader import Reader
 from astjax.engine.step import train_key
 from astjax.errors import UserError
-from astjax.ops import device_ops, recipe
+from astjax.ops import frontend, host_ops, recipe
 from astjax.run import config as run_config
 from astjax.run import log
 
@@ -145,14 +145,15 @@ def _fbanks(run, reader, ops, *, size: int) -> Iterator[np.ndarray]:
     for names in (_ON_HOST, _ON_DEVICE)
   )
   host += "|keep('audio', 'num_samples')"
-  on_host = host_ops.parse(host, reader, "config.input.on_host")
-  on_device = device_ops.parse(device, "config.input.on_device")
+  where = "config.input.on_host"
+  on_host = recipe.parse(host, host_ops.OPS, where, reader=reader)
+  on_device = recipe.parse(device, frontend.OPS, "config.input.on_device")
   key = train_key(run.seed)
 
   @jax.jit
   def compute(batch):
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(batch["id"])
-    return device_ops.apply(on_device, batch, keys)["fbank"]
+    return recipe.apply_rows(on_device, batch, keys)["fbank"]
 
   batches = pipeline.eval_batches(reader, on_host, batch_size=size)
   progress = log.Console(stderr=True).ticker(

@@ -18,7 +18,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from astjax import cli
-from astjax.data import sources
+from astjax.data.recordings import Csv, Folder, Recordings
+from astjax.data.source import check_labelled, fingerprint
 from astjax.errors import UserError, nearest
 from astjax.ops import metrics
 from astjax.run import log
@@ -67,7 +68,7 @@ def _evaluate(args: argparse.Namespace) -> int:
   result = {
     "model": model.info.origin,
     "weights": model.digest,
-    "data": sources.fingerprint(data),
+    "data": fingerprint(data),
     "num_examples": len(logits),
     "unreadable": unreadable,
     "measured": files.jsonable(measured),
@@ -80,17 +81,17 @@ def _evaluate(args: argparse.Namespace) -> int:
   return 1 if unreadable else 0
 
 
-def _source(args) -> sources.Recordings:
+def _source(args) -> Recordings:
   folds = tuple(f for f in args.folds.split(",") if f)
   given = {"data_dir": args.data_dir, "split": args.split, "folds": folds}
   given["label_list"] = _file(args.label_list)
   if args.manifest:
-    return sources.csv(
+    return Csv(
       csv=_file(args.manifest), label_separator=args.label_separator, **given
     )
   if args.pattern:
     given["pattern"] = args.pattern
-  return sources.folder(**given)
+  return Folder(**given)
 
 
 def _file(text: str) -> str:
@@ -99,7 +100,7 @@ def _file(text: str) -> str:
   return str(path) if path.is_file() else text
 
 
-def _class_numbers(model: Bundle, data: sources.Recordings) -> list[int]:
+def _class_numbers(model: Bundle, data: Recordings) -> list[int]:
   """For each class of the data its number in the model.
 
   Raises:
@@ -107,7 +108,7 @@ def _class_numbers(model: Bundle, data: sources.Recordings) -> list[int]:
   """
   if model.info.head is None:
     raise UserError("this model has no classifier to evaluate")
-  sources.check_labelled(data, "the data")
+  check_labelled(data, "the data")
   known = model.info.class_names
   if not known:
     raise UserError(

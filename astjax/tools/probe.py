@@ -23,8 +23,9 @@ import numpy as np
 from astjax import cli
 from astjax.data import sources
 from astjax.data.reader import Reader
+from astjax.data.source import Source, check_labelled
 from astjax.errors import UserError, call, lookup
-from astjax.ops import device_ops
+from astjax.ops.recipe import apply_rows, row_keys
 from astjax.run import log
 from astjax.serving import recording
 from astjax.serving.bundle import Bundle
@@ -113,7 +114,7 @@ def _listed(text: str) -> tuple[str, ...]:
   return tuple(x for x in text.split(",") if x)
 
 
-def _source(args, split: str, folds: tuple[str, ...]) -> sources.Source:
+def _source(args, split: str, folds: tuple[str, ...]) -> Source:
   try:
     given: Any = ast.literal_eval(args.source_kw)
   except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
@@ -130,7 +131,7 @@ def _source(args, split: str, folds: tuple[str, ...]) -> sources.Source:
     split=split,
     folds=folds,
   )
-  sources.check_labelled(source, f"the source {args.source!r}")
+  check_labelled(source, f"the source {args.source!r}")
   return source
 
 
@@ -178,8 +179,8 @@ class _LogMels:
     ops = tuple(op for op in recipe.ops if op.name != "patchify")
 
     def run(batch):
-      keys = device_ops.row_keys(jax.random.key(0, impl="threefry2x32"), 1)
-      return device_ops.apply(ops, batch, keys)["fbank"][0]
+      keys = row_keys(jax.random.key(0, impl="threefry2x32"), 1)
+      return apply_rows(ops, batch, keys)["fbank"][0]
 
     self._run = jax.jit(run)
 

@@ -26,7 +26,8 @@ import numpy as np
 from astjax import cli, models
 from astjax.errors import UserError, file_error
 from astjax.models import asit, ast
-from astjax.ops import device_ops, gmml, losses, patches, xp
+from astjax.ops import gmml, losses, patches, xp
+from astjax.ops.recipe import apply_rows, row_keys
 from astjax.serving import recording
 from astjax.serving.recording import Recording
 from astjax.tasks import base, ssast
@@ -134,8 +135,8 @@ def reconstruct(
     )
   parsed = recording.parse(recipe or info.recipe)
   key = jax.random.key(seed, impl="threefry2x32")
-  keys = device_ops.row_keys(key, len(clips))
-  hear = jax.jit(lambda batch: device_ops.apply(parsed.ops, batch, keys))
+  keys = row_keys(key, len(clips))
+  hear = jax.jit(lambda batch: apply_rows(parsed.ops, batch, keys))
   found = kind(loaded, hear(_batch(parsed, clips)), key, num_mask)
   return [
     Reconstruction(
@@ -233,7 +234,7 @@ def _of_asit(loaded: Loaded, batch: Batch, key, num_mask: int):
 
   def cut(fbank):
     return patches.patchify(
-      fbank, patch_size=patch_size, stride=patch_size, backend=xp.JAX
+      fbank, patch_size=patch_size, stride=patch_size, xp=xp.JAX
     )
 
   @jax.jit
@@ -241,7 +242,7 @@ def _of_asit(loaded: Loaded, batch: Batch, key, num_mask: int):
     given = base.inputs(batch)
     clean = given["patches"] if "patches" in given else cut(given["fbank"])
     fbank = patches.unpatchify(clean, patch_size=patch_size)
-    keys = device_ops.row_keys(key, len(fbank))[:, None]
+    keys = row_keys(key, len(fbank))[:, None]
     seen, hidden = gmml.corrupt(keys, fbank[:, None], corruption)
     seen, hidden = seen[:, 0], hidden[:, 0]
     out = module.apply({"params": params}, cut(seen), parts=("reconstruction",))

@@ -24,7 +24,7 @@ from astjax.data import pipeline
 from astjax.engine import sharding
 from astjax.engine.step import TrainState, make_eval_step, train_key
 from astjax.errors import UserError, lookup
-from astjax.ops import device_ops
+from astjax.ops.recipe import apply_rows, row_keys
 from astjax.run import evaluation, job, log, streams
 from astjax.tools import reconstruct
 
@@ -123,8 +123,8 @@ def predictions(
 
 def _fbank(split: streams.Stream, loaded: job.Job, batch: dict) -> np.ndarray:
   def run(batch):
-    keys = device_ops.row_keys(train_key(0), len(batch["id"]))
-    return device_ops.apply(split.device_ops, batch, keys)
+    keys = row_keys(train_key(0), len(batch["id"]))
+    return apply_rows(split.device_ops, batch, keys)
 
   out = jax.jit(run)(sharding.to_global(batch, loaded.mesh))
   if "fbank" not in out:

@@ -8,46 +8,16 @@ numbers (`FrontEnd`), and are refused where a recipe says more.
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from astjax.errors import Count, Positive, UserError, Within, call
-from astjax.ops import frontend
+from astjax.ops import host_ops
 from astjax.ops import recipe as recipes
 
 Finite = Annotated[float, Within(math.isfinite, "finite")]
 
-
-def _decode(channel: Literal["mean", "first"] = "mean"):
-  return locals()
-
-
-def _resample(sample_rate: int):
-  return locals()
-
-
-def _fit(
-  num_frames: int,
-  sample_rate: int = 16_000,
-  frame_length_ms: float = 25.0,
-  frame_shift_ms: float = 10.0,
-):
-  return locals()
-
-
-def _quantise(audio: str = "audio"):
-  return locals()
-
-
-# The host ops' signatures, without TensorFlow; each gives its arguments.
-HOST_OPS: dict[str, Callable[..., dict[str, Any]]] = {
-  "decode": _decode,
-  "resample": _resample,
-  "fit": _fit,
-  "quantise": _quantise,
-}
 
 # What `FrontEnd` can say, in this order; patches that the recipe cuts are those
 # of the model.
@@ -96,15 +66,28 @@ class FrontEnd:
     Raises:
       UserError: it does what `FrontEnd` cannot say.
     """
-    calls = list(recipes.calls(recipe, "the recipe"))
-    names = [name for name, _, _ in calls]
+    where = "the recipe"
+    names = [name for name, _, _ in recipes.calls(recipe, where)]
+    for name in names:
+      if name not in _ORDER:
+        is_ours = name in host_ops.OPS
+        what = "only astjax can express" if is_ours else "is no op"
+        raise UserError(f"the recipe has {name}, which {what}")
     in_order = [name for name in _ORDER if name in names]
-    if names != in_order and set(names) <= {*_ORDER}:
+    if names != in_order:
       raise UserError(
         f"the recipe goes {'|'.join(names)}; others can follow only "
         f"{'|'.join(in_order)}"
       )
-    found = {name: _arguments(name, *given) for name, *given in calls}
+    ops = recipes.parse(recipe, host_ops.OPS, where, reader=None)
+    found = {op.name: op.arguments for op in ops}
+    for name, values in found.items():
+      for k, usual in _USUAL.items():
+        if values.get(k, usual) != usual:
+          raise UserError(
+            f"the recipe has {name}'s {k}={values[k]}, which only astjax can "
+            "express"
+          )
     rates = sorted(
       {str(v["sample_rate"]) for v in found.values() if "sample_rate" in v}
     )
@@ -150,24 +133,6 @@ class FrontEnd:
       mean, std = self.statistics
       ops.append(f"standardize({float(mean)!r}, {float(std)!r})")
     return "|".join(ops)
-
-
-def _arguments(name: str, args: list, kwargs: Mapping) -> dict[str, Any]:
-  """All arguments of an op that other formats may have, by name."""
-  op = HOST_OPS.get(name) or getattr(frontend, name, None)
-  if op is None:
-    raise UserError(f"the recipe has {name}, which is no part of a front-end")
-  try:
-    bound = inspect.signature(op).bind(*args, **kwargs)
-  except TypeError as e:
-    raise UserError(f"the recipe's {name}: {e}") from None
-  bound.apply_defaults()
-  values = bound.arguments
-  other = [k for k, v in _USUAL.items() if values.get(k, v) != v]
-  if other or name not in _ORDER:
-    what = f"{name}'s {other[0]}={values[other[0]]}" if other else name
-    raise UserError(f"the recipe has {what}, which only astjax can express")
-  return values
 
 
 # A fitted recording has the frames that `cut_frames` leaves.

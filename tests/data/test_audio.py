@@ -7,12 +7,10 @@ import pytest
 import scipy.signal
 import soundfile
 
-from astjax.data.audio import (
-  SUFFIXES,
-  UnreadableAudio,
+from astjax.data.audio import SUFFIXES, UnreadableAudio, read
+from astjax.ops.waveform import (
   fit,
   quantise,
-  read,
   resample,
   resample_blocks,
   to_mono,

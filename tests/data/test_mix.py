@@ -143,8 +143,8 @@ def test_before_the_fit_it_is_the_same_for_equal_lengths():
 @pytest.mark.parametrize(
   ("recipe", "told"),
   [
-    ("decode|mix(1.5)", "rate in"),
-    ("decode|mix(0.5, alpha=0.0)", "positive alpha"),
+    ("decode|mix(1.5)", "rate=1.5 must be in"),
+    ("decode|mix(0.5, alpha=0.0)", "alpha=0.0 must be positive"),
     ("mix(0.5)|decode", "needs"),
     ("decode|fit(3, 8000)|quantise|mix(0.5)", "put it before quantise"),
     ("decode|multi_hot|fit(3, 8000)|mix(0.5)", "before multi_hot"),

@@ -12,7 +12,7 @@ from astjax.data import order as order_lib
 from astjax.data.order import Order, process_rows
 from astjax.engine.step import train_key
 from astjax.errors import UserError
-from astjax.ops import device_ops
+from astjax.ops.recipe import row_keys
 
 SEEDS = [0, 1, 2**31, 2**32 - 1]
 
@@ -89,7 +89,7 @@ def test_keys_are_those_of_jax(seed, batch):
   run_key = train_key(seed)
   for step in (0, 1, 7, 123_456):
     step_key = jax.random.fold_in(run_key, step)
-    want = jax.random.key_data(device_ops.row_keys(step_key, batch))
+    want = jax.random.key_data(row_keys(step_key, batch))
     got = [order.key(step * batch + row) for row in range(batch)]
     np.testing.assert_array_equal(got, want)
     assert got[0].dtype == np.uint32

@@ -63,5 +63,5 @@ def test_a_function_of_seed_and_position():
 
 def test_it_draws_and_refuses_nonsense():
   assert recipe.draws(_ops("decode|random_crop(3)", Reader(Memory()))[1])
-  with pytest.raises(UserError, match="at least one sample, got 0"):
+  with pytest.raises(UserError, match="num_samples=0 must be at least 1"):
     rows(Memory(), crop=0)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from astjax.data import sources, tables
-from astjax.data.several import Several
+from astjax.data import recordings, sources, tables
+from astjax.data.source import check_labelled, fingerprint
 from astjax.errors import UserError
 
 DIGITS = r"(?P<label>\d+)_(?P<fold>[a-z]+)_\d+\.wav$"
@@ -33,7 +33,7 @@ def _write(
 
 
 def _csv(root: pathlib.Path, text: str | bytes, **given):
-  return sources.csv(data_dir=str(root), csv=_write(root, text), **given)
+  return recordings.Csv(data_dir=str(root), csv=_write(root, text), **given)
 
 
 def _contents(source) -> list[tuple[str, tuple[str, ...]]]:
@@ -67,7 +67,7 @@ def test_a_folder_per_class(tmp_path):
     *("cat/a.wav", "cat/deep/er/b.FLAC", "dog/a.mp3", "dog/c.ogg"),
     *("dog/notes.txt", "dog/.hidden.wav", "stray.wav", "readme.md"),
   )
-  source = sources.folder(data_dir=root)
+  source = recordings.Folder(data_dir=root)
   assert source.class_names == ("cat", "dog")
   assert _contents(source) == [
     ("cat/a.wav", ("cat",)),
@@ -83,45 +83,47 @@ def test_a_folder_per_split_above_the_classes(tmp_path):
     "data_dir": root,
     "pattern": r"^(?P<split>[^/]+)/(?P<label>[^/]+)/",
   }
-  train = sources.folder(split="train", **given)
-  test = sources.folder(split="test", **given)
+  train = recordings.Folder(split="train", **given)
+  test = recordings.Folder(split="test", **given)
   assert _contents(train) == [
     ("train/cat/a.wav", ("cat",)),
     ("train/dog/a.wav", ("dog",)),
   ]
   assert _contents(test) == [("test/cat/a.wav", ("cat",))]
   assert train.class_names == test.class_names == ("cat", "dog")
-  assert len(sources.folder(**given)) == 3
+  assert len(recordings.Folder(**given)) == 3
 
 
 def test_the_order_of_files_does_not_depend_on_the_disk(tmp_path):
   names = [f"{c}/{i}.wav" for c in "ba" for i in (10, 9, 1)]
-  forwards = sources.folder(data_dir=_fill(tmp_path / "x", *names))
-  backwards = sources.folder(data_dir=_fill(tmp_path / "y", *names[::-1]))
+  forwards = recordings.Folder(data_dir=_fill(tmp_path / "x", *names))
+  backwards = recordings.Folder(data_dir=_fill(tmp_path / "y", *names[::-1]))
   assert _contents(forwards) == _contents(backwards)
   assert len(forwards) == 6
 
 
 def test_hidden_folders_hold_no_recordings(tmp_path):
   root = _fill(tmp_path, "cat/a.wav", ".trash/b.wav", "cat/.cache/c.wav")
-  assert _contents(sources.folder(data_dir=root)) == [("cat/a.wav", ("cat",))]
+  assert _contents(recordings.Folder(data_dir=root)) == [
+    ("cat/a.wav", ("cat",))
+  ]
 
 
 def test_links_are_followed_once(tmp_path):
   root = _fill(tmp_path / "data", "cat/a.wav", "dog/b.wav")
   (tmp_path / "data" / "cow").symlink_to(tmp_path / "elsewhere")
   _fill(tmp_path / "elsewhere", "c.wav")
-  source = sources.folder(data_dir=root)
+  source = recordings.Folder(data_dir=root)
   assert source.class_names == ("cat", "cow", "dog")
   (tmp_path / "data" / "cat" / "loop").symlink_to(tmp_path / "data")
-  assert len(sources.folder(data_dir=root)) == 3
+  assert len(recordings.Folder(data_dir=root)) == 3
 
 
 def test_reading_gives_the_recording(tmp_path):
   audio = (np.arange(100) / 2**15).astype(np.float32)
   _fill(tmp_path, "cat/a.wav", "cat/b.wav")
   soundfile.write(tmp_path / "cat/b.wav", audio, 8000, subtype="PCM_16")
-  got, rate = sources.folder(data_dir=str(tmp_path)).read(1)
+  got, rate = recordings.Folder(data_dir=str(tmp_path)).read(1)
   np.testing.assert_array_equal(got, audio)
   assert rate == 8000
 
@@ -143,13 +145,13 @@ def digits(tmp_path):
 
 
 def test_labels_and_folds_from_names(digits):
-  source = sources.filenames(data_dir=digits, pattern=DIGITS)
+  source = recordings.Filenames(data_dir=digits, pattern=DIGITS)
   assert len(source) == 24
   assert source.class_names == ("0", "1", "9", "10")
   for name, labels in _contents(source):
     assert labels == (name.split("_")[0],)
-  ann = sources.filenames(data_dir=digits, pattern=DIGITS, folds=("ann",))
-  both = sources.filenames(
+  ann = recordings.Filenames(data_dir=digits, pattern=DIGITS, folds=("ann",))
+  both = recordings.Filenames(
     data_dir=digits, pattern=DIGITS, folds=("ann", "bob")
   )
   assert len(ann) == 12 and len(both) == 24
@@ -160,14 +162,14 @@ def test_splits_by_expressions_and_by_a_group_are_the_same(digits):
   rules = {"test": r"_0\.wav$", "train": r"_[1-9]\.wav$"}
   groups = r"(?P<label>\d+)_[a-z]+_(?P<split>\d)\.wav$"
   for split, takes in {"test": "0", "train": "12"}.items():
-    by_rule = sources.filenames(
+    by_rule = recordings.Filenames(
       data_dir=digits, pattern=DIGITS, splits=rules, split=split
     )
     by_group = [
       row
       for take in takes
       for row in _contents(
-        sources.filenames(data_dir=digits, pattern=groups, split=take)
+        recordings.Filenames(data_dir=digits, pattern=groups, split=take)
       )
     ]
     assert sorted(_contents(by_rule)) == sorted(by_group)
@@ -177,12 +179,12 @@ def test_splits_by_expressions_and_by_a_group_are_the_same(digits):
 def test_the_first_expression_that_fits_decides_on_the_split(digits):
   rules = {"few": "ann_0", "rest": "."}
   given = {"data_dir": digits, "pattern": DIGITS, "splits": rules}
-  assert len(sources.filenames(split="few", **given)) == 4
-  assert len(sources.filenames(split="rest", **given)) == 20
+  assert len(recordings.Filenames(split="few", **given)) == 4
+  assert len(recordings.Filenames(split="rest", **given)) == 20
 
 
 def test_splits_and_folds_can_be_combined(digits):
-  source = sources.filenames(
+  source = recordings.Filenames(
     data_dir=digits,
     pattern=DIGITS,
     splits={"test": r"_0\.wav$"},
@@ -196,7 +198,7 @@ def test_splits_and_folds_can_be_combined(digits):
 
 def test_files_that_the_pattern_does_not_fit_are_left_out(tmp_path):
   root = _fill(tmp_path, "1_ann_0.wav", "noise.wav", "x_ann_0.wav")
-  source = sources.filenames(data_dir=root, pattern=DIGITS)
+  source = recordings.Filenames(data_dir=root, pattern=DIGITS)
   assert _contents(source) == [("1_ann_0.wav", ("1",))]
 
 
@@ -206,8 +208,8 @@ def test_classes_are_the_same_over_splits_even_if_one_lacks_some(tmp_path):
     "data_dir": root,
     "splits": {"train": "train_", "test": "test_"},
   }
-  train = sources.folder(split="train", **given)
-  test = sources.folder(split="test", **given)
+  train = recordings.Folder(split="train", **given)
+  test = recordings.Folder(split="test", **given)
   assert train.class_names == test.class_names == ("a", "b", "c")
   assert test.labels(0) == (2,)
 
@@ -224,7 +226,7 @@ def test_classes_are_the_same_over_splits_even_if_one_lacks_some(tmp_path):
 )
 def test_class_names_sort_as_people_count(tmp_path, names):
   root = _fill(tmp_path, *(f"{name}/x.wav" for name in reversed(names)))
-  assert sources.folder(data_dir=root).class_names == tuple(names)
+  assert recordings.Folder(data_dir=root).class_names == tuple(names)
 
 
 # --- csv --------------------------------------------------------------------
@@ -300,7 +302,7 @@ def test_absolute_paths(tmp_path):
   (tmp_path / "near").mkdir()
   table = tmp_path / "table.csv"
   table.write_text(f"path,label\n{far},a\n")
-  source = sources.csv(data_dir=str(tmp_path / "near"), csv=str(table))
+  source = recordings.Csv(data_dir=str(tmp_path / "near"), csv=str(table))
   assert source.name(0) == str(far)
   np.testing.assert_array_equal(source.read(0)[0], audio)
 
@@ -352,7 +354,7 @@ def test_classes_of_a_list_that_do_not_occur_keep_their_place(tmp_path):
   root = _fill(tmp_path / "data", "dog/a.wav")
   path = tmp_path / "classes.txt"
   path.write_text("ant\nbee\ndog\neel\n")
-  source = sources.folder(data_dir=root, label_list=str(path))
+  source = recordings.Folder(data_dir=root, label_list=str(path))
   assert source.class_names == ("ant", "bee", "dog", "eel")
   assert source.labels(0) == (2,)
 
@@ -406,9 +408,9 @@ def test_a_bad_label_list_is_refused(tmp_path, case):
 def test_a_data_directory_must_exist(tmp_path):
   name = _write(tmp_path, "x")
   makers = [
-    lambda d: sources.folder(data_dir=d),
-    lambda d: sources.filenames(data_dir=d, pattern=DIGITS),
-    lambda d: sources.csv(data_dir=d, csv="x.csv"),
+    lambda d: recordings.Folder(data_dir=d),
+    lambda d: recordings.Filenames(data_dir=d, pattern=DIGITS),
+    lambda d: recordings.Csv(data_dir=d, csv="x.csv"),
   ]
   for make in makers:
     _refused(lambda: make(""), "no data directory", "data_dir=FOLDER")  # noqa: B023
@@ -421,7 +423,7 @@ def test_a_data_directory_must_exist(tmp_path):
 @pytest.mark.parametrize("names", [(), ("a.txt", "b/c.png")])
 def test_a_folder_without_recordings_is_refused(tmp_path, names):
   root = _fill(tmp_path, *names)
-  _refused(sources.folder, "no recordings", root, ".wav", data_dir=root)
+  _refused(recordings.Folder, "no recordings", root, ".wav", data_dir=root)
 
 
 @pytest.mark.parametrize(
@@ -442,7 +444,7 @@ def test_a_folder_without_recordings_is_refused(tmp_path, names):
   ],
 )
 def test_bad_patterns_are_refused(digits, given, parts):
-  _refused(sources.filenames, *parts, data_dir=digits, **given)
+  _refused(recordings.Filenames, *parts, data_dir=digits, **given)
 
 
 def test_unknown_splits_and_folds_name_the_existing_ones(digits, tmp_path):
@@ -452,19 +454,19 @@ def test_unknown_splits_and_folds_name_the_existing_ones(digits, tmp_path):
     "splits": {"test": r"_0\.wav$", "train": r"_1\.wav$"},
   }
   _refused(
-    sources.filenames,
+    recordings.Filenames,
     *("split 'val'", "test (8)", "train (8)", "(none) (8)"),
     split="val",
     **given,
   )
   _refused(
-    sources.filenames,
+    recordings.Filenames,
     *("fold 'eve'", "ann (12)", "bob (12)"),
     folds=("ann", "eve"),
     **given,
   )
   _refused(
-    sources.filenames,
+    recordings.Filenames,
     *("fold '1'", "(none) (1)"),
     data_dir=_fill(tmp_path / "y", "a.wav"),
     pattern="(?P<label>a)",
@@ -493,7 +495,7 @@ def test_a_label_that_is_not_listed_names_the_nearest(
 ):
   path = tmp_path / _write(tmp_path, listed, "classes")
   _refused(
-    sources.folder,
+    recordings.Folder,
     f"label {label!r} of {label}/a.wav is not in the label list",
     f"Did you mean {nearest!r}",
     data_dir=_fill(tmp_path / "data", f"{label}/a.wav"),
@@ -505,7 +507,7 @@ def test_a_long_label_list_still_gives_a_short_line(tmp_path):
   path = tmp_path / "classes.txt"
   path.write_text("".join(f"class number {i}\n" for i in range(2000)))
   root = _fill(tmp_path / "data", "clas number 7/a.wav")
-  said = _refused(sources.folder, data_dir=root, label_list=str(path))
+  said = _refused(recordings.Folder, data_dir=root, label_list=str(path))
   assert "Did you mean 'class number 7'" in said
   assert len(said) < 600
 
@@ -514,7 +516,7 @@ def test_a_missing_label_list_is_named(tmp_path):
   root = _fill(tmp_path, "a/a.wav")
   gone = str(tmp_path / "gone.txt")
   _refused(
-    sources.folder,
+    recordings.Folder,
     *("label_list", gone, "does not exist"),
     data_dir=root,
     label_list=gone,
@@ -552,7 +554,7 @@ def test_a_bad_table_is_refused(tmp_path, case):
 
 def test_a_missing_table_is_named(tmp_path):
   _refused(
-    sources.csv,
+    recordings.Csv,
     *("source_kw.csv", str(tmp_path / "gone.csv"), "does not exist"),
     data_dir=str(tmp_path),
     csv="gone.csv",
@@ -595,7 +597,7 @@ def test_the_fingerprint_knows_names_labels_and_classes(tmp_path):
   _write(tmp_path, "cat\ndog\n", "y.txt")
   _write(tmp_path, "cat\ndog\ncow\n", "z.txt")
   seen = [
-    sources.fingerprint(_csv(tmp_path, text, **given))
+    fingerprint(_csv(tmp_path, text, **given))
     for text, given in [
       (base, {}),
       (base.replace("a.wav", "c.wav"), {}),
@@ -609,23 +611,23 @@ def test_the_fingerprint_knows_names_labels_and_classes(tmp_path):
     ]
   ]
   assert len(set(seen)) == len(seen)
-  same = sources.fingerprint(_csv(tmp_path, base, label_list="y.txt"))
+  same = fingerprint(_csv(tmp_path, base, label_list="y.txt"))
   assert same == seen[0]
-  assert sources.fingerprint(_csv(tmp_path, base)) == seen[0]
+  assert fingerprint(_csv(tmp_path, base)) == seen[0]
 
 
 def test_the_fingerprint_stays_when_the_data_moves(tmp_path, digits):
-  before = sources.filenames(data_dir=digits, pattern=DIGITS)
+  before = recordings.Filenames(data_dir=digits, pattern=DIGITS)
   moved = shutil.copytree(digits, tmp_path / "moved" / "there")
-  after = sources.filenames(data_dir=str(moved), pattern=DIGITS)
-  assert sources.fingerprint(after) == sources.fingerprint(before)
+  after = recordings.Filenames(data_dir=str(moved), pattern=DIGITS)
+  assert fingerprint(after) == fingerprint(before)
 
 
 def test_the_fingerprint_knows_the_split(digits):
   given = {"data_dir": digits, "pattern": DIGITS}
-  parts = [sources.filenames(folds=(f,), **given) for f in ("ann", "bob")]
-  prints = {sources.fingerprint(s) for s in parts}
-  prints.add(sources.fingerprint(sources.filenames(**given)))
+  parts = [recordings.Filenames(folds=(f,), **given) for f in ("ann", "bob")]
+  prints = {fingerprint(s) for s in parts}
+  prints.add(fingerprint(recordings.Filenames(**given)))
   assert len(prints) == 3
 
 
@@ -638,7 +640,7 @@ def test_holdout_is_a_function_of_the_path(tmp_path):
     split: {
       source.name(i)
       for source in [
-        sources.folder(data_dir=str(tmp_path), split=split, holdout=0.2)
+        recordings.Folder(data_dir=str(tmp_path), split=split, holdout=0.2)
       ]
       for i in range(len(source))
     }
@@ -648,11 +650,11 @@ def test_holdout_is_a_function_of_the_path(tmp_path):
   assert len(names["train"] | names["val"]) == 200
   assert 20 <= len(names["val"]) <= 60
   (tmp_path / "dog" / "new.wav").touch()
-  again = sources.folder(data_dir=str(tmp_path), split="val", holdout=0.2)
+  again = recordings.Folder(data_dir=str(tmp_path), split="val", holdout=0.2)
   now = {again.name(i) for i in range(len(again))}
   assert now - {"dog/new.wav"} == names["val"]
   with pytest.raises(UserError, match="holdout"):
-    sources.folder(data_dir=str(tmp_path), holdout=1.5)
+    sources.build("folder", "x", {"holdout": 1.5}, data_dir=str(tmp_path))
 
 
 # --- without labels ---------------------------------------------------------
@@ -660,31 +662,31 @@ def test_holdout_is_a_function_of_the_path(tmp_path):
 
 def test_all_recordings_below_a_folder(tmp_path):
   root = _fill(tmp_path, "b.wav", "a/x.flac", "a/deep/y.mp3", "a/z.txt")
-  source = sources.filenames(data_dir=root)
+  source = recordings.Filenames(data_dir=root)
   assert source.class_names == ()
   assert _contents(source) == [
     ("b.wav", ()),
     ("a/x.flac", ()),
     ("a/deep/y.mp3", ()),
   ]
-  labelled = sources.filenames(data_dir=root, pattern="(?P<label>.)")
-  assert sources.fingerprint(source) != sources.fingerprint(labelled)
+  labelled = recordings.Filenames(data_dir=root, pattern="(?P<label>.)")
+  assert fingerprint(source) != fingerprint(labelled)
 
 
 def test_splits_and_folds_without_labels(digits, tmp_path):
   given = {"data_dir": digits, "pattern": r"_(?P<fold>[a-z]+)_(?P<split>\d)"}
-  assert len(sources.filenames(folds=("ann",), split="1", **given)) == 4
+  assert len(recordings.Filenames(folds=("ann",), split="1", **given)) == 4
   rules = {"data_dir": digits, "splits": {"few": "ann_0", "rest": "."}}
-  assert len(sources.filenames(split="few", **rules)) == 4
+  assert len(recordings.Filenames(split="few", **rules)) == 4
   (tmp_path / "few.txt").write_text("0_ann_0.wav\n")
   lists = {
     "data_dir": digits,
     "split_lists": {"few": str(tmp_path / "few.txt")},
   }
-  assert len(sources.filenames(split="few", **lists)) == 1
-  assert len(sources.filenames(split="train", **lists)) == 23
+  assert len(recordings.Filenames(split="few", **lists)) == 1
+  assert len(recordings.Filenames(split="train", **lists)) == 23
   held = [
-    sources.filenames(data_dir=digits, holdout=0.3, split=split)
+    recordings.Filenames(data_dir=digits, holdout=0.3, split=split)
     for split in ("train", "val")
   ]
   assert sum(map(len, held)) == 24 and min(map(len, held)) > 0
@@ -709,7 +711,7 @@ def test_labels_that_nothing_has(tmp_path):
   )
   root = _fill(tmp_path / "sounds", "x/a.wav")
   _refused(
-    lambda: sources.filenames(
+    lambda: recordings.Filenames(
       data_dir=root, label_list=str(tmp_path / "names.txt")
     ),
     *("have no labels", "(?P<label>...)"),
@@ -717,12 +719,18 @@ def test_labels_that_nothing_has(tmp_path):
 
 
 def test_a_part_without_labels(tmp_path):
-  bare = sources.filenames(data_dir=_fill(tmp_path / "a", "1.wav"))
-  named = sources.folder(data_dir=_fill(tmp_path / "b", "x/1.wav"))
-  sources.check_labelled(named, "train")
-  for part in (bare, Several([named, bare])):
+  bare = recordings.Filenames(data_dir=_fill(tmp_path / "a", "1.wav"))
+  named = recordings.Folder(data_dir=_fill(tmp_path / "b", "x/1.wav"))
+  both = sources.Several(
+    sources=(
+      {"source": "folder", "data_dir": str(named.root)},
+      {"source": "filenames", "data_dir": str(bare.root)},
+    )
+  )
+  check_labelled(named, "train")
+  for part in (bare, both):
     _refused(
-      lambda part=part: sources.check_labelled(part, "train"),
+      lambda part=part: check_labelled(part, "train"),
       *("train has no labels (1.wav, ...)", "column 'labels'"),
     )
 
@@ -730,11 +738,11 @@ def test_a_part_without_labels(tmp_path):
 def test_splits_are_said_once(digits):
   both = {"splits": {"a": "x"}, "split_lists": {"b": "y"}}
   _refused(
-    lambda: sources.filenames(data_dir=digits, **both),
+    lambda: recordings.Filenames(data_dir=digits, **both),
     *("says the splits twice", "splits and split_lists"),
   )
   _refused(
-    lambda: sources.filenames(
+    lambda: recordings.Filenames(
       data_dir=digits, pattern="(?P<split>.)", split_table="x"
     ),
     *("a group 'split' and split_table",),
@@ -749,7 +757,7 @@ WORDS = {"yes": "yes", "_noise_": "_silence_", "*": "_unknown_"}
 
 def test_labels_become_other_classes(tmp_path):
   root = _fill(tmp_path, "yes/a.wav", "bed/b.wav", "cat/c.wav", "_noise_/d.wav")
-  source = sources.folder(data_dir=root, label_map=WORDS)
+  source = recordings.Folder(data_dir=root, label_map=WORDS)
   assert source.class_names == ("_silence_", "_unknown_", "yes")
   assert dict(_contents(source)) == {
     "yes/a.wav": ("yes",),
@@ -772,12 +780,12 @@ def test_splits_in_one_table(tmp_path):
   given = {"data_dir": root, "pattern": "^(?P<label>[^/]+)/"}
   name = _write(tmp_path, "1 id0/x/1.wav\n2\tid1/x/1.wav\n\n3 gone.wav\n")
   for split, label in {"1": "id0", "2": "id1"}.items():
-    source = sources.folder(split=split, split_table=name, **given)
+    source = recordings.Folder(split=split, split_table=name, **given)
     assert _contents(source) == [(f"{label}/x/1.wav", (label,))]
     assert len(source.class_names) == 4
-  assert len(sources.folder(split_table=name, **given)) == 4
+  assert len(recordings.Folder(split_table=name, **given)) == 4
   _refused(
-    lambda: sources.folder(split="3", split_table=name, **given),
+    lambda: recordings.Folder(split="3", split_table=name, **given),
     *("split '3'", "1 (1)", "2 (1)", "(none) (2)"),
   )
   for text, part in {
@@ -786,4 +794,4 @@ def test_splits_in_one_table(tmp_path):
     "": "lists no",
   }.items():
     _write(tmp_path, text)
-    _refused(lambda: sources.folder(split_table=name, **given), part)
+    _refused(lambda: recordings.Folder(split_table=name, **given), part)

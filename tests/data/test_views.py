@@ -11,8 +11,8 @@ from scipy import stats
 from astjax.data.reader import Reader
 from astjax.engine.step import train_key
 from astjax.errors import UserError
-from astjax.ops import device_ops, xp
-from astjax.ops.recipe import draws
+from astjax.ops import frontend, xp
+from astjax.ops.recipe import draws, parse, row_keys
 from astjax.serving import recording
 from astjax.weights.front_end import inference_recipe
 from tests.data.test_pipeline import (
@@ -131,14 +131,14 @@ def test_unreadable_recordings_are_silence_in_evaluations():
 @pytest.mark.parametrize(
   ("recipe", "told"),
   [
-    ("views(0)", "a count of 1 or more"),
-    ("views(2, local_count=-1)", "a count of 1 or more"),
+    ("views(0)", "count=0 must be at least 1"),
+    ("views(2, local_count=-1)", "local_count=-1 must be at least 0"),
     ("views(2, 1.0, local_count=1)", "no longer than global ones.*of 2.0 s"),
-    ("views(2, 0.0)", "a positive length and rate, got 0.0 s"),
-    ("views(2, 1e999)", "a positive length and rate, got inf s"),
-    ("views(2, sample_rate=0)", "a positive length and rate"),
+    ("views(2, 0.0)", "seconds=0.0 must be positive"),
+    ("views(2, 1e999)", "seconds=inf must be positive"),
+    ("views(2, sample_rate=0)", "sample_rate=0 must be at least 1"),
     ("views(2, 0.025)", "met a recording of 8000 Hz: put resample"),
-    ("roll_waveform(1.5)", r"a rate in \[0, 1\], got 1.5"),
+    ("roll_waveform(1.5)", r"rate=1.5 must be in \[0, 1\]"),
     (f"{VIEWS})|fit(1, {RATE})", "fit works on one waveform"),
     (f"{VIEWS})|random_crop(9)", "random_crop works on one waveform"),
     (f"{VIEWS})|roll_waveform", "roll_waveform works on one waveform"),
@@ -214,7 +214,7 @@ def test_the_same_on_the_host_and_on_the_device(name):
     np.dtype(np.int16)
   }
   key = jax.random.fold_in(train_key(seed), 0)
-  keys = device_ops.row_keys(key, batch_size)
+  keys = row_keys(key, batch_size)
   there = _on_device(on_device, waves, keys)
   for entry, shape in shapes.items():
     assert here[entry].shape == (batch_size, *shape)
@@ -250,7 +250,8 @@ INFERENCE = {
 
 
 def inference(on_host, on_device):
-  ops = (*_ops(on_host, Reader(Memory())), *device_ops.parse(on_device))
+  of_device = parse(on_device, frontend.OPS, "on_device")
+  ops = (*_ops(on_host, Reader(Memory())), *of_device)
   return inference_recipe(ops, (on_host, on_device))
 
 

@@ -4,18 +4,19 @@ import functools
 
 import jax
 import numpy as np
-import tensorflow as tf
 
-from astjax.data import tf_backend
-from astjax.ops import device_ops, xp
+from astjax.ops import frontend, recipe, xp
 from astjax.ops.recipe import apply
 
 BACKENDS = {
   "numpy": xp.NUMPY,
-  "jax": xp.JaxBackend(double=True),
-  "jax_float32": xp.JaxBackend(double=False),
-  "tf": tf_backend.TF,
+  "jax": xp.Jax(double=True),
+  "jax_float32": xp.Jax(double=False),
 }
+
+
+def parse(text):
+  return recipe.parse(text, frontend.OPS, "recipe")
 
 
 def noise(shape, seed=0, scale=1.0):
@@ -34,16 +35,12 @@ def signal_a() -> np.ndarray:
   return (0.2 * np.array(u) + 0.3 * sine).astype(np.float32)
 
 
-def run_ops(recipe, example, key=0, name="numpy"):
+def run_ops(text, example, key=0, name="numpy"):
   """The outputs of a recipe on one example, as NumPy arrays."""
-  ops = device_ops.parse(recipe)
+  ops = parse(text)
   words = xp.random_key(key) if isinstance(key, int) else key
   if name == "numpy":
     return apply(ops, example, words, BACKENDS[name])
-  if name == "tf":
-    tensors = {k: tf.constant(v) for k, v in example.items()}
-    out = apply(ops, tensors, tf.constant(words), BACKENDS[name])
-    return {k: v.numpy() for k, v in out.items()}
   run = jax.jit(lambda e, k: apply(ops, e, k, BACKENDS[name]))
   out = run(example, jax.random.wrap_key_data(words, impl="threefry2x32"))
   return {k: np.asarray(v) for k, v in out.items()}

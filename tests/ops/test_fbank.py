@@ -24,7 +24,7 @@ GOLDEN = {
 
 @functools.cache
 def compute(spec, name):
-  fn = functools.partial(fbank.fbank, spec=spec, backend=BACKENDS[name])
+  fn = functools.partial(fbank.fbank, spec=spec, xp=BACKENDS[name])
   return jax.jit(fn) if name.startswith("jax") else fn
 
 
@@ -264,7 +264,7 @@ def test_leading_axes_are_kept(name):
 
 @pytest.mark.parametrize(
   ("name", "worst", "mean"),
-  [("jax", 2e-6, 1e-6), ("tf", 2e-6, 1e-6), ("jax_float32", 1e-2, 1e-4)],
+  [("jax", 2e-6, 1e-6), ("jax_float32", 1e-2, 1e-4)],
 )
 def test_backends_agree_with_numpy(name, worst, mean):
   # Noise, and a tone between whose harmonics there is next to nothing.
@@ -280,9 +280,8 @@ def test_backends_agree_with_numpy(name, worst, mean):
 @pytest.mark.parametrize(
   ("wrong", "message"),
   [
-    ({"sample_rate": 0}, "sample_rate=0"),
-    ({"sample_rate": -16_000}, "sample_rate=-16000"),
-    ({"num_mel_bins": 0}, "num_mel_bins=0"),
+    ({"sample_rate": 0}, "at 0 Hz"),
+    ({"sample_rate": -16_000}, "at -16000 Hz"),
     ({"frame_length_ms": 0.1}, "0.1 ms"),
     ({"frame_length_ms": -25.0}, "-25.0 ms"),
     ({"frame_shift_ms": 0.0}, "0.0 ms"),

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from astjax.errors import UserError
-from astjax.ops import device_ops, xp
+from astjax.ops import xp
 from astjax.ops.recipe import apply, draws
-from tests.ops.common import run_ops
+from tests.ops.common import parse, run_ops
 from tests.ops.test_frontend import EVERY, random_keys
 
 ZEROS = np.zeros((50, 16), np.float32)
@@ -14,7 +14,7 @@ ZEROS = np.zeros((50, 16), np.float32)
 
 def drawn(recipe, x, count):
   """Outputs [count, T, F] of so many keys, by NumPy."""
-  ops = device_ops.parse(recipe)
+  ops = parse(recipe)
   return np.stack(
     [
       apply(ops, {"fbank": x}, key, xp.NUMPY)["fbank"]
@@ -71,9 +71,9 @@ def test_every_backend_draws_the_same(recipe, name):
 @pytest.mark.parametrize("recipe", ["noise(0)", "noise(-1.0)", "roll(0)"])
 def test_nonsense(recipe):
   with pytest.raises(UserError):
-    device_ops.parse(recipe)
+    parse(recipe)
 
 
 @pytest.mark.parametrize("recipe", ["noise", "roll"])
 def test_they_draw(recipe):
-  assert draws(device_ops.parse(recipe)[0])
+  assert draws(parse(recipe)[0])

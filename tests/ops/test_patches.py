@@ -42,9 +42,7 @@ def by_loops(fbank, patch, stride):
 def test_order(case, name):
   frames, bins, patch, stride = case
   x = noise((frames, bins))
-  out = patches.patchify(
-    x, patch_size=patch, stride=stride, backend=BACKENDS[name]
-  )
+  out = patches.patchify(x, patch_size=patch, stride=stride, xp=BACKENDS[name])
   np.testing.assert_array_equal(np.asarray(out), by_loops(x, patch, stride))
 
 
@@ -79,7 +77,7 @@ def test_grids_of_the_papers(frames, stride, grid):
 @pytest.mark.parametrize("name", BACKENDS)
 def test_leading_axes_are_kept(name):
   x = noise((2, 3, 20, 12))
-  how = {"patch_size": (6, 4), "stride": (3, 4), "backend": BACKENDS[name]}
+  how = {"patch_size": (6, 4), "stride": (3, 4), "xp": BACKENDS[name]}
   out = np.asarray(patches.patchify(x, **how))
   assert out.shape == (2, 3, 3, 5, 24)
   assert out.dtype == np.float32
@@ -104,7 +102,7 @@ def test_under_jit():
 
   @jax.jit
   def there_and_back(x):
-    cut = patches.patchify(x, patch_size=(8, 4), stride=(8, 4), backend=xp.JAX)
+    cut = patches.patchify(x, patch_size=(8, 4), stride=(8, 4), xp=xp.JAX)
     return cut, patches.unpatchify(cut, patch_size=(8, 4))
 
   cut, back = there_and_back(x)
@@ -123,7 +121,7 @@ def test_too_small(name, frames_and_bins):
       np.zeros(frames_and_bins, np.float32),
       patch_size=(16, 16),
       stride=(10, 10),
-      backend=BACKENDS[name],
+      xp=BACKENDS[name],
     )
 
 

@@ -1,6 +1,5 @@
 """Recipes in a string: what they build, and that nothing in them runs."""
 
-import types
 from typing import Literal
 
 import pytest
@@ -45,27 +44,22 @@ def secret():
 
 
 @pytest.fixture
-def module():
+def table():
   MADE.clear()
-  module = types.ModuleType("ops")
-  for op in (add, scale, draw, sized, pick, secret):
-    setattr(module, op.__name__, op)
-  module.os = __import__("os")
-  module.__all__ = ("add", "scale", "draw", "sized", "pick")
-  return module
+  return {op.__name__: op for op in (add, scale, draw, sized, pick)}
 
 
-def run(recipe, module, example=None, **context):
-  ops = parse(recipe, module, "here", **context)
+def run(recipe, table, example=None, **context):
+  ops = parse(recipe, table, "here", **context)
   return apply(ops, example or {"x": 1}, xp.random_key(0), NUMPY)
 
 
 NUMPY = xp.NUMPY
 
 
-def refuse(recipe, module, **context):
+def refuse(recipe, table, **context):
   with pytest.raises(UserError) as e:
-    parse(recipe, module, "config.input.on_host", **context)
+    parse(recipe, table, "config.input.on_host", **context)
   assert "\n" not in str(e.value)
   assert "config.input.on_host" in str(e.value)
   return str(e.value)
@@ -88,44 +82,44 @@ def refuse(recipe, module, **context):
     ("scale(4, how='down')|add(1, 'x',)", 1.25),
   ],
 )
-def test_ops_run_in_order(recipe, x, module):
-  assert run(recipe, module)["x"] == x
+def test_ops_run_in_order(recipe, x, table):
+  assert run(recipe, table)["x"] == x
 
 
-def test_arguments_are_literals(module):
-  parse("add(7, name='a|b(c)')|scale(-1e-3)", module, "here")
+def test_arguments_are_literals(table):
+  parse("add(7, name='a|b(c)')|scale(-1e-3)", table, "here")
   assert MADE == [("add", 7, "a|b(c)"), ("scale", -1e-3, "up")]
 
 
-def test_any_number_of_arguments(module):
-  assert run("pick('x', 'z')", module, {"x": 1, "y": 2, "z": 3}) == {
+def test_any_number_of_arguments(table):
+  assert run("pick('x', 'z')", table, {"x": 1, "y": 2, "z": 3}) == {
     "x": 1,
     "z": 3,
   }
 
 
-def test_context_goes_where_it_is_asked_for(module):
-  out = run("add|sized((4, 5))|scale(2)", module, reader="disk", other=3)
+def test_context_goes_where_it_is_asked_for(table):
+  out = run("add|sized((4, 5))|scale(2)", table, reader="disk", other=3)
   assert (out["size"], out["from"], out["x"]) == ((4, 5), "disk", 4)
 
 
-def test_context_is_not_for_recipes(module):
-  said = refuse("sized(reader='mine')", module, reader="disk")
+def test_context_is_not_for_recipes(table):
+  said = refuse("sized(reader='mine')", table, reader="disk")
   assert "unknown argument 'reader'" in said
   assert "Known: size." in said
   assert MADE == []
 
 
-def test_the_same_op_twice_has_two_folds(module):
-  ops = parse("draw|add|draw|draw", module, "here")
+def test_the_same_op_twice_has_two_folds(table):
+  ops = parse("draw|add|draw|draw", table, "here")
   assert [op.name for op in ops] == ["draw", "add", "draw", "draw"]
   assert len({op.fold for op in ops}) == 4
   assert all(0 <= op.fold < 2**31 for op in ops)
 
 
-def test_a_fold_depends_on_the_name_and_its_count_alone(module):
+def test_a_fold_depends_on_the_name_and_its_count_alone(table):
   fold = lambda recipe: {}.fromkeys(
-    (op.name, op.fold) for op in parse(recipe, module, "here")
+    (op.name, op.fold) for op in parse(recipe, table, "here")
   )
   alone = fold("draw")
   assert list(alone) == list(fold("draw()"))
@@ -135,8 +129,8 @@ def test_a_fold_depends_on_the_name_and_its_count_alone(module):
   assert fold("draw|draw").keys() < fold("draw|draw|draw").keys()
 
 
-def test_each_op_gets_its_own_key(module):
-  ops = parse("draw|add|draw", module, "here")
+def test_each_op_gets_its_own_key(table):
+  ops = parse("draw|add|draw", table, "here")
   key = xp.random_key(5)
   out = apply(ops, {"x": 0}, key, NUMPY)["drawn"]
   expected = [tuple(NUMPY.fold_in(key, ops[i].fold).tolist()) for i in (0, 2)]
@@ -144,21 +138,21 @@ def test_each_op_gets_its_own_key(module):
   assert out[0] != out[1]
 
 
-def test_the_example_is_left_as_it_is(module):
+def test_the_example_is_left_as_it_is(table):
   example = {"x": 1}
-  assert run("add(5)", module, example)["x"] == 6
+  assert run("add(5)", table, example)["x"] == 6
   assert example == {"x": 1}
 
 
 # Mistakes
 
 
-def test_an_unknown_op_names_the_nearest(module):
-  said = refuse("add|scael(2)", module)
+def test_an_unknown_op_names_the_nearest(table):
+  said = refuse("add|scael(2)", table)
   assert "unknown op 'scael'" in said
   assert "Did you mean 'scale'?" in said
   assert "Known: add, draw, pick, scale, sized." in said
-  assert "Did you mean" not in refuse("zzzzzz", module)
+  assert "Did you mean" not in refuse("zzzzzz", table)
 
 
 @pytest.mark.parametrize(
@@ -192,8 +186,8 @@ def test_an_unknown_op_names_the_nearest(module):
     "add, add",
   ],
 )
-def test_nothing_is_executed(recipe, module):
-  said = refuse(recipe, module)
+def test_nothing_is_executed(recipe, table):
+  said = refuse(recipe, table)
   assert "is not a recipe like" in said or "unknown op" in said
   assert MADE == []
 
@@ -205,33 +199,33 @@ def test_nothing_is_executed(recipe, module):
     *("add=1", "import os", "add(amount=)", "add(amount=1, 2)", "add('x)"),
   ],
 )
-def test_what_is_no_recipe(recipe, module):
-  said = refuse(recipe, module)
+def test_what_is_no_recipe(recipe, table):
+  said = refuse(recipe, table)
   assert "is not a recipe like 'a|b(1)|c(x=2)'" in said
   assert repr(recipe) in said
 
 
-def test_messages_repeat_themselves(module):
+def test_messages_repeat_themselves(table):
   # No address of an object in them.
-  said = refuse("add(secret())", module)
-  assert said == refuse("add(secret())", module)
+  said = refuse("add(secret())", table)
+  assert said == refuse("add(secret())", table)
   assert " at 0x" not in said
 
 
 @pytest.mark.parametrize(
   "recipe", ["add(**{'amount': 5})", "add(amount=1, **{'amount': 5})"]
 )
-def test_unpacking_is_not_ignored(recipe, module):
-  refuse(recipe, module)
+def test_unpacking_is_not_ignored(recipe, table):
+  refuse(recipe, table)
 
 
-def test_an_argument_twice(module):
-  refuse("add(amount=1, amount=5)", module)
+def test_an_argument_twice(table):
+  refuse("add(amount=1, amount=5)", table)
 
 
 @pytest.mark.parametrize("recipe", ["add({[1]: 2})", "add(name={[]})"])
-def test_a_literal_that_cannot_be(recipe, module):
-  refuse(recipe, module)
+def test_a_literal_that_cannot_be(recipe, table):
+  refuse(recipe, table)
 
 
 @pytest.mark.parametrize(
@@ -251,27 +245,27 @@ def test_a_literal_that_cannot_be(recipe, module):
     ("sized(3)", "sized: size=3 is int, expected tuple"),
   ],
 )
-def test_wrong_arguments(recipe, told, module):
+def test_wrong_arguments(recipe, told, table):
   with pytest.raises(UserError, match=told) as e:
-    parse(recipe, module, "here", reader="disk")
+    parse(recipe, table, "here", reader="disk")
   assert "here" in str(e.value)
   assert MADE == []
 
 
 @pytest.mark.parametrize("recipe", ["sized((1,))", "sized((1, 2, 3))"])
-def test_a_pair_is_two(recipe, module):
-  assert "size" in refuse(recipe, module, reader="disk")
+def test_a_pair_is_two(recipe, table):
+  assert "size" in refuse(recipe, table, reader="disk")
 
 
-def test_the_place_is_told(module):
-  assert "config.input.on_host: add" in refuse("scale(2)|add(1.5)", module)
+def test_the_place_is_told(table):
+  assert "config.input.on_host: add" in refuse("scale(2)|add(1.5)", table)
 
 
-def test_an_error_stops_before_any_op_runs(module):
-  refuse("add(1)|scael(2)", module)
+def test_an_error_stops_before_any_op_runs(table):
+  refuse("add(1)|scael(2)", table)
   assert ("scale", 2, "up") not in MADE
 
 
-def test_an_op_without_its_input(module):
+def test_an_op_without_its_input(table):
   with pytest.raises(UserError, match=r"op add needs 'y'.*there are w, x$"):
-    run("add|add(1, 'y')", module, {"x": 1, "w": 2})
+    run("add|add(1, 'y')", table, {"x": 1, "w": 2})

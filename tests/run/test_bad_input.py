@@ -480,7 +480,7 @@ EVALS = {
   ),
   "unknown op of an evaluation": (
     {"evals": {"val": {"on_device": "to_flaot"}}},
-    ["'to_flaot' in config.evals.val.on_device", "'to_float'"],
+    ["config.evals.val.on_device", "unknown op 'to_flaot'", "'to_float'"],
   ),
   "another rate": (
     {"evals": {"val": {"source_kw": {"sample_rate": 2 * RATE}}}},
@@ -521,19 +521,19 @@ FBANK = f"fbank({RATE}, {MELS})"
 RECIPES = {
   "unknown op": (
     {"on_host": "decode|fitt(20)"},
-    ["'fitt' in config.input.on_host", "Did you mean 'fit'"],
+    ["config.input.on_host", "op 'fitt'. Did you mean 'fit'"],
   ),
   "unknown op of the device": (
     {"on_device": "to_float|fbnk"},
-    ["'fbnk' in config.input.on_device", "Did you mean 'fbank'"],
+    ["config.input.on_device", "op 'fbnk'. Did you mean 'fbank'"],
   ),
   "op of the host on the device": (
     {"on_device": "decode|to_float"},
-    ["'decode' in config.input.on_device"],
+    ["config.input.on_device: unknown op 'decode'"],
   ),
   "unknown argument": (
     {"on_device": f"to_float|fbank({RATE}, mels=16)"},
-    ["'mels' in config.input.on_device: fbank", "num_mel_bins"],
+    ["config.input.on_device", "'mels' in fbank", "num_mel_bins"],
   ),
   "wrong argument": (
     {"on_device": "to_float|fbank('16k')"},
@@ -575,7 +575,7 @@ RECIPES = {
   ),
   "std of nothing": (
     {"on_device": f"to_float|{FBANK}|standardize(0.0, 0.0)"},
-    ["config.input.on_device", "std > 0"],
+    ["config.input.on_device: standardize: std=0.0 must be pos"],
   ),
   "mask too wide": (
     {"on_device": on_device(f"freq_mask({MELS + 1})")},

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 import astjax
-from astjax.data.audio import fit, quantise
 from astjax.engine import step
-from astjax.errors import UserError
+from astjax.errors import UserError, call
 from astjax.models.heads import Head
-from astjax.ops import device_ops, fbank
+from astjax.ops import fbank
+from astjax.ops.recipe import apply_rows, row_keys
+from astjax.ops.waveform import fit, quantise
 from astjax.ops.xp import NUMPY
 from astjax.run import job
 from astjax.serving import recording
@@ -59,10 +60,10 @@ def test_the_front_end_by_hand():
       "audio": quantise(fitted)[None],
       "num_samples": np.array([count], np.int32),
     }
-    keys = device_ops.row_keys(step.train_key(0), 1)
-    out = device_ops.apply(recipe.ops, batch, keys)["fbank"][0]
+    keys = row_keys(step.train_key(0), 1)
+    out = apply_rows(recipe.ops, batch, keys)["fbank"][0]
     real = quantise(audio) / 2**15
-    mels = fbank.fbank(real, spec, backend=NUMPY)[:FRAMES]
+    mels = fbank.fbank(real, spec, xp=NUMPY)[:FRAMES]
     expected = np.zeros((FRAMES, MELS))
     expected[: len(mels)] = (mels + 3.559) / 7.0
     np.testing.assert_allclose(out, expected, atol=1e-5)
@@ -146,7 +147,7 @@ def test_hugging_face_has_no_such_classifier(tmp_path):
 
 def test_a_negative_projection():
   with pytest.raises(UserError, match="projection=-1"):
-    Head(num_classes=2, projection=-1)
+    call(Head, "head", {"num_classes": 2, "projection": -1})
 
 
 def test_measuring_wants_labels(run, tmp_path, capsys):

@@ -18,7 +18,8 @@ from astjax.engine import sharding
 from astjax.engine.task import Task
 from astjax.errors import UserError
 from astjax.models.heads import Head
-from astjax.ops import device_ops, metrics
+from astjax.ops import metrics
+from astjax.ops.recipe import apply_rows, row_keys
 from astjax.run import config as run_config
 from astjax.run import job
 from astjax.tasks import probes, supervised
@@ -268,8 +269,8 @@ def features(loaded, state, split):
   for batch in pipeline.eval_batches(
     split.reader, split.host_ops, batch_size=1
   ):
-    keys = device_ops.row_keys(jax.random.key(0, impl="threefry2x32"), 1)
-    ready = device_ops.apply(split.device_ops, batch, keys)
+    keys = row_keys(jax.random.key(0, impl="threefry2x32"), 1)
+    ready = apply_rows(split.device_ops, batch, keys)
     found.append(loaded.task.features(state.params, {}, ready)[0])
     labels.append(batch["label"][0])
   return np.stack(found), np.stack(labels)

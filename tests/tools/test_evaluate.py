@@ -8,7 +8,8 @@ import json
 import numpy as np
 import pytest
 
-from astjax.data import sources
+from astjax.data import recordings
+from astjax.data.source import fingerprint
 from astjax.ops import metrics
 from astjax.tools import evaluate
 from astjax.weights import convert, load, registry
@@ -49,9 +50,7 @@ def test_the_numbers_of_training(sounds_run, saved, tmp_path, capsys):
   assert 0 < want["mAP"] < 1  # not so good that nothing could differ
   for name in ("mAP", "mAUC", "d_prime", "accuracy"):
     assert found["measured"][name] == pytest.approx(want[name], abs=1e-5)
-  assert found["data"] == sources.fingerprint(
-    sources.folder(data_dir=str(data))
-  )
+  assert found["data"] == fingerprint(recordings.Folder(data_dir=str(data)))
   assert found["expected"] == {} and found["unreadable"] == []
   # The same by a table, with the published number beside it.
   capsys.readouterr()

@@ -9,10 +9,10 @@ import pytest
 import soundfile
 
 import astjax
-from astjax.data import sources
-from astjax.data.audio import quantise, resample, to_mono
+from astjax.data import recordings
 from astjax.data.reader import Reader
 from astjax.ops import fbank, metrics
+from astjax.ops.waveform import quantise, resample, to_mono
 from astjax.run import log
 from astjax.serving import recording
 from astjax.tasks import probes
@@ -51,7 +51,7 @@ def table(text):
 def readers(model, data=None):
   return {
     split: Reader(
-      sources.filenames(
+      recordings.Filenames(
         data_dir=str(data or model.parent / "sounds"), split=split, **SOURCE
       )
     )

@@ -1,16 +1,14 @@
 """Our folder and Hugging Face's: written whole, read strictly."""
 
-import inspect
 import json
 
 import jax
 import numpy as np
 import pytest
 
-from astjax.data import host_ops
 from astjax.errors import UserError
 from astjax.models.heads import Head
-from astjax.weights import convert, front_end, hugging_face, load
+from astjax.weights import convert, hugging_face, load
 from astjax.weights import info as model_info
 from astjax.weights.front_end import FrontEnd
 from astjax.weights.info import ModelInfo
@@ -100,17 +98,6 @@ def test_a_recipe_that_others_cannot_follow(old, new, told):
   assert old in RECIPE
   with pytest.raises(UserError, match=told):
     FrontEnd.from_recipe(RECIPE.replace(old, new))
-
-
-def test_the_host_ops_are_those_of_the_data():
-  """Written once more, because those need TensorFlow."""
-  for name, op in front_end.HOST_OPS.items():
-    ours = inspect.signature(op).parameters
-    theirs = inspect.signature(getattr(host_ops, name)).parameters
-    theirs = {k: p for k, p in theirs.items() if k != "reader"}
-    assert list(ours) == list(theirs), name
-    for key, parameter in theirs.items():
-      assert ours[key].default == parameter.default
 
 
 # Our own folder.

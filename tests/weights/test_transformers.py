@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from astjax.data import host_ops, pipeline, sources
+from astjax.data import pipeline, sources
 from astjax.data.reader import Reader
 from astjax.engine import step
 from astjax.models import ast, heads
 from astjax.models.heads import Head
-from astjax.ops import device_ops
+from astjax.ops import frontend, host_ops, recipe
 from astjax.tools import convert_weights
 from astjax.weights import convert, hugging_face, load
 from astjax.weights import info as model_info
@@ -146,13 +146,13 @@ def logits_of_files(folder, info, params):
   host, mark, device = info.recipe.partition("|to_float")
   host += "|multi_hot|keep('audio', 'num_samples', 'label')"
   reader = Reader(sources.build("folder", "", {}, data_dir=str(folder)))
-  ops = host_ops.parse(host, reader, "recipe")
-  on_device = device_ops.parse(mark[1:] + device)
+  ops = recipe.parse(host, host_ops.OPS, "recipe", reader=reader)
+  on_device = recipe.parse(mark[1:] + device, frontend.OPS, "recipe")
   batches = pipeline.eval_batches(reader, ops, batch_size=4)
   with contextlib.closing(batches):
     batch = next(batches)
-  keys = device_ops.row_keys(step.train_key(0), len(batch["id"]))
-  batch = jax.jit(lambda b: device_ops.apply(on_device, b, keys))(batch)
+  keys = recipe.row_keys(step.train_key(0), len(batch["id"]))
+  batch = jax.jit(lambda b: recipe.apply_rows(on_device, b, keys))(batch)
   names = [reader.source.name(int(i)) for i in batch["id"][batch["valid"]]]
   logits = our_logits(info, params, batch["fbank"])[batch["valid"]]
   return dict(zip(names, logits, strict=True))
