@@ -1,7 +1,8 @@
 """The frame of every command: flags, one line for a mistake, exit codes.
 
 Exit codes: 0 done; 2 a mistake, which comes again if the command is repeated; 1
-anything else that failed; 128 + n stopped by signal n.
+anything else that failed; 128 + n stopped by signal n. So a launcher knows
+whether to start again without looking for words in the output.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
 import errno
 import inspect
@@ -69,7 +70,7 @@ Count = Annotated[int, Within(lambda n: n >= 1, "at least 1")]
 CountOrZero = Annotated[int, Within(lambda n: n >= 0, "at least 0")]
 
 
-def of_os(error: OSError, text: str) -> UserError:
+def file_error(error: OSError, text: str) -> UserError:
   """The error for a file that cannot be used: an Outage if that may pass."""
   is_outage = error.errno in _OF_THE_MACHINE
   return (Outage if is_outage else UserError)(text)
@@ -157,8 +158,10 @@ def call_positional(
       for name in known
     )
     raise UserError(f"{where}: {e}; it takes ({takes})") from None
+  # Of a dataclass each base's fields are resolved where that base stands.
+  is_plain_class = inspect.isclass(fn) and not dataclasses.is_dataclass(fn)
   hints = typing.get_type_hints(
-    fn.__init__ if inspect.isclass(fn) else fn, include_extras=True
+    fn.__init__ if is_plain_class else fn, include_extras=True
   )
   for name in known:
     if name in bound.arguments and name in hints:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from astjax import cli
-from astjax.errors import Stopped, UserError
+from astjax.errors import Outage, Stopped, UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,8 +51,11 @@ def _train(args: argparse.Namespace) -> None:
   profile = train.parse_window(args.profile) if args.profile else None
   try:
     train.train_and_evaluate(args.config, args.workdir, profile=profile)
-  except Stopped:
-    processes.leave()
+  except (Stopped, UserError) as e:
+    # All of them stop, or have met the same mistake: whoever left first would
+    # be missed by the others, and end them with another exit code.
+    if not isinstance(e, Outage):
+      processes.leave()
     raise
 
 

@@ -12,12 +12,11 @@ metrics.jsonl.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 
 import common
 
-from astjax.data import pipeline
-from astjax.engine.step import make_eval_step
-from astjax.run import evaluate, job
+from astjax.run import evaluation, job
 from configs import asit_digits
 
 
@@ -31,21 +30,10 @@ class MeanLogMels:
 
 def rate(built: job.Job, task, state) -> float:
   """Accuracy of the evaluation `knn` on some features."""
-  split = built.evals["knn"]
-  step = make_eval_step(task, split.device_ops, built.mesh, features=True)
-  known, out = (
-    evaluate.outputs(
-      step,
-      state,
-      pipeline.eval_batches(
-        part.reader, part.host_ops, batch_size=part.config.batch_size
-      ),
-      built.mesh,
-    )
-    for part in (split.known, split)
-  )
-  scored = evaluate.probed(split.probe, known, out)
-  return evaluate.reduce(split.probe, scored)[0]["accuracy"]
+  stream = built.evals["knn"]
+  built = dataclasses.replace(built, task=task)
+  out = evaluation.evaluate(built, state, stream)
+  return evaluation.reduce(stream.probe, out)[0]["accuracy"]
 
 
 def main() -> None:

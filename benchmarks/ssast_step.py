@@ -18,7 +18,7 @@ import common
 import jax
 import numpy as np
 
-from astjax import tasks
+from astjax import models, tasks
 from astjax.engine import optim, sharding
 from astjax.engine.step import init_state, make_train_step, train_key
 
@@ -36,7 +36,7 @@ def make_step(name: str, model: dict, batch: dict, mesh):
   task = tasks.build(
     kind,
     given,
-    model=model,
+    backbone=models.build(model),
     num_classes=CLASSES,
     steps_per_epoch=1.0,
     total_steps=1,

@@ -21,7 +21,7 @@ def test_a_place_does_not_change_the_kind():
 
 def test_what_may_pass_is_an_outage():
   kinds = {
-    number: type(errors.of_os(OSError(number, "text"), "a file"))
+    number: type(errors.file_error(OSError(number, "text"), "a file"))
     for number in (errno.ENOSPC, errno.ESTALE, errno.EIO, errno.EROFS)
   }
   assert kinds == {

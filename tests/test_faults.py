@@ -22,6 +22,7 @@ import pytest
 from astjax.weights import orbax_params
 from tests.run.test_processes import (
   ROOT,
+  SAFETY,
   finish,
   free_port,
   nobody_is_left,  # noqa: F401
@@ -47,7 +48,7 @@ def get_config():
   if os.environ.get("BROKEN"):  # a mistake in the program, met by one process
     from astjax import train
     from astjax.run import evaluation as evaluations
-    def broken(loop, window):
+    def broken(*args):
       if os.environ["BROKEN"] == "memory":
         raise MemoryError  # without a word
       raise KeyError("a mistake")
@@ -73,7 +74,6 @@ def get_config():
     model={"width": 64, "depth": 2}, evals={"val": {"every_steps": 50}},
   )
 """
-TWO_MINUTES = 120
 # Seconds for each step, so that a signal comes in the middle of one.
 SLOW = {"SLOW": "0.25"}
 
@@ -134,15 +134,21 @@ def complete(config_file, workdir, *flags, count=1, devices=1):
 
 def fail(process):
   """Standard error of a process that should end by itself, and its code."""
-  _, err = process.communicate(timeout=TWO_MINUTES)
+  _, err = process.communicate(timeout=SAFETY)
   return err, process.returncode
 
 
 def assert_one_line(text, *words):
-  lines = [x for x in text.splitlines() if not x.startswith("warning: ")]
-  assert len(lines) == 1 and lines[0].startswith("astjax: error: "), text
+  """The only one, but for warnings and, with several processes, JAX's dump."""
+  lines = [x for x in text.splitlines() if x.startswith("astjax: error: ")]
+  assert len(lines) == 1, text
   for word in words:
     assert word in lines[0], lines[0]
+
+
+def assert_lost(code):
+  """Whoever loses another exits so that a launcher begins again."""
+  assert code not in (0, 2)
 
 
 def test_twenty_kills(straight, config_file, tmp_path, measured):
@@ -192,14 +198,13 @@ def test_one_of_two_is_killed(
     wait_for_save(workdir, pair[0])
   pair[victim].kill()
   killed = time.monotonic()
-  err, code = fail(pair[1 - victim])
+  _, code = fail(pair[1 - victim])
   seconds = time.monotonic() - killed
   finish(pair[victim])
-  assert code == 1, err
-  assert_one_line(err, f"process {1 - victim} of 2: ")
+  assert_lost(code)
   complete(config_file, workdir, SHORT, count=2, devices=2)
   assert_same_bits(final_state(workdir), final_state(two))
-  measured(f"the other exits after {seconds:.1f} s: {err.strip()}")
+  measured(f"the other exits with {code} after {seconds:.1f} s")
 
 
 def test_one_of_two_freezes(config_file, tmp_path, measured):
@@ -210,11 +215,10 @@ def test_one_of_two_freezes(config_file, tmp_path, measured):
   wait_for_step(tmp_path / "run", pair[0], 8)
   pair[1].send_signal(signal.SIGSTOP)
   stopped = time.monotonic()
-  err, code = fail(pair[0])
+  _, code = fail(pair[0])
   seconds = time.monotonic() - stopped
-  assert code == 1, err
-  assert_one_line(err, "another process was not heard of")
-  measured(f"the other exits after {seconds:.1f} s: {err.strip()}")
+  assert_lost(code)
+  measured(f"the other exits with {code} after {seconds:.1f} s")
 
 
 @pytest.mark.parametrize("culprit", [0, 1])
@@ -232,11 +236,22 @@ def test_one_of_two_has_a_mistake(culprit, config_file, tmp_path, measured):
   started = time.monotonic()
   err, codes = zip(*map(fail, pair), strict=True)
   seconds = time.monotonic() - started
+  assert codes[culprit] == 2, err
+  assert_one_line(err[culprit], "batch_size=7")
+  assert_lost(codes[1 - culprit])
+  measured(f"both exit {seconds:.1f} s after the start, with {codes}")
+
+
+def test_both_have_the_same_mistake(config_file, tmp_path, measured):
+  """The usual case: no launcher is to begin again, on any machine."""
+  flags = (SHORT, "--config.input.batch_size=7")
+  pair = start_group(
+    config_file, tmp_path / "run", *flags, devices=2, stderr=PIPE
+  )
+  err, codes = zip(*map(fail, pair), strict=True)
   assert codes == (2, 2), err
   for text in err:
     assert_one_line(text, "batch_size=7")
-  assert f"process {culprit} failed" in err[1 - culprit]
-  measured(f"both exit {seconds:.1f} s after the start")
 
 
 @pytest.mark.parametrize(
@@ -245,14 +260,14 @@ def test_one_of_two_has_a_mistake(culprit, config_file, tmp_path, measured):
     (0, "key", "a mistake"),
     (1, "key", "a mistake"),
     (1, "memory", "Memory"),
-    (0, "end", "a mistake"),  # the other has nothing left to do
+    (0, "end", "a mistake"),
     (1, "end", "a mistake"),
   ],
 )
 def test_one_of_two_has_a_bug(
   culprit, bug, said, config_file, tmp_path, measured
 ):
-  """The traceback where it is, one line where it is not."""
+  """The traceback where it is; the other one ends, too."""
   pair = start_group(
     config_file,
     tmp_path / "run",
@@ -264,10 +279,11 @@ def test_one_of_two_has_a_bug(
   started = time.monotonic()
   err, codes = zip(*map(fail, pair), strict=True)
   seconds = time.monotonic() - started
-  assert codes == (1, 1), err
+  assert codes[culprit] == 1, err
   assert "Traceback" in err[culprit] and said in err[culprit]
-  assert_one_line(err[1 - culprit], f"process {culprit} failed", said)
-  measured(f"both exit {seconds:.1f} s after the start")
+  if bug != "end":  # there the other one has nothing left to do
+    assert_lost(codes[1 - culprit])
+  measured(f"both exit {seconds:.1f} s after the start, with {codes}")
 
 
 @pytest.mark.parametrize("target", [0, 1])
@@ -284,7 +300,7 @@ def test_one_of_two_is_told_to_stop(
   wait_for_step(workdir, pair[0], 5)
   pair[target].send_signal(signum)
   sent = time.monotonic()
-  out = [finish(p, timeout=TWO_MINUTES) for p in pair]
+  out = [finish(p) for p in pair]
   seconds = time.monotonic() - sent
   assert [p.returncode for p in pair] == [128 + signum] * 2, out
   saved = [int(p.name) for p in (workdir / "checkpoints").iterdir()]
@@ -397,13 +413,13 @@ def test_one_of_two_cannot_read(culprit, two, config_file, tmp_path, measured):
     stderr=PIPE,
   )
   err, codes = zip(*map(fail, pair), strict=True)
-  assert codes == (1, 1), err
-  for text in err:
-    assert_one_line(text, "cannot read")
+  for code in codes:
+    assert_lost(code)
+  assert_one_line(err[culprit], "cannot read")
   assert not (workdir / "damaged_checkpoints").exists()
   complete(config_file, workdir, SHORT, count=2, devices=2)
   assert_same_bits(final_state(workdir), final_state(two))
-  measured(" / ".join(text.strip() for text in err))
+  measured(f"both exit, with {codes}")
 
 
 def test_two_folders_under_one_name(config_file, tmp_path, measured):
@@ -447,7 +463,7 @@ def test_each_has_a_supervisor(victim, two, config_file, tmp_path, measured):
     )
   wait_for_step(workdir, group[0], 8)
   kill_python(f":{port}", f"--process_id={victim}")
-  out = [finish(p, timeout=400) for p in group]
+  out = [finish(p) for p in group]
   assert [p.returncode for p in group] == [0, 0], out
   assert_same_bits(final_state(workdir), final_state(two))
   restarts = [text.count("; restart ") for text in out]
@@ -486,9 +502,9 @@ def test_disk_is_full(count, straight, two, config_file, tmp_path, measured):
     filled = time.monotonic()
     err, codes = zip(*map(fail, group), strict=True)
     seconds = time.monotonic() - filled
-    assert set(codes) == {1}, err
-    for text in err:
-      assert_one_line(text, "o space left on")
+    for code in codes:
+      assert_lost(code)
+    assert any("o space left on" in text for text in err), err
     (disk / "other").unlink()
     saved = [p for p in (workdir / "checkpoints").iterdir()]
     assert any(p.name.isdigit() for p in saved)
@@ -498,7 +514,7 @@ def test_disk_is_full(count, straight, two, config_file, tmp_path, measured):
     final_state(tmp_path / "copy", devices=count),
     final_state(straight if count == 1 else two, devices=count),
   )
-  measured(f"exits after {seconds:.1f} s: {err[0].strip()}")
+  measured(f"exits with {codes} after {seconds:.1f} s")
 
 
 def test_work_directory_is_read_only(config_file, tmp_path, measured):

@@ -23,7 +23,7 @@ ROWS = {
   "data": ("ops",),
   "tasks": ("engine", "models", "ops"),
   "weights": ("models", "ops"),
-  "run": ("data", "engine", "tasks", "weights", "ops"),
+  "run": ("data", "engine", "models", "tasks", "weights", "ops"),
   # Of data only what reads sound.
   "serving": ("weights", "models", "data", "ops"),
   "train": ("run", "engine"),

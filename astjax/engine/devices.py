@@ -1,19 +1,26 @@
-"""What is known of accelerators by their name.
+"""What devices can do, what a function asks of them, and what they did.
 
-TPUs from Google's pages on TPU versions (cloud.google.com/tpu/docs/v3 ... v6e,
-tpu7x), which give memory, bfloat16 peak and interconnect per chip; v2 from the
-table of JAX itself (jax/_src/pallas/mosaic/tpu_info.py), the cores too. GPUs
-from NVIDIA's data sheets (nvidia.com/en-us/data-center): dense bfloat16
-products on tensor cores, half of what is printed "with sparsity"; float16 for
-V100 and T4, which have no bfloat16.
+Numbers of TPUs are from Google's pages on TPU versions (cloud.google.com/tpu/
+docs/v3 ... v6e, tpu7x), which give memory, bfloat16 peak and interconnect per
+chip; v2 and the cores from the table of JAX itself (jax/_src/pallas/mosaic/
+tpu_info.py). GPUs from NVIDIA's data sheets (nvidia.com/en-us/data-center):
+dense bfloat16 products on tensor cores, half of what is printed "with
+sparsity"; float16 for V100 and T4, which have no bfloat16.
 """
 
 from __future__ import annotations
 
+import math
+import pathlib
 import re
-from typing import NamedTuple
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
+from jax.extend import core
+
+from astjax.errors import UserError
 
 GIB = 2**30
 
@@ -63,7 +70,7 @@ CHIPS = {
 }
 
 
-def find(device_kind: str) -> Chip | None:
+def chip_named(device_kind: str) -> Chip | None:
   """The chip of a `device_kind`, such as "NVIDIA H100 80GB HBM3", if known."""
   fits = [
     kind
@@ -73,9 +80,9 @@ def find(device_kind: str) -> Chip | None:
   return CHIPS[max(fits, key=len)] if fits else None
 
 
-def of(device: jax.Device) -> Chip | None:
-  """What a device has of its chip: some have two cores, as two devices."""
-  if (chip := find(device.device_kind)) is None:
+def chip_of(device: jax.Device) -> Chip | None:
+  """What a device has of its chip: one with two cores may be two devices."""
+  if (chip := chip_named(device.device_kind)) is None:
     return None
   cores = getattr(device, "num_cores", None) or chip.cores
   return chip._replace(
@@ -84,3 +91,116 @@ def of(device: jax.Device) -> Chip | None:
     link=chip.link * cores / chip.cores,
     cores=cores,
   )
+
+
+def count_flops(fn: Callable[..., Any], *args: Any) -> int:
+  """FLOPs of `fn(*args)` over all devices, a multiplication and addition as 2.
+
+  Those of matrix products and convolutions, nearly all of a transformer.
+  """
+  # XLA's own count takes the body of a loop once, however often it turns.
+  return _flops_of_jaxpr(jax.make_jaxpr(fn)(*args).jaxpr)
+
+
+def _flops_of_jaxpr(jaxpr) -> int:
+  return sum(_flops_of_equation(eqn) for eqn in jaxpr.eqns)
+
+
+def _flops_of_equation(eqn) -> int:
+  name, params = eqn.primitive.name, eqn.params
+  if name == "dot_general":
+    contracted = params["dimension_numbers"][0][0]
+    shape = eqn.invars[0].aval.shape
+    depth = math.prod(shape[axis] for axis in contracted)
+    return 2 * depth * eqn.outvars[0].aval.size
+  if name == "conv_general_dilated":
+    kernel = eqn.invars[1].aval
+    outputs = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
+    return 2 * eqn.outvars[0].aval.size * kernel.size // outputs
+  inner = [_flops_of_jaxpr(jaxpr) for jaxpr in _inner_jaxprs(params)]
+  if name == "cond":
+    # Branches are equally frequent in a loop that takes turns (`base.in_turn`).
+    return sum(inner) // max(len(inner), 1)
+  if name == "scan":
+    return params["length"] * sum(inner)
+  if name == "shard_map":  # shapes inside are those of one device
+    return params["mesh"].size * sum(inner)
+  return sum(inner)
+
+
+def _inner_jaxprs(params):
+  for value in params.values():
+    for item in value if isinstance(value, (tuple, list)) else (value,):
+      if isinstance(item, core.ClosedJaxpr):
+        yield item.jaxpr
+      elif isinstance(item, core.Jaxpr):
+        yield item
+
+
+def peak_memory() -> float | None:
+  """The most that a local device has held, in GiB; None if it does not tell.
+
+  A CPU does not.
+  """
+  stats = [device.memory_stats() or {} for device in jax.local_devices()]
+  peaks = [s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s]
+  return max(peaks) / GIB if peaks else None
+
+
+def parse_window(text: str) -> tuple[int, int]:
+  """(10, 5) of "10:5": from step 10 on, 5 steps.
+
+  Raises:
+    UserError: anything else.
+  """
+  match = re.fullmatch(r"(\d+):(\d+)", text)
+  if not match or not int(match[2]):
+    raise UserError(
+      f"--profile={text} is not START:COUNT, such as 10:5 for the 5 steps "
+      "from step 10 on"
+    )
+  return int(match[1]), int(match[2])
+
+
+class Trace:
+  """A trace of some steps, for TensorBoard's profile page or Perfetto.
+
+  Args:
+    window: (first step, number of steps); None traces nothing.
+  """
+
+  def __init__(self, folder: pathlib.Path, window: tuple[int, int] | None):
+    self._folder = folder
+    self._steps = range(window[0], sum(window)) if window else range(0)
+    self._running = False
+
+  def before(self, step: int, state: Any) -> float:
+    """Starts at the window's first step; returns the seconds that took.
+
+    `state` is of the steps before, and is waited for.
+    """
+    if step not in self._steps or self._running:
+      return 0.0
+    jax.block_until_ready(state)
+    started = time.perf_counter()
+    jax.profiler.start_trace(self._folder)
+    self._running = True
+    return time.perf_counter() - started
+
+  def after(self, step: int, result: Any) -> float:
+    """Stops after the window's last step; returns the seconds that took.
+
+    `result` is what the step gives, and is waited for.
+    """
+    if not self._running or step + 1 in self._steps:
+      return 0.0
+    jax.block_until_ready(result)
+    started = time.perf_counter()
+    self.close()
+    return time.perf_counter() - started
+
+  def close(self) -> None:
+    """Writes what there is."""
+    if self._running:
+      self._running = False
+      jax.profiler.stop_trace()

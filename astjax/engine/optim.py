@@ -1,12 +1,13 @@
 """Optimisers and schedules, all of them optax.
 
-Parameters are addressed by their path, e.g. "backbone/encoder/block_3/mlp/fc1/
-kernel"; a list of (regular expression, value) pairs gives the first value whose
-expression is found in the path.
+A parameter is addressed by its name, such as "backbone/encoder/block_3/mlp/fc1/
+kernel". Of a list of (regular expression, value) pairs the first one counts
+whose expression is found in the name.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -16,36 +17,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax.traverse_util import flatten_dict
 
 from astjax import errors
 from astjax.types import Params
 
 Schedule = Callable[[Any], Any]
+# As `flatten_dict` has it, of trees in which optax has cut out leaves too.
+_name_of = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
 
 
-def path_of(key_path: Any) -> str:
-  """A jax key path as "a/b/c"."""
-  return "/".join(str(getattr(k, "key", k)) for k in key_path)
+def by_name(params: Params, pairs: Sequence, default: Any) -> Params:
+  """A tree of values: of the first pair whose expression is in the name."""
 
-
-def by_path(params: Params, pairs: Sequence, default: Any) -> Params:
-  """A tree of values: of the first pair whose expression is in the path."""
-
-  def value(key_path, leaf):
-    path = path_of(key_path)
-    return next((v for p, v in pairs if re.search(p, path)), default)
+  def value(path, leaf):
+    name = _name_of(path)
+    return next((v for p, v in pairs if re.search(p, name)), default)
 
   return jax.tree_util.tree_map_with_path(value, params)
 
 
-def check_expressions(params: Params, expressions: Sequence[str]) -> None:
-  """Raises a UserError for one that is none, or fits no parameter."""
-  leaves, _ = jax.tree_util.tree_flatten_with_path(params)
-  names = [path_of(path) for path, _ in leaves]
+def _check_expressions(params: Params, expressions: Sequence[str]) -> None:
+  names = list(flatten_dict(params, sep="/"))
   for expression in expressions:
     try:
       fits = any(re.search(expression, name) for name in names)
-    except (re.error, TypeError) as e:
+    except re.error as e:
       raise errors.UserError(
         f"config.optim: {expression!r} is not a regular expression: {e}"
       ) from None
@@ -73,14 +70,13 @@ def cosine(start: float, end: float, steps: int) -> Schedule:
 
 
 def multistep(
-  steps_per_epoch: float, *, start: int, every: int, factor: float, stop: int
+  steps_per_epoch: float, milestones: Sequence[int], factor: float
 ) -> Schedule:
-  """Times `factor` after epoch `start` and each `every` epochs, up to `stop`.
+  """1, and times `factor` after each of the milestones, which are epochs.
 
-  The original's MultiStepLR over range(start, stop, every): the rate of epoch n
-  (from 1) is factor^k, k the milestones <= n - 1.
+  The original's MultiStepLR: epoch n (from 1) has factor^k, k the number of
+  milestones <= n - 1.
   """
-  milestones = range(start, stop, every)
   boundaries = np.array(
     [first_step(m, steps_per_epoch) for m in milestones], np.int32
   )
@@ -106,12 +102,19 @@ def stepped_warmup(steps: int, hold: int = 50) -> Schedule:
 
 
 def linspace_warmup(steps: int) -> Schedule:
-  """From 0 to 1 in so many steps, both included: ASiT's."""
+  """ASiT's: from 0 to 1 in so many steps, both included."""
 
   def schedule(step):
     return jnp.where(step < steps, step / max(steps - 1, 1), 1.0)
 
   return schedule
+
+
+WARMUPS = {
+  "stepped": stepped_warmup,
+  "linear": lambda steps: optax.linear_schedule(0.0, 1.0, steps),
+  "linspace": linspace_warmup,
+}
 
 
 def make_schedule(
@@ -135,22 +138,14 @@ def make_schedule(
 
   Args:
     lr: the peak.
-    steps_per_epoch: may be a fraction.
-    total_steps: length of the run.
-    decay: "multistep" multiplies by `decay_factor` at epochs `decay_start`,
+    decay: "multistep" multiplies by `decay_factor` after epochs `decay_start`,
       + `decay_every`, ... below `decay_stop`; "cosine" falls from the end of
       the warm-up to `final_lr`.
     warmup: "stepped" is AST's, in plateaus of 50 steps from zero; "linear"
       reaches the peak at step `warmup_steps`, "linspace", which is ASiT's, a
       step before.
     warmup_steps: length of the warm-up; 0 is none.
-    warmup_epochs: the same in epochs; above 0 it decides.
-    decay_start: epochs.
-    decay_every: epochs.
-    decay_factor: multiplier.
-    decay_stop: epochs.
-    final_lr: of the cosine.
-    batch_size: B of the run.
+    warmup_epochs: its length in epochs; above 0 it decides.
     lr_batch_size: the batch size that `lr` is for: the peak is `lr` times
       `batch_size` / `lr_batch_size`; 0 takes `lr` as it is.
   """
@@ -163,13 +158,8 @@ def make_schedule(
     warmup_steps = first_step(warmup_epochs, steps_per_epoch)
   warmup_steps = 0 if warmup == "none" else warmup_steps
   if decay == "multistep":
-    fall = multistep(
-      steps_per_epoch,
-      start=decay_start,
-      every=decay_every,
-      factor=decay_factor,
-      stop=decay_stop,
-    )
+    milestones = range(decay_start, decay_stop, decay_every)
+    fall = multistep(steps_per_epoch, milestones, decay_factor)
   elif decay == "cosine":
     down = cosine(1.0, final_lr / lr, max(total_steps - warmup_steps, 1))
     fall = lambda step: down(jnp.maximum(step - warmup_steps, 0))  # noqa: E731
@@ -177,12 +167,7 @@ def make_schedule(
     fall = optax.constant_schedule(1.0)
   if not warmup_steps:
     return lambda step: lr * fall(step)
-  if warmup == "stepped":
-    rise = stepped_warmup(warmup_steps)
-  elif warmup == "linspace":
-    rise = linspace_warmup(warmup_steps)
-  else:
-    rise = optax.linear_schedule(0.0, 1.0, warmup_steps)
+  rise = WARMUPS[warmup](warmup_steps)
   return lambda step: lr * rise(step) * fall(step)
 
 
@@ -199,7 +184,7 @@ def make_optimizer(
   no_decay: tuple[str, ...] = (),
   clip_norm: errors.NotNegative = 0.0,
   clip_each: errors.NotNegative = 0.0,
-  lr_multipliers: tuple = (),
+  lr_multipliers: tuple[tuple[str, float], ...] = (),
   freeze: tuple[str, ...] = (),
   freeze_first: tuple[str, ...] = (),
   freeze_epochs: errors.NotNegative = 1.0,
@@ -213,9 +198,6 @@ def make_optimizer(
     schedule: learning rate by step.
     name: "adam" is the original's: the decay is added to the gradient before
       the moments (coupled L2). "adamw" decays the weights apart from them.
-    b1: of Adam; the original's is 0.95.
-    b2: of Adam.
-    eps: of Adam.
     weight_decay: strength; every parameter that learns is decayed.
     final_weight_decay: where a cosine takes the strength to by the end of the
       run; None leaves it.
@@ -225,75 +207,59 @@ def make_optimizer(
       does it; 0 is off. Positions of prefix and patches are one tensor there.
     lr_multipliers: ((expression, factor), ...).
     freeze: expressions of parameters that do not move (no decay, no moments).
-    freeze_first: the same for the first epochs alone; Adam counts its steps
-      from their end.
-    freeze_epochs: how many epochs that are.
-    steps_per_epoch: may be a fraction.
-    total_steps: length of the run.
+    freeze_first: expressions of those that do not move in the first
+      `freeze_epochs`; their Adam starts to count at the end of them.
 
   Raises:
     UserError: an expression that fits no parameter.
   """
-  for pair in lr_multipliers:
-    is_pair = isinstance(pair, (tuple, list)) and len(pair) == 2
-    if not is_pair or not isinstance(pair[1], (int, float)):
-      raise errors.UserError(
-        "config.optim.lr_multipliers takes (expression, factor) pairs, got "
-        f"{pair!r}"
-      )
-  expressions = (*no_decay, *freeze, *freeze_first)
-  check_expressions(params, (*expressions, *(p for p, _ in lr_multipliers)))
-  thaw = first_step(freeze_epochs, steps_per_epoch)
-  waits = [(p, "waits") for p in freeze_first]
-
-  def decayed(group):
-    """Masks are functions of the tree they meet: `partition` cuts leaves."""
-    pairs = [(p, "spared") for p in no_decay] + waits
-    return lambda tree: jax.tree.map(
-      lambda found: found == group, by_path(tree, pairs, "learns")
-    )
-
+  multiplied = [expression for expression, _ in lr_multipliers]
+  _check_expressions(params, [*no_decay, *freeze, *freeze_first, *multiplied])
   strength = weight_decay
   if final_weight_decay is not None:
     strength = cosine(weight_decay, final_weight_decay, total_steps)
-  decay = [optax.add_decayed_weights(strength, mask=decayed("learns"))]
   adam = optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
+  waits = [(p, "waits") for p in freeze_first]
+  spared = [(p, "spared") for p in no_decay]
+
+  def decay(strength, group):
+    # A function of the tree that it meets, since `partition` cuts leaves out.
+    def mask(tree):
+      groups = by_name(tree, spared + waits, "learns")
+      return jax.tree.map(lambda found: found == group, groups)
+
+    return optax.add_decayed_weights(strength, mask=mask)
+
+  decays = [decay(strength, "learns")]
   if waits:
-    at = strength if callable(strength) else lambda step: strength
-    decay.append(
-      optax.add_decayed_weights(
-        lambda step: jnp.where(step < thaw, 0.0, at(step)),
-        mask=decayed("waits"),
-      )
-    )
+    thaw = first_step(freeze_epochs, steps_per_epoch)
+    at = strength if callable(strength) else lambda step: weight_decay
+    late = lambda step: jnp.where(step < thaw, 0.0, at(step))  # noqa: E731
+    decays.append(decay(late, "waits"))
     # Their moments, and the count of their steps, begin when they thaw.
     later = optax.conditionally_mask(adam, lambda step: step >= thaw)
     adam = optax.partition(
       {"learns": adam, "waits": later},
-      lambda tree: by_path(tree, waits, "learns"),
+      lambda tree: by_name(tree, waits, "learns"),
     )
   chain = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
-  if clip_each:
-    chain.append(_clip_each(clip_each))
-  chain += [*decay, adam] if name == "adam" else [adam, *decay]
-  if lr_multipliers:
-    chain.append(_scale_by_path(lr_multipliers))
-  chain.append(optax.scale_by_learning_rate(schedule))
-  tx = optax.chain(*chain)
+  chain += [_clip_each(clip_each)] if clip_each else []
+  chain += [*decays, adam] if name == "adam" else [adam, *decays]
+  chain += [_scale_by_name(lr_multipliers)] if lr_multipliers else []
+  tx = optax.chain(*chain, optax.scale_by_learning_rate(schedule))
   if not freeze:
     return tx
-  groups = [(p, "frozen") for p in freeze]
+  frozen = [(p, "frozen") for p in freeze]
   return optax.partition(
     {"learns": tx, "frozen": optax.set_to_zero()},
-    lambda tree: by_path(tree, groups, "learns"),
+    lambda tree: by_name(tree, frozen, "learns"),
   )
 
 
-def _scale_by_path(pairs: Sequence) -> optax.GradientTransformation:
+def _scale_by_name(pairs: Sequence) -> optax.GradientTransformation:
   def scale(updates, params):
-    return jax.tree.map(
-      lambda u, factor: u * factor, updates, by_path(updates, pairs, 1.0)
-    )
+    factors = by_name(updates, pairs, 1.0)
+    return jax.tree.map(jnp.multiply, updates, factors)
 
   return optax.stateless(scale)
 
@@ -301,9 +267,9 @@ def _scale_by_path(pairs: Sequence) -> optax.GradientTransformation:
 def _clip_each(limit: float) -> optax.GradientTransformation:
   """Scales the gradient of each of the original's tensors to a norm."""
 
-  def tensor(key_path):
-    head, found, _ = path_of(key_path).partition("pos_embed/")
-    return head + found if found else path_of(key_path)
+  def tensor(path):
+    head, found, _ = _name_of(path).partition("pos_embed/")
+    return head + found if found else _name_of(path)
 
   def clip(updates, params):
     leaves, treedef = jax.tree_util.tree_flatten_with_path(updates)

@@ -32,9 +32,6 @@ MIN_SIZE = 2**14
 def make_mesh(devices: list | None = None, *, fsdp: int = 1) -> Mesh:
   """The devices as a grid [data, fsdp], in the order of their processes.
 
-  So a process holds rows that follow each other in the global batch, and the
-  parts of an array lie on neighbours.
-
   Args:
     devices: all of them by default.
     fsdp: over how many of them an array is split; 1 keeps it whole.
@@ -50,6 +47,8 @@ def make_mesh(devices: list | None = None, *, fsdp: int = 1) -> Mesh:
       f"config.fsdp={fsdp} does not divide the {count} device(s); it can be "
       f"{', '.join(fits)}"
     )
+  # The rows of a process follow each other, or their keys would depend on the
+  # machine; so not in the order that `jax.make_mesh` finds for a torus.
   devices = sorted(devices, key=lambda d: (d.process_index, d.id))
   # Explicit axes, the default of newer JAX, refuse to reshape sharded batches.
   return Mesh(
@@ -75,13 +74,11 @@ def of_state(state: Any, mesh: Mesh) -> Any:
   An array of at least `MIN_SIZE` values is split over `fsdp` along the longest
   of its axes that divide evenly, the first of several; any other is whole. The
   shape decides alone, so that parameters, moments and a teacher lie alike.
-
-  Args:
-    state: any tree of arrays, or of their shapes.
-    mesh: the devices.
   """
   parts = mesh.shape["fsdp"]
 
+  # Axes that do not divide are passed over rather than padded: the parts of an
+  # array then have one size everywhere.
   def place(x):
     axes = [i for i, n in enumerate(x.shape) if n and n % parts == 0]
     if parts == 1 or x.size < MIN_SIZE or not axes:
@@ -135,13 +132,9 @@ def to_host(tree: Any) -> Any:
 def check_batch_size(
   batch_size: int, mesh: Mesh, where: str, accumulate: int = 1
 ) -> None:
-  """Raises a UserError if rows cannot be split evenly over the devices.
+  """Raises a UserError if B rows cannot be split evenly over the devices.
 
-  Args:
-    batch_size: B.
-    mesh: the devices.
-    where: what sets it, for the error.
-    accumulate: number of micro-batches, each of which has rows of all devices.
+  Each of `accumulate` micro-batches has rows of all devices.
   """
   parts = accumulate * mesh.size
   if batch_size < 1 or batch_size % parts:
@@ -186,45 +179,38 @@ def per_device(fn: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
   return jax.shard_map(fn, mesh=mesh, in_specs=rows, out_specs=rows)
 
 
-def of_first(x: np.ndarray) -> np.ndarray:
-  """The array of process 0, on all of them.
+def from_process_0(value: Any) -> Any:
+  """What process 0 has, an array or plain JSON, on all of them.
 
-  For what is computed by each process on its own, and might differ in its last
-  bits between machines of different kinds.
-  """
-  if jax.process_count() == 1:
-    return x
-  return np.asarray(multihost_utils.broadcast_one_to_all(x))
-
-
-def as_first(value: Any) -> Any:
-  """What process 0 has, of plain JSON, on all of them.
-
-  For what each process reads of a shared disk, which may answer them
-  differently, and what they then do together.
+  For what each process computes on its own, whose last bits may differ between
+  kinds of machines, or reads of a shared disk, which may answer them
+  differently.
   """
   if jax.process_count() == 1:
     return value
-  text = np.frombuffer(json.dumps(value).encode(), np.uint8)
-  size = int(of_first(np.int32(text.size)))
-  padded = np.zeros(size, np.uint8)
-  padded[: text.size] = text[:size]
-  return json.loads(of_first(padded).tobytes())
+  if isinstance(value, np.ndarray):
+    return np.asarray(multihost_utils.broadcast_one_to_all(value))
+  return _from_all(value)[0]
 
 
 def union(reports: dict[str, list]) -> dict[str, list]:
-  """Each process has met other recordings: the union, on all of them."""
+  """{name: pairs} of each process -> sorted pairs of all, on all of them."""
   if jax.process_count() == 1:
     return reports
-  text = np.frombuffer(json.dumps(reports).encode(), np.uint8)
+  everyone = _from_all(reports)
+  return {
+    name: sorted({(a, b) for part in everyone for a, b in part[name]})
+    for name in reports
+  }
+
+
+def _from_all(value: Any) -> list[Any]:
+  """What each process has, of plain JSON, on all of them."""
+  text = np.frombuffer(json.dumps(value).encode(), np.uint8)
   sizes = multihost_utils.process_allgather(np.int32(text.size))
   padded = np.zeros(int(sizes.max()), np.uint8)
   padded[: text.size] = text
   texts = multihost_utils.process_allgather(padded)
-  parts = [
+  return [
     json.loads(t[:n].tobytes()) for t, n in zip(texts, sizes, strict=True)
   ]
-  return {
-    name: sorted({(a, b) for part in parts for a, b in part[name]})
-    for name in reports
-  }

@@ -96,6 +96,8 @@ def make_train_step(
       return sharding.split(found, mesh) if is_split else found
 
     rng = jax.random.fold_in(key, _MODEL)
+    # After the front-end and the masks, so that a batch is the same whatever
+    # `accumulate` is.
     if accumulate > 1:
       parts = sharding.micro_batches(batch, accumulate, mesh)
       (loss, out), grads = _accumulated(grad_fn, state.params, parts, rng)
@@ -184,11 +186,9 @@ def make_eval_step(
     return outputs | kept
 
   whole, rows = sharding.replicated(mesh), sharding.by_row(mesh)
-  home = (
-    (whole, whole)
-    if shardings is None
-    else (shardings.params, shardings.task_state)
-  )
+  home = (whole, whole)
+  if shardings is not None:
+    home = (shardings.params, shardings.task_state)
   return jax.jit(
     eval_step, in_shardings=(*home, rows, whole), out_shardings=whole
   )

@@ -7,8 +7,9 @@ device ops.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -22,30 +23,44 @@ class LossOut(NamedTuple):
   task_state: TaskState
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
-  """What is learned. All methods are pure; the object is frozen, hashable.
+  """What is learned: a frozen dataclass of hashable fields and pure methods.
 
   `params` is {"backbone": ..., <heads>: ...}: the backbone subtree is the unit
   that moves between tasks and files. `task_state` is what a task remembers
-  without gradients ({} if nothing). An objective writes `init_params`, `loss`,
+  without gradients, {} if nothing. An objective writes `init_params`, `loss`,
   `evaluate` and, for probes, `features`; the rest has a default.
 
   Attributes:
-    metric_names: what `summarise` gives.
     backbone: the Flax module that moves between tasks and files.
+    num_classes: of the data; 0 if it has no labels.
+    steps_per_epoch: may be a fraction.
+    total_steps: length of the run.
+    metric_names: what `summarise` gives.
     head: `models.heads.Head`, the classifier of a saved model, if it has one.
-    objective: what a saved model has beside both, `ModelInfo.objective`.
+    saved_objective: of a pre-training, what a saved model has beside the
+      backbone (`ModelInfo.objective`): {"name": key of `models.OBJECTIVES`,
+      **arguments of its `make`, "task_kw": how it was trained}.
     one_label: whether a clip must have exactly one.
     length_matters: whether a schedule of its own spans the whole run, so that
       a run of another length is another training.
   """
 
-  metric_names: tuple[str, ...]
   backbone: Any
-  head: Any = None
-  objective: Mapping[str, Any] = {}
-  one_label: bool = False
-  length_matters: bool = False
+  num_classes: int = 0
+  steps_per_epoch: float = 1.0
+  total_steps: int = 1
+  metric_names: ClassVar[tuple[str, ...]] = ("loss",)
+  head: ClassVar[Any] = None
+  saved_objective: ClassVar[Mapping[str, Any]] = {}
+  one_label: ClassVar[bool] = False
+  length_matters: ClassVar[bool] = False
+
+  def _set(self, **values: Any) -> None:
+    """For `__post_init__` alone, where a frozen object is still being made."""
+    for name, value in values.items():
+      object.__setattr__(self, name, value)
 
   def init_params(self, rng: Array, batch: Batch) -> Params:
     """Fresh parameters, float32, for batches shaped like this one."""

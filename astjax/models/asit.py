@@ -9,21 +9,36 @@ spectrogram (arXiv 2211.13189). The objectives themselves are in
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 
-from astjax.errors import UserError
+from astjax import errors
 from astjax.models import ast, heads
 from astjax.types import Array
 
 PARTS = ("cls", "patch", "reconstruction")
 
-# The two releases of the original: `outputs` is (C,) if class and patch tokens
-# share an output layer; a width of 0 is the backbone's.
+# The two releases of the original. `outputs` is (C,) where class and patch
+# tokens share an output layer, (C, C') where each has its own; a width of 0 is
+# the backbone's. The last four are of the task, see `tasks/asit.py`.
 PRESETS = {
-  "r1": {"outputs": (8192, 1024), "recon_widths": (768, 128)},
-  "r2": {"outputs": (8192,), "recon_widths": (0, 0)},
+  "r1": {
+    "outputs": (8192, 1024),
+    "recon_widths": (768, 128),
+    "drop_perc": 0.7,
+    "local_views": 0,
+    "teacher_temp_epochs": 30,
+    "loss_weights": (1.0, 1.0, 2.0),
+  },
+  "r2": {
+    "outputs": (8192,),
+    "recon_widths": (0, 0),
+    "drop_perc": 0.5,
+    "local_views": 4,
+    "teacher_temp_epochs": 5,
+    "loss_weights": (0.5, 0.5, 1.0),
+  },
 }
 PROJECTION = {"hidden": 2048, "bottleneck": 256}
 
@@ -33,8 +48,8 @@ class ASIT(nn.Module):
 
   Attributes:
     backbone: cuts its patches without overlap; its one prefix token is `cls`.
-    hidden: of the projection head, as are bottleneck and outputs.
-    bottleneck: K.
+    hidden: width of the projection head's hidden layers.
+    bottleneck: K, what its output layers read.
     outputs: (C,) or (C, C'), see `heads.ProjectionHead`.
     recon_widths: hidden width and channels of the reconstruction head; 0 is the
       width of the backbone.
@@ -47,7 +62,6 @@ class ASIT(nn.Module):
   recon_widths: tuple[int, int]
 
   def setup(self) -> None:
-    """The heads compute in the backbone's type."""
     dtype, width = self.backbone.dtype, self.backbone.width
     self.projection = heads.ProjectionHead(
       self.hidden, self.bottleneck, self.outputs, dtype
@@ -64,12 +78,7 @@ class ASIT(nn.Module):
     parts: Sequence[str] = PARTS,
     train: bool = False,
   ) -> dict[str, Array]:
-    """Runs the backbone and the heads that are asked for.
-
-    Args:
-      patches: [B, F', T', ph * pw] literal patches.
-      parts: of `PARTS`.
-      train: turns drop path on.
+    """Literal patches [B, F', T', ph * pw] -> those of `PARTS` asked for.
 
     Returns:
       "cls" [B, K] and "patch" [B, N, K], unit vectors to be multiplied with
@@ -92,61 +101,48 @@ class ASIT(nn.Module):
     """{"cls": [K, C], "patch": [K, C']} of the output layers."""
     return self.projection.kernels()
 
+  def describe(self) -> dict[str, Any]:
+    """The arguments of `make` that differ from the preset's, and the preset."""
+    preset = "r1" if len(self.outputs) == 2 else "r2"
+    usual = PROJECTION | PRESETS[preset]
+    names = (*PROJECTION, "outputs", "recon_widths")
+    given = {name: getattr(self, name) for name in names}
+    return {"preset": preset} | {
+      k: v for k, v in given.items() if v != usual[k]
+    }
+
 
 def make(
   backbone: ast.Backbone,
   *,
   preset: Literal["r1", "r2"] = "r2",
-  hidden: int = PROJECTION["hidden"],
-  bottleneck: int = PROJECTION["bottleneck"],
-  outputs: tuple[int, ...] = (),
-  recon_widths: tuple[int, ...] = (),
+  hidden: errors.Count = PROJECTION["hidden"],
+  bottleneck: errors.Count = PROJECTION["bottleneck"],
+  outputs: tuple[errors.Count, ...] = (),
+  recon_widths: tuple[errors.CountOrZero, ...] = (),
 ) -> ASIT:
-  """The module from plain values.
-
-  Args:
-    backbone: the transformer.
-    preset: a key of `PRESETS`: "r2" has one output layer for class and patch
-      tokens, "r1" two.
-    hidden: of the projection head.
-    bottleneck: K.
-    outputs: C for each output layer; empty is the preset's.
-    recon_widths: hidden width and channels of the reconstruction head, 0 is the
-      backbone's width; empty is the preset's.
+  """The module from plain values, as of `ASIT`; empty ones are the preset's.
 
   Raises:
     UserError: sizes or a backbone that do not fit.
   """
   if backbone.stride != backbone.patch_size:
-    raise UserError(
+    raise errors.UserError(
       "ASiT is pre-trained on patches that do not overlap: the stride must be "
       f"the patch size {backbone.patch_size}, it is {backbone.stride}"
     )
   if backbone.prefix != ("cls",):
-    raise UserError(
+    raise errors.UserError(
       "ASiT has one prefix token: prefix must be ('cls',), it is "
       f"{backbone.prefix}"
     )
-  sizes = PRESETS[preset]
-  outputs = tuple(outputs) or sizes["outputs"]
-  recon_widths = tuple(recon_widths) or sizes["recon_widths"]
-  if len(outputs) != len(sizes["outputs"]) or len(recon_widths) != 2:
-    raise UserError(
-      f"the preset {preset!r} has outputs={sizes['outputs']} and "
-      f"recon_widths={sizes['recon_widths']}; got {outputs} and "
-      f"{recon_widths}, of another length"
-    )
-  if min(hidden, bottleneck, *outputs) < 1 or min(recon_widths) < 0:
-    raise UserError(
-      f"hidden={hidden}, bottleneck={bottleneck} and outputs={outputs} must "
-      f"be at least 1, recon_widths={recon_widths} at least 0"
-    )
-  return ASIT(backbone, hidden, bottleneck, outputs, recon_widths)
-
-
-def describe(model: ASIT, preset: str) -> dict:
-  """The arguments of `make` that are not the preset's."""
-  usual = PROJECTION | PRESETS[preset]
-  given = {name: getattr(model, name) for name in usual}
-  different = {k: v for k, v in given.items() if v != usual[k]}
-  return {"preset": preset} | different
+  given = {"outputs": tuple(outputs), "recon_widths": tuple(recon_widths)}
+  for name, value in given.items():
+    usual = PRESETS[preset][name]
+    if len(value or usual) != len(usual):
+      raise errors.UserError(
+        f"the preset {preset!r} has {name}={usual}; got {value}, of another "
+        "length"
+      )
+    given[name] = value or usual
+  return ASIT(backbone, hidden, bottleneck, **given)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -29,42 +29,40 @@ class Backbone(nn.Module):
   """Log-mel spectrogram -> tokens; the part that moves between tasks.
 
   Attributes:
-    width, depth, num_heads: D, number of blocks, H.
-    mlp_dim: hidden width of the MLP; 0 means 4 * width.
+    width: D.
     patch_size, stride: (mel bins, frames); a smaller stride overlaps.
     prefix: names of the prefix tokens: ("cls", "dist"), ("cls",) or ().
-    drop_path: rate of the last block; grows linearly from 0.
-    layer_norm_eps: 1e-6 in AST and ASiT, 1e-12 in Hugging Face's AST.
-    attention: a name in `vit.ATTENTION`.
-    remat: recompute block activations in the backward pass.
-    scan: the blocks as a loop, see `vit.Encoder`.
-    dtype: of the computation; parameters are float32.
+    encoder: the blocks.
   """
 
   width: int
-  depth: int
-  num_heads: int
-  mlp_dim: int = 0
-  patch_size: tuple[int, int] = (16, 16)
-  stride: tuple[int, int] = (10, 10)
-  prefix: tuple[str, ...] = PREFIX_TOKENS
-  drop_path: float = 0.0
-  layer_norm_eps: float = 1e-6
-  attention: str = "auto"
-  remat: bool = False
-  scan: bool = False
-  dtype: Any = jnp.float32
+  patch_size: tuple[int, int]
+  stride: tuple[int, int]
+  prefix: tuple[str, ...]
+  encoder: vit.Encoder
+
+  @property
+  def dtype(self) -> Any:
+    """Of the computation and the tokens; parameters are float32."""
+    return self.encoder.dtype
 
   def describe(self) -> dict[str, Any]:
     """The arguments of `make_backbone` that a saved model needs."""
-    sizes = {k: getattr(self, k) for k in ("width", "depth", "num_heads")}
-    return sizes | {
-      "mlp_dim": self.mlp_dim or 4 * self.width,
-      "patch_size": tuple(self.patch_size),
-      "stride": tuple(self.stride),
-      "prefix": tuple(self.prefix),
-      "layer_norm_eps": self.layer_norm_eps,
+    encoder = self.encoder
+    return {
+      "width": self.width,
+      "depth": encoder.depth,
+      "num_heads": encoder.num_heads,
+      "mlp_dim": encoder.mlp_dim,
+      "patch_size": self.patch_size,
+      "stride": self.stride,
+      "prefix": self.prefix,
+      "layer_norm_eps": encoder.layer_norm_eps,
     }
+
+  def plain(self) -> Backbone:
+    """The same function, of which every product can be counted once."""
+    return self.clone(encoder=self.encoder.clone(remat=False, attention="xla"))
 
   @nn.compact
   def __call__(
@@ -72,6 +70,7 @@ class Backbone(nn.Module):
     fbank: Array | None = None,
     *,
     patches: Array | None = None,
+    keep: Array | None = None,
     mask: Array | None = None,
     mask_token: Array | None = None,
     train: bool = False,
@@ -83,13 +82,15 @@ class Backbone(nn.Module):
       fbank: [B, T, F] standardised log-mels.
       patches: instead of `fbank`, [B, F', T', ph * pw] literal patches, cut
         with the same patch size and stride.
+      keep: [B, K] numbers f' * T' + t' of the patches that it runs on; all of
+        them by default.
       mask: [B, N] bool, True where a token is replaced by `mask_token`.
       mask_token: [D], handed in by the task that owns it.
       train: turns drop path on (needs a "drop_path" rng if its rate is > 0).
       hidden: also return the outputs of all blocks, before the final norm.
 
     Returns:
-      {"prefix": [B, P, D], "tokens": [B, N, D]} and, if asked, "hidden":
+      {"prefix": [B, P, D], "tokens": [B, N or K, D]} and, if asked, "hidden":
       a tuple of [B, P + N, D]; N is frequency-major, f' * T' + t'.
 
     Raises:
@@ -115,6 +116,8 @@ class Backbone(nn.Module):
       self.width, len(self.prefix), tuple(grid), name="pos_embed"
     )()
     x = x + pos_grid.astype(x.dtype)
+    if keep is not None:  # after the positions: a token knows its place
+      x = jnp.take_along_axis(x, keep[..., None], axis=1)  # [B, K, D]
     if self.prefix:
       tokens = [
         self.param(f"{name}_token", vit.WEIGHT_INIT, (self.width,))
@@ -123,18 +126,7 @@ class Backbone(nn.Module):
       front = (jnp.stack(tokens) + pos_prefix).astype(x.dtype)  # [P, D]
       front = jnp.broadcast_to(front, (x.shape[0], *front.shape))
       x = jnp.concatenate([front, x], axis=1)  # [B, P + N, D]
-    x, blocks = vit.Encoder(
-      depth=self.depth,
-      num_heads=self.num_heads,
-      mlp_dim=self.mlp_dim or 4 * self.width,
-      drop_path=self.drop_path,
-      layer_norm_eps=self.layer_norm_eps,
-      attention=self.attention,
-      remat=self.remat,
-      scan=self.scan,
-      dtype=self.dtype,
-      name="encoder",
-    )(x, train=train)
+    x, blocks = self.encoder(x, train=train)
     num_prefix = len(self.prefix)
     out = {"prefix": x[:, :num_prefix], "tokens": x[:, num_prefix:]}
     return out | {"hidden": tuple(blocks)} if hidden else out
@@ -187,7 +179,7 @@ def classifier(backbone: Backbone, head: heads.Head) -> AST:
   """The backbone with a classifier."""
   if head.projection:
     widths = (backbone.width, head.projection)
-    top = heads.LayerSumHead(head.num_classes, backbone.depth, widths)
+    top = heads.LayerSumHead(head.num_classes, backbone.encoder.depth, widths)
   else:
     top = heads.ClassifierHead(head.num_classes, head.layer_norm_eps)
   return AST(backbone, top, head.pooling)
@@ -202,14 +194,18 @@ POOLINGS = {
 
 
 def pool(tokens: dict[str, Array], pooling: str) -> Array:
-  """Mean over the tokens that a pooling takes, [B, D] float32."""
+  """Mean over the tokens that a pooling takes, [B, D].
+
+  In float32, whatever the backbone computes in: the ranking of bfloat16 scores
+  is full of ties, and mAP is a ranking.
+  """
   names = errors.lookup(POOLINGS, pooling, "pooling")
   chosen = jnp.concatenate([tokens[name] for name in names], axis=1)
   return jnp.mean(chosen.astype(jnp.float32), axis=1)
 
 
 def pool_layers(out: dict[str, Any], pooling: str) -> Array:
-  """The same for each block, before the final norm: [B, L, D]."""
+  """Mean over the tokens of each block, before the final norm: [B, L, D]."""
   count = out["prefix"].shape[1]
   pooled = [
     pool({"prefix": x[:, :count], "tokens": x[:, count:]}, pooling)
@@ -221,105 +217,81 @@ def pool_layers(out: dict[str, Any], pooling: str) -> Array:
 def attention_maps(backbone: Backbone, params: Params, patches: Array) -> Array:
   """Where the prefix tokens look in the last block: [B, H, P, F', T'].
 
-  The forward pass is as always; what the block's attention reads is recorded on
-  the way.
-
-  Args:
-    backbone: the transformer.
-    params: its own.
-    patches: [B, F', T', ph * pw] literal patches.
+  `patches` are literal ones, [B, F', T', ph * pw].
   """
+  # Fused attention keeps no weights, so what it reads is recorded, and the
+  # product of queries and keys computed once more.
   _, recorded = backbone.apply(
     {"params": params},
     patches=patches,
     capture_intermediates=lambda module, _: module.name == "norm1",
   )
-  last = f"block_{backbone.depth - 1}"
+  last = f"block_{backbone.encoder.depth - 1}"
   x = recorded["intermediates"]["encoder"][last]["norm1"]["__call__"][0]
   weights = vit.attention_weights(
-    params["encoder"][last]["attn"], x, backbone.num_heads
+    params["encoder"][last]["attn"], x, backbone.encoder.num_heads
   )
   count = len(backbone.prefix)
   to_patches = weights[:, :, :count, count:]  # [B, H, P, N]
   return to_patches.reshape(*to_patches.shape[:3], *patches.shape[1:3])
 
 
+_Pair = tuple[errors.Count, errors.Count]
+
+
 def make_backbone(
   variant: str = "base384",
   *,
-  width: int = 0,
-  depth: int = 0,
-  num_heads: int = 0,
-  mlp_dim: int = 0,
-  patch_size: tuple[int, int] = (16, 16),
-  stride: tuple[int, int] = (10, 10),
+  width: errors.CountOrZero = 0,
+  depth: errors.CountOrZero = 0,
+  num_heads: errors.CountOrZero = 0,
+  mlp_dim: errors.CountOrZero = 0,
+  patch_size: _Pair = (16, 16),
+  stride: _Pair = (10, 10),
   prefix: tuple[str, ...] = PREFIX_TOKENS,
-  drop_path: float = 0.0,
+  drop_path: errors.BelowOne = 0.0,
   layer_norm_eps: float = 1e-6,
   attention: str = "auto",
   remat: bool = False,
   scan: bool = False,
-  dtype: str = "float32",
+  dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> Backbone:
-  """A backbone from plain config values.
+  """A backbone from plain config values, as of `Backbone` and `vit.Encoder`.
 
-  Args:
-    variant: a name in `VARIANTS`.
-    width: overrides the variant's, as do depth and num_heads; 0 keeps it.
-    depth: number of blocks.
-    num_heads: attention heads; must divide the width.
-    mlp_dim: 0 means 4 * width.
-    patch_size: (mel bins, frames).
-    stride: (mel bins, frames).
-    prefix: prefix tokens, from `PREFIX_TOKENS`.
-    drop_path: rate of the last block.
-    layer_norm_eps: epsilon of the backbone's layer norms.
-    attention: a name in `vit.ATTENTION`.
-    remat: recompute activations to save memory.
-    scan: the blocks as a loop, which compiles faster, see `vit.Encoder`.
-    dtype: "float32" or "bfloat16" computation.
+  What is 0 of width, depth and num_heads is the variant's; an mlp_dim of 0 is
+  4 * width.
 
   Raises:
-    UserError: unknown variant, prefix, attention or dtype, or sizes that do
-      not fit.
+    UserError: an unknown variant, attention or prefix, or sizes that do not
+      fit.
   """
-  shape = dict(errors.lookup(VARIANTS, variant, "variant"))
-  given = {"width": width, "depth": depth, "num_heads": num_heads}
-  shape |= {k: v for k, v in given.items() if v}
-  if min(shape.values()) < 1 or shape["width"] % shape["num_heads"]:
+  shape = errors.lookup(VARIANTS, variant, "variant")
+  errors.lookup(vit.ATTENTION, attention, "attention")
+  width, num_heads = width or shape["width"], num_heads or shape["num_heads"]
+  if width % num_heads:
     raise errors.UserError(
-      f"width {shape['width']} must be a positive multiple of num_heads "
-      f"{shape['num_heads']}, and depth {shape['depth']} at least 1"
-    )
-  sizes = (*patch_size, *stride)
-  if min(sizes) < 1 or mlp_dim < 0:
-    raise errors.UserError(
-      f"patch_size {tuple(patch_size)} and stride {tuple(stride)} must be "
-      f"positive, and mlp_dim {mlp_dim} at least 0"
+      f"width {width} must be a multiple of num_heads {num_heads}"
     )
   if attention == "cudnn" and platform.platform() != "gpu":
     raise errors.UserError(
       "attention='cudnn' needs an NVIDIA GPU, the devices are "
       f"{platform.platform()}; use 'auto'"
     )
-  if tuple(prefix) not in (("cls", "dist"), ("cls",), ()):
+  if tuple(prefix) not in (PREFIX_TOKENS, PREFIX_TOKENS[:1], ()):
     raise errors.UserError(
       f"prefix {tuple(prefix)} is unknown: use ('cls', 'dist'), ('cls',) or ()"
     )
-  if not 0.0 <= drop_path < 1.0:
-    raise errors.UserError(f"drop_path must be in [0, 1), got {drop_path}")
-  errors.lookup(vit.ATTENTION, attention, "attention")
-  dtypes = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-  return Backbone(
-    **shape,
-    mlp_dim=mlp_dim,
-    patch_size=tuple(patch_size),
-    stride=tuple(stride),
-    prefix=tuple(prefix),
+  encoder = vit.Encoder(
+    depth=depth or shape["depth"],
+    num_heads=num_heads,
+    mlp_dim=mlp_dim or 4 * width,
     drop_path=drop_path,
     layer_norm_eps=layer_norm_eps,
     attention=attention,
     remat=remat,
     scan=scan,
-    dtype=errors.lookup(dtypes, dtype, "dtype"),
+    dtype=getattr(jnp, dtype),
+  )
+  return Backbone(
+    width, tuple(patch_size), tuple(stride), tuple(prefix), encoder
   )

@@ -1,4 +1,4 @@
-"""What stands on top of the backbone."""
+"""What stands on top of the backbone: classifiers and pre-training heads."""
 
 from __future__ import annotations
 
@@ -36,11 +36,10 @@ class Head:
 
 
 class ClassifierHead(nn.Module):
-  """Layer norm (epsilon 1e-5) and a linear layer: [B, D] -> logits [B, C].
+  """Layer norm and a linear layer: [B, D] -> logits [B, C], in float32.
 
-  A second norm on top of the backbone's own, with torch's epsilon, as in the
-  original (its paper mentions only the linear layer). Always in float32: the
-  ranking of bfloat16 scores is full of ties.
+  A second norm on top of the backbone's own, as in the original's code (the
+  paper mentions the linear layer alone).
   """
 
   num_classes: int
@@ -48,19 +47,16 @@ class ClassifierHead(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """Logits, float32."""
     x = x.astype(jnp.float32)
     x = vit.layer_norm(self.layer_norm_eps, jnp.float32, "norm")(x)
     return _linear(self.num_classes, fan_in=x.shape[-1], name="linear")(x)
 
 
 class LayerSumHead(nn.Module):
-  """A learned mean of all blocks and two linear layers: SUPERB's classifier.
+  """SUPERB's classifier: a learned mean of all blocks, two linear layers.
 
-  The blocks' weights are a softmax of parameters that start at zero, so that
-  all are equal. SUPERB projects every token and averages then; a linear layer
-  commutes with a mean, so here means are projected. Always in float32. The
-  backbone's final norm has no part in it.
+  The blocks' weights are the softmax of parameters that start at zero. The
+  backbone's final norm has no part in it. In float32.
 
   Attributes:
     num_classes: C.
@@ -73,7 +69,6 @@ class LayerSumHead(nn.Module):
   widths: tuple[int, int]
 
   def setup(self) -> None:
-    """Parameters; the linear layers start as torch's do."""
     zeros = nn.initializers.zeros
     self.layer_weights = self.param("layer_weights", zeros, (self.num_layers,))
     width, hidden = self.widths
@@ -86,7 +81,9 @@ class LayerSumHead(nn.Module):
     return jnp.sum(weights * layers, axis=1)
 
   def __call__(self, x: Array) -> Array:
-    """[B, D] from `mix` -> logits [B, C], float32."""
+    """[B, D] from `mix` -> logits [B, C]."""
+    # SUPERB projects each token and averages then. A linear layer commutes
+    # with a mean, and one product for each clip is cheaper.
     return self.linear(self.projection(x))
 
 
@@ -98,17 +95,15 @@ def _linear(features, *, fan_in, name=None):
 
 
 class PatchMlpHead(nn.Module):
-  """Linear, ReLU, linear: tokens [..., D] -> patches [..., cells].
+  """SSAST's prediction of hidden patches: tokens [..., D] -> [..., cells].
 
-  SSAST's prediction of hidden patches. Always in float32: its products are the
-  logits of a softmax.
+  In float32: products of its outputs are the logits of a softmax.
   """
 
   cells: int
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """Patches, float32."""
     width = x.shape[-1]
     x = _linear(width, fan_in=width, name="fc1")(x.astype(jnp.float32))
     return _linear(self.cells, fan_in=width, name="fc2")(nn.relu(x))
@@ -129,11 +124,10 @@ class WeightNorm(nn.Module):
 
   @nn.compact
   def __call__(self) -> Array:
-    """The kernel, float32."""
     init = vit.torch_uniform(self.width)
     v = self.param("weight_v", init, (self.width, self.features))
     kernel = v / jnp.linalg.norm(v, axis=0)
-    if self.has_scale:
+    if self.has_scale:  # elsewhere it is 1 for ever, and no parameter
       ones = nn.initializers.ones
       kernel *= self.param("weight_g", ones, (self.features,))
     return kernel
@@ -142,16 +136,15 @@ class WeightNorm(nn.Module):
 class ProjectionHead(nn.Module):
   """ASiT's (and DINO's) head: an MLP to unit vectors, and what reads them.
 
-  Each output layer is the product of the unit vectors [..., K] with one of
-  `kernels`; so its outputs are cosines (times a scale). They are not computed
-  here: all at once they would not fit (see `losses.distill_tokens`).
+  The outputs are products of the unit vectors [..., K] with one of `kernels`:
+  cosines, times a scale. They are not computed here, because those of all
+  tokens at once would not fit (see `losses.distill_tokens`).
 
   Attributes:
     hidden: width of the two hidden layers.
     bottleneck: K.
-    outputs: (C of the class token, C of the patch tokens), each with a layer of
-      its own, `cls` and `patch`, or (C,) of one layer for both, `last`, whose
-      scale is a parameter.
+    outputs: (C of the class token, C' of the patch tokens) of two layers, `cls`
+      and `patch`; or (C,) of one for both, `last`, whose scale is a parameter.
     dtype: of the MLP; the rest is float32.
   """
 
@@ -161,12 +154,9 @@ class ProjectionHead(nn.Module):
   dtype: Any = jnp.float32
 
   def setup(self) -> None:
-    """Three linear layers and the output layers."""
-    dense = lambda n: vit.Dense(  # noqa: E731
-      n, kernel_init=vit.WEIGHT_INIT, dtype=self.dtype
-    )
-    self.fc1, self.fc2 = dense(self.hidden), dense(self.hidden)
-    self.fc3 = dense(self.bottleneck)
+    self.fc1 = vit.Dense(self.hidden, dtype=self.dtype)
+    self.fc2 = vit.Dense(self.hidden, dtype=self.dtype)
+    self.fc3 = vit.Dense(self.bottleneck, dtype=self.dtype)
     layer = lambda n: WeightNorm(  # noqa: E731
       self.bottleneck, n, has_scale=len(self.outputs) == 1
     )
@@ -180,6 +170,7 @@ class ProjectionHead(nn.Module):
     x = nn.gelu(self.fc1(x), approximate=False)
     x = nn.gelu(self.fc2(x), approximate=False)
     x = self.fc3(x).astype(jnp.float32)
+    # The root of a maximum has a gradient where a vector is zero; a norm none.
     square = jnp.sum(x * x, axis=-1, keepdims=True)
     return x / jnp.sqrt(jnp.maximum(square, 1e-24))
 
@@ -195,7 +186,7 @@ class ReconstructionHead(nn.Module):
   """Tokens [..., D] -> the cells of their patches [..., ph * pw], in float32.
 
   Three linear layers, each with a GELU after it (the last one too), and the
-  transposed convolution of the original as a product.
+  original's transposed convolution as a product.
 
   Attributes:
     hidden: width of the two hidden layers.
@@ -211,12 +202,9 @@ class ReconstructionHead(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """See the class."""
     widths = (self.hidden, self.hidden, self.channels)
     for i, width in enumerate(widths, 1):
-      x = vit.Dense(
-        width, kernel_init=vit.WEIGHT_INIT, dtype=self.dtype, name=f"fc{i}"
-      )(x)
+      x = vit.Dense(width, dtype=self.dtype, name=f"fc{i}")(x)
       x = nn.gelu(x, approximate=False)
     ph, pw = self.patch_size
     init = vit.torch_uniform(ph * pw)

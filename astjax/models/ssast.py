@@ -1,8 +1,7 @@
 """SSAST: masked spectrogram patch modelling (arXiv 2110.09784), its module.
 
 The backbone sees learned mask tokens where patches are hidden; two small heads
-predict the hidden patches from what it makes of them. The objectives
-themselves are in `tasks/ssast.py`.
+predict the hidden patches. The objectives are in `tasks/ssast.py`.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ class SSAST(nn.Module):
   heads: tuple[str, ...] = HEADS
 
   def setup(self) -> None:
-    """The mask token has the original's deviation, Xavier's on [1, 1, D]."""
+    # The mask token has the original's deviation: Xavier's on [1, 1, D].
     width, (ph, pw) = self.backbone.width, self.backbone.patch_size
     init = nn.initializers.normal(stddev=width**-0.5)
     self.mask_token = self.param("mask_token", init, (width,))
@@ -53,7 +52,6 @@ class SSAST(nn.Module):
       index: [B, M] int32, numbers f' * T' + t' of the hidden ones; the first
         patch alone by default.
       heads: which of its own predict; all by default.
-      train: turns drop path on.
 
     Returns:
       {head: [B, M, ph * pw]}.

@@ -1,12 +1,12 @@
 """The pre-norm vision transformer that all three papers share.
 
-Flax linen modules: arrays in, arrays out, parameters float32. Follows the DeiT
-blocks of the original (timm): fused qkv with bias, exact GELU, layer norm with
-epsilon 1e-6, optional drop path.
+The DeiT blocks of the originals (timm): fused qkv with bias, exact GELU,
+optional drop path. Parameters are float32.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -34,17 +34,16 @@ def torch_uniform(fan_in: int) -> Callable:
 
 
 class Dense(nn.Dense):
-  """A linear layer, [..., D] -> [..., D'], on a CPU of one matrix.
+  """A linear layer, [..., D] -> [..., D'], of float32 parameters."""
 
-  There XLA computes what a kernel's gradient reads once more, transposed, if
-  there are several leading axes: a quarter of a block's time. (A TPU would have
-  to move what is merged.)
-  """
+  kernel_init: Callable = WEIGHT_INIT
 
   def __call__(self, x: Array) -> Array:
-    """See the class."""
     if platform.platform() != "cpu":
       return super().__call__(x)
+    # With several leading axes XLA's CPU compiler computes the input of the
+    # kernel's gradient twice, once transposed: a quarter of a block's time. On
+    # a TPU, merging the axes would move data.
     y = super().__call__(x.reshape(-1, x.shape[-1]))
     return y.reshape(*x.shape[:-1], self.features)
 
@@ -59,8 +58,8 @@ def layer_norm(epsilon: float, dtype: Any, name: str) -> nn.LayerNorm:
 class PatchEmbed(nn.Module):
   """Patches [B, N, ph * pw] -> tokens [B, N, D].
 
-  The convolution of the original as a product: its kernel is kept as
-  [ph, pw, D] (frequency, time), whatever the stride at which patches are cut.
+  The originals' convolution as a product, which spectrograms and literal
+  patches share. Its kernel is [ph, pw, D] (frequency, time).
   """
 
   width: int
@@ -69,7 +68,6 @@ class PatchEmbed(nn.Module):
 
   @nn.compact
   def __call__(self, patches: Array) -> Array:
-    """See the class."""
     ph, pw = self.patch_size
     init = torch_uniform(ph * pw)
     kernel = self.param("kernel", init, (ph, pw, self.width))
@@ -109,23 +107,18 @@ class Mlp(nn.Module):
   @nn.compact
   def __call__(self, x: Array) -> Array:
     """[B, N, D] -> [B, N, D]."""
-    width = x.shape[-1]
-    dense = lambda n, name: Dense(  # noqa: E731
-      n, kernel_init=WEIGHT_INIT, dtype=self.dtype, name=name
-    )
-    x = nn.gelu(dense(self.mlp_dim, "fc1")(x), approximate=False)
-    return dense(width, "fc2")(x)
+    y = Dense(self.mlp_dim, dtype=self.dtype, name="fc1")(x)
+    y = nn.gelu(y, approximate=False)
+    return Dense(x.shape[-1], dtype=self.dtype, name="fc2")(y)
 
 
-def _attend_xla(q, k, v):
-  return jax.nn.dot_product_attention(q, k, v, implementation="xla")
+_xla, _cudnn = (
+  functools.partial(jax.nn.dot_product_attention, implementation=name)
+  for name in ("xla", "cudnn")
+)
 
 
-def _attend_cudnn(q, k, v):
-  return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
-
-
-def _attend_per_head(q, k, v):
+def _per_head(q, k, v):
   """One head after the other, [B, N, H, h] each.
 
   On a CPU this keeps the [N, N] products in cache: about 2.7 times as fast as
@@ -142,16 +135,15 @@ def _attend_per_head(q, k, v):
   return jnp.moveaxis(jax.lax.map(head, qkv), 0, 2)
 
 
-def _attend_auto(q, k, v):
-  on_cpu = platform.platform() == "cpu"
-  return (_attend_per_head if on_cpu else _attend_xla)(q, k, v)
+def _auto(q, k, v):
+  return (_per_head if platform.platform() == "cpu" else _xla)(q, k, v)
 
 
 ATTENTION = {
-  "auto": _attend_auto,
-  "xla": _attend_xla,
-  "cudnn": _attend_cudnn,
-  "per_head": _attend_per_head,
+  "auto": _auto,
+  "xla": _xla,
+  "cudnn": _cudnn,
+  "per_head": _per_head,
 }
 
 
@@ -167,27 +159,19 @@ class Attention(nn.Module):
     """[B, N, D] -> [B, N, D]."""
     batch, tokens, width = x.shape
     attend = errors.lookup(ATTENTION, self.implementation, "attention")
-    qkv = Dense(
-      3 * width, kernel_init=WEIGHT_INIT, dtype=self.dtype, name="qkv"
-    )(x)
+    qkv = Dense(3 * width, dtype=self.dtype, name="qkv")(x)
     qkv = qkv.reshape(batch, tokens, 3, self.num_heads, -1)
     x = attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])  # [B, N, H, h]
     x = x.reshape(batch, tokens, width)
-    return Dense(width, kernel_init=WEIGHT_INIT, dtype=self.dtype, name="proj")(
-      x
-    )
+    return Dense(width, dtype=self.dtype, name="proj")(x)
 
 
 def attention_weights(params: Params, x: Array, num_heads: int) -> Array:
-  """Which token looks at which, in an `Attention`: it keeps that to itself.
-
-  Args:
-    params: of the `Attention`.
-    x: its input, [B, N, D].
-    num_heads: H.
+  """The weights of an `Attention` on its input x [B, N, D].
 
   Returns:
-    [B, H, N, N] float32, from the third axis to the last, which sums to 1.
+    [B, H, N, N] float32: how much the token of the third axis takes from that
+    of the last one, over which the sum is 1.
   """
   batch, tokens, _ = x.shape
   qkv = x @ params["qkv"]["kernel"] + params["qkv"]["bias"]
@@ -198,13 +182,13 @@ def attention_weights(params: Params, x: Array, num_heads: int) -> Array:
 
 
 class DropPath(nn.Module):
-  """Drops a residual branch per example (stochastic depth)."""
+  """Stochastic depth: drops a residual branch of some examples [B, N, D]."""
 
   rate: float | Array
 
   @nn.compact
   def __call__(self, x: Array, *, train: bool) -> Array:
-    """Scales what is kept, so that the mean stays."""
+    """Scales what is kept by 1 / (1 - rate), so that the mean stays."""
     if not train or (isinstance(self.rate, float) and self.rate == 0.0):
       return x
     keep = 1.0 - self.rate
@@ -235,10 +219,20 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-  """`depth` blocks and the final norm; drop path grows linearly with depth.
+  """Transformer blocks and the final norm.
 
-  With `scan` the blocks are turns of one loop: a program of one block, which
-  compiles in a fraction of the time. It draws other paths to drop.
+  Attributes:
+    depth: number of blocks.
+    num_heads: H.
+    mlp_dim: hidden width of the MLP.
+    drop_path: rate of the last block; grows linearly from 0.
+    layer_norm_eps: 1e-6 in AST and ASiT, 1e-12 in Hugging Face's AST.
+    attention: a key of `ATTENTION`.
+    remat: compute the blocks' activations again in the backward pass.
+    scan: run the blocks as turns of one loop. A program of one block compiles
+      in a fraction of the time; it holds a copy of the parameters, and draws
+      other paths to drop.
+    dtype: of the computation; parameters are float32.
   """
 
   depth: int
@@ -255,30 +249,31 @@ class Encoder(nn.Module):
   def __call__(self, x: Array, *, train: bool) -> tuple[Array, list[Array]]:
     """(normalised output, outputs of all blocks), each [B, P + N, D]."""
     if self.scan and not self.is_initializing():
-      x, hidden = self._in_a_loop(x, train)
+      x, hidden = self._scanned(x, train)
     else:
       block_type = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
       hidden = []
       for i in range(self.depth):
         rate = self.drop_path * i / max(self.depth - 1, 1)
-        block = self._block(rate, block_type, name=f"block_{i}")
-        x = block(x, train)
+        x = self._block(rate, block_type, name=f"block_{i}")(x, train)
         hidden.append(x)
     return layer_norm(self.layer_norm_eps, self.dtype, "norm")(x), hidden
 
   def _block(self, drop_path, block_type=Block, **kwargs):
     return block_type(
-      num_heads=self.num_heads,
-      mlp_dim=self.mlp_dim,
-      drop_path=drop_path,
-      layer_norm_eps=self.layer_norm_eps,
-      attention=self.attention,
-      dtype=self.dtype,
+      self.num_heads,
+      self.mlp_dim,
+      drop_path,
+      self.layer_norm_eps,
+      self.attention,
+      self.dtype,
       **kwargs,
     )
 
-  def _in_a_loop(self, x, train):
-    """The same parameters, put on top of each other for as long as it lasts."""
+  def _scanned(self, x, train):
+    # The blocks' parameters are stacked here and nowhere else: as one stack
+    # [L, ...] in the tree (`nn.scan`), checkpoints, tables of names and rates
+    # by layer would all have to know of it.
     drops = train and self.drop_path > 0.0
     each = [
       self.get_variable("params", f"block_{i}") for i in range(self.depth)

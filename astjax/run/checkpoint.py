@@ -1,10 +1,10 @@
 """Checkpoints of a training run: complete or absent, and checked leaf by leaf.
 
-The only module that knows orbax. A checkpoint is `<workdir>/checkpoints/<step>`
-with the items `state`, `meta` (JSON: the run record, and for every array its
-shape, type and SHA-256) and, if the record has any, `arrays`. Orbax writes
-beside the final place and renames, so a killed save leaves no half checkpoint;
-it restores a flipped bit without a word, though, hence the digests.
+A checkpoint is `<workdir>/checkpoints/<step>` with the items `state`, `meta`
+(JSON: the run record, and for every array its shape, type and SHA-256) and, if
+the record has any, `arrays`. Orbax writes beside the final place and renames,
+so a killed save leaves no half checkpoint; it restores a flipped bit without a
+word, though, hence the digests.
 """
 
 from __future__ import annotations
@@ -26,29 +26,20 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from astjax.engine import sharding
 from astjax.engine.step import TrainState
 from astjax.errors import Outage, UserError, first_line, warn
-from astjax.run import processes
 from astjax.weights.orbax_params import Reader
 from astjax.weights.orbax_params import describe as describe_array
 
-# A device out of memory, a full or an unreachable disk: the files may be fine.
-_NOT_DAMAGE = (
-  "RESOURCE_EXHAUSTED",
-  "Out of memory",
-  "No space left",
-  "Input/output error",
-  "Permission denied",
-  "Too many open files",
-  "Stale file handle",
-  "timed out",
-  "Transport endpoint",
-  "Disk quota",
-  # Orbax's words for a folder that another process sees.
-  "Checkpoint at ",
-)
+
+class _Damaged(Exception):
+  """The files of a checkpoint can be read, but are not what was saved."""
 
 
 class _Best:
-  """A preservation policy for one step: the best so far, as the record says."""
+  """A preservation policy for one step: the best so far, as the record says.
+
+  Orbax's own forgets the best on a resume, and a checkpoint that is saved
+  before it is rated has no metric yet.
+  """
 
   step: int | None = None
 
@@ -141,23 +132,14 @@ class Checkpoints:
       UserError: a checkpoint of another model, or none is intact.
       Outage: one cannot be read now.
     """
-    # Process 0's word: a shared disk may show others an older folder.
-    steps = sharding.as_first(self.steps()) if step is None else [step]
+    # Process 0's list: a shared disk may show others an older folder.
+    steps = sharding.from_process_0(self.steps()) if step is None else [step]
     for candidate in reversed(steps):
       try:
         return self._restore(candidate, template)
-      except (UserError, MemoryError):
-        raise
-      except Exception as e:
-        if processes.is_lost(e):
-          raise
-        reason = first_line(e)
-        if not _is_damage(e):
-          raise Outage(
-            f"cannot read checkpoint {candidate} of {self.folder}: {reason}"
-          ) from None
+      except _Damaged as e:
         if jax.process_index() == 0:
-          warn(f"checkpoint {candidate} is damaged and passed over: {reason}")
+          warn(f"checkpoint {candidate} is damaged and passed over: {e}")
         if not self._read_only:
           self._set_aside(candidate)
     if step is not None:
@@ -172,8 +154,9 @@ class Checkpoints:
     return None
 
   def _restore(self, step, template):
-    meta = _on_all(lambda: self._reader.meta(step))
-    _check_same_model(meta["leaves"], template, self.folder / str(step))
+    folder = self.folder / str(step)
+    meta = _on_all(folder, lambda: self._reader.meta(step))
+    _check_same_model(meta["leaves"], template, folder)
     abstract = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
       _as_dict(template),
@@ -184,10 +167,11 @@ class Checkpoints:
       shapes = {k: np.empty(s, d) for k, (s, d, _) in digests.items()}
       items["arrays"] = ocp.args.StandardRestore(shapes)
     args = ocp.args.Composite(**items)
-    tree = _on_all(lambda: self._reader.read(step, args))
+    tree = _on_all(folder, lambda: self._reader.read(step, args))
     state = TrainState(**tree["state"])
     arrays = dict(tree["arrays"]) if digests else {}
-    _on_all(lambda: _check_digests(state, arrays, meta["leaves"] | digests))
+    expected = meta["leaves"] | digests
+    _on_all(folder, lambda: _check_digests(state, arrays, expected))
     return state, meta["record"] | {"arrays": arrays}
 
   def _set_aside(self, step):
@@ -219,7 +203,8 @@ class Checkpoints:
     """Meets the other processes within a save.
 
     Orbax does so in a `finally`, too: a process whose save has failed would
-    wait there for those that wait, elsewhere, for its part.
+    wait there for those that wait, elsewhere, for its part. With a full disk
+    both stood still for 20 minutes, so what has failed is raised here.
     """
     error = sys.exception()
     if error and threading.current_thread() is not threading.main_thread():
@@ -233,12 +218,10 @@ class Checkpoints:
     try:
       yield
     except Exception as e:
-      if processes.is_lost(e):
-        raise
-      reason = first_line(e)
-      if "No space left" in str(e):
-        reason = "no space left on the disk"
       free = shutil.disk_usage(self.folder).free / 2**20
+      reason = getattr(e, "strerror", None) or first_line(e)
+      if free < 1:
+        reason = "No space left on the disk"
       raise Outage(
         f"cannot save a checkpoint in {self.folder}: {reason} ({free:.0f} MiB "
         f"free); the complete ones are of steps {self.steps() or 'none'}"
@@ -246,52 +229,75 @@ class Checkpoints:
 
   def close(self) -> None:
     """Lets go of the threads; `wait` first if the last save matters."""
-    error = sys.exception()
-    if isinstance(error, Exception) and processes.is_lost(error):
-      return  # its part of a save would be waited for
+    if sys.exception() and jax.process_count() > 1:
+      return  # a save would wait for the part of a process that may be gone
     with contextlib.suppress(Exception):
       self._manager.close()
       self._reader.close()
 
 
-def _is_damage(error: Exception) -> bool:
-  if isinstance(error, MemoryError):
+_WRONG_FILES = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+
+
+def _is_damage(error: Exception, folder: pathlib.Path) -> bool:
+  """Whether the files can be read: then what they hold is to blame.
+
+  Not so where memory or a device's memory was short, or where a disk does not
+  answer: the checkpoint may be fine.
+  """
+  if isinstance(error, (_Damaged, *_WRONG_FILES)):
+    return folder.is_dir()
+  if isinstance(error, MemoryError) or getattr(error, "errno", None):
     return False
-  return not any(sign in str(error) for sign in _NOT_DAMAGE)
+  if str(error).startswith("RESOURCE_EXHAUSTED"):  # XLA's status code
+    return False
+  try:
+    for path in folder.rglob("*"):
+      if path.is_file():
+        with open(path, "rb") as f:
+          while f.read(2**24):
+            pass
+  except OSError:
+    return False
+  return folder.is_dir()
 
 
 def _check_digests(state, arrays, before):
   now = describe(state) | {k: describe_array(v) for k, v in arrays.items()}
   changed = [k for k, v in before.items() if now.get(k) != v]
   if changed:
-    raise ValueError(
+    raise _Damaged(
       f"the digest of {changed[0]} does not match ({len(changed)} of "
       f"{len(now)} leaves differ)"
     )
 
 
-def _on_all(fn: Callable[[], Any]) -> Any:
+def _on_all(folder: pathlib.Path, fn: Callable[[], Any]) -> Any:
   """`fn()`; where it fails on one process, it fails on all of them.
 
-  A process may be the only one to read a damaged file. The others must not go
-  on with another checkpoint than this one.
+  Each process reads alone: orbax meets all of them after a read that went well,
+  and one whose part is damaged would be elsewhere by then. This is the only
+  meeting, so that none goes on with another checkpoint than the others. What it
+  raises itself, because a process is gone, says nothing about the files.
+
+  Raises:
+    _Damaged: on any process.
+    Outage: one of them cannot read it now, damaged or not.
   """
-  result, error = None, None
+  result, reason, how = None, "", 0
   try:
     result = fn()
   except Exception as e:
-    if jax.process_count() == 1 or processes.is_lost(e):
-      raise
-    error = e
+    how = 1 if _is_damage(e, folder) else 2
+    reason = first_line(e)
   if jax.process_count() > 1:
-    how = 0 if error is None else 1 if _is_damage(error) else 2
-    worst = int(multihost_utils.process_allgather(np.int32(how)).max())
-    if worst == 2 and how < 2:  # damage or not: nothing is known of it
-      error = Outage("another process cannot read a checkpoint now")
-    if worst == 1 and error is None:
-      raise ValueError("another process could not read it")
-  if error is not None:
-    raise error
+    everyone = int(multihost_utils.process_allgather(np.int32(how)).max())
+    if everyone > how:
+      how, reason = everyone, "another process could not read it"
+  if how == 2:
+    raise Outage(f"cannot read checkpoint {folder}: {reason}")
+  if how == 1:
+    raise _Damaged(reason)
   return result
 
 
@@ -304,26 +310,29 @@ def _as_dict(state: TrainState) -> dict[str, Any]:
   }
 
 
+def _by_path(state: TrainState) -> dict[str, Any]:
+  """{path: leaf}; an optimiser's state has more than dicts in it."""
+  leaves, _ = jax.tree_util.tree_flatten_with_path(_as_dict(state))
+  name = lambda path: jax.tree_util.keystr(  # noqa: E731
+    path, simple=True, separator="/"
+  )
+  return {name(path): leaf for path, leaf in leaves}
+
+
 def describe(state: TrainState) -> dict[str, list]:
   """{path: [shape, dtype, SHA-256]} of every leaf."""
-  leaves, _ = jax.tree_util.tree_flatten_with_path(_as_dict(state))
-  out = {}
-  for path, leaf in leaves:
-    name = jax.tree_util.keystr(path, simple=True, separator="/")
-    out[name] = describe_array(sharding.to_host(leaf))
-  return out
+  return {
+    path: describe_array(sharding.to_host(leaf))
+    for path, leaf in _by_path(state).items()
+  }
 
 
 def _check_same_model(saved: dict[str, list], template, where) -> None:
-  leaves, _ = jax.tree_util.tree_flatten_with_path(_as_dict(template))
   want = {
-    jax.tree_util.keystr(path, simple=True, separator="/"): [
-      list(leaf.shape),
-      str(leaf.dtype),
-    ]
-    for path, leaf in leaves
+    path: [list(leaf.shape), str(leaf.dtype)]
+    for path, leaf in _by_path(template).items()
   }
-  have = {name: leaf[:2] for name, leaf in saved.items()}
+  have = {path: leaf[:2] for path, leaf in saved.items()}
   problems = [f"- {k}" for k in want if k not in have]
   problems += [f"+ {k}" for k in have if k not in want]
   problems += [

@@ -9,14 +9,26 @@ checked against that function's signature when it is called.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from flax import traverse_util
 
 from astjax import errors
-from astjax.errors import UserError
+from astjax.errors import (
+  BelowOne,
+  Count,
+  CountOrZero,
+  NotNegative,
+  UserError,
+  Within,
+)
 
 Section = Mapping[str, Any]
+Seed = Annotated[int, Within(lambda n: 0 <= n < 2**32, "in 0 ... 2^32 - 1")]
+Shrinking = Annotated[float, Within(lambda x: 0 < x < 1, "in (0, 1)")]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,7 +42,7 @@ class InputConfig:
     split: which split; empty takes all.
     folds: which folds; empty takes all.
     batch_size: B, over all devices and processes; or
-    batch_per_device: of each of them, see `global_batches`.
+    batch_per_device: of each of them; `parse` makes it a batch size.
     on_host: recipe of host ops.
     on_device: recipe of device ops.
     draw: a name in `data.order.DRAWS`: "shuffle" shows every example once per
@@ -40,8 +52,8 @@ class InputConfig:
   source: str
   on_host: str
   on_device: str
-  batch_size: int = 0
-  batch_per_device: int = 0
+  batch_size: CountOrZero = 0
+  batch_per_device: CountOrZero = 0
   source_kw: Section = dataclasses.field(default_factory=dict)
   data_dir: str = ""
   split: str = ""
@@ -72,11 +84,11 @@ class EvalConfig:
   data_dir: str | None = None
   split: str | None = None
   folds: tuple[str | int, ...] | None = None
-  batch_size: int | None = None
-  batch_per_device: int | None = None
+  batch_size: CountOrZero | None = None
+  batch_per_device: CountOrZero | None = None
   on_host: str | None = None
-  every_epochs: float = 0.0
-  every_steps: int = 0
+  every_epochs: NotNegative = 0.0
+  every_steps: CountOrZero = 0
   of_best: bool = False
   probe: str = ""
   probe_kw: Section = dataclasses.field(default_factory=dict)
@@ -111,7 +123,7 @@ class EvalConfig:
 class LogConfig:
   """`config.log`: a line every so many steps; TensorBoard events or not."""
 
-  every_steps: int = 50
+  every_steps: Count = 50
   tensorboard: bool = True
 
 
@@ -119,9 +131,9 @@ class LogConfig:
 class CheckpointConfig:
   """`config.checkpoint`: how often, and how many of the newest to keep."""
 
-  every_epochs: float = 1.0
-  every_steps: int = 0
-  keep: int = 3
+  every_epochs: NotNegative = 1.0
+  every_steps: CountOrZero = 0
+  keep: Count = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -140,17 +152,17 @@ class PlateauConfig:
 
   metric: str = ""
   mode: Literal["max", "min"] = "max"
-  factor: float = 0.5
-  patience: int = 2
-  threshold: float = 1e-4
+  factor: Shrinking = 0.5
+  patience: CountOrZero = 2
+  threshold: BelowOne = 1e-4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AverageConfig:
   """`config.average`: weights to average, by epoch, from 1; 0 and 0 is off."""
 
-  first_epoch: int = 0
-  last_epoch: int = 0
+  first_epoch: CountOrZero = 0
+  last_epoch: CountOrZero = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -175,17 +187,20 @@ class RunConfig:
     best: metric that decides on the best checkpoint, such as "val/mAP".
     best_is_lowest: True for losses.
     ensemble_predictions: also rate the mean of the scores over evaluations.
+    given: the plain config with the keys that the user gave and whole batches:
+      what is written down of a run. The size of a batch is part of the
+      training, the number of devices is not.
   """
 
   task: str
   model: Section
   input: InputConfig
   schedule: Section
-  seed: int = 0
-  accumulate: int = 1
+  seed: Seed = 0
+  accumulate: Count = 1
   fsdp: int = 1
-  epochs: float = 0.0
-  steps: int = 0
+  epochs: NotNegative = 0.0
+  steps: CountOrZero = 0
   task_kw: Section = dataclasses.field(default_factory=dict)
   init_from: str = ""
   init_kw: Section = dataclasses.field(default_factory=dict)
@@ -194,149 +209,97 @@ class RunConfig:
   best: str = ""
   best_is_lowest: bool = False
   ensemble_predictions: bool = False
-  plateau: PlateauConfig = dataclasses.field(default_factory=PlateauConfig)
-  average: AverageConfig = dataclasses.field(default_factory=AverageConfig)
-  log: LogConfig = dataclasses.field(default_factory=LogConfig)
-  checkpoint: CheckpointConfig = dataclasses.field(
-    default_factory=CheckpointConfig
-  )
+  plateau: PlateauConfig = PlateauConfig()
+  average: AverageConfig = AverageConfig()
+  log: LogConfig = LogConfig()
+  checkpoint: CheckpointConfig = CheckpointConfig()
+  given: Section = dataclasses.field(default_factory=dict)
 
 
-def parse(config: Mapping[str, Any]) -> RunConfig:
+def parse(config: Mapping[str, Any], num_devices: int = 1) -> RunConfig:
   """Checks a config and turns it into dataclasses.
+
+  Args:
+    config: the user's, a ConfigDict or a dict.
+    num_devices: in all processes together; a `batch_per_device` becomes a
+      `batch_size` by it.
 
   Raises:
     UserError: an unknown, missing or wrongly typed key, with the nearest known
       one, or values that make no sense.
   """
-  plain = to_plain(config)
-  sections = {
-    "input": InputConfig,
-    "plateau": PlateauConfig,
-    "average": AverageConfig,
-    "log": LogConfig,
-    "checkpoint": CheckpointConfig,
-  }
-  for name, section in sections.items():
-    if name in plain:
-      plain[name] = _section(section, plain[name], f"config.{name}")
-  if isinstance(plain.get("evals"), dict):
-    plain["evals"] = {
-      name: _section(EvalConfig, value, f"config.evals.{name}")
-      for name, value in plain["evals"].items()
-    }
-  run = errors.call(RunConfig, "config", plain)
-  _check(run)
-  return run
-
-
-def global_batches(config: Mapping[str, Any], devices: int) -> dict[str, Any]:
-  """The plain config with the size of each whole batch.
-
-  What is written down of a run is this: that size is part of the training, the
-  number of devices is not.
-
-  Args:
-    config: the user's; `batch_per_device` of the training's or an evaluation's
-      input becomes `batch_size`.
-    devices: how many there are, in all processes together.
-
-  Raises:
-    UserError: both are given, or neither for the training.
-  """
-  run, plain = parse(config), to_plain(config)
-
-  def whole(section, plain, where):
-    size, each = section.batch_size or 0, section.batch_per_device or 0
-    if size and each:
-      raise UserError(
-        f"{where}.batch_size={size} and {where}.batch_per_device={each} are "
-        "both given: set one of them to 0"
-      )
-    if each < 0:
-      raise UserError(f"{where}.batch_per_device={each} must be at least 1")
-    rest = {k: v for k, v in plain.items() if k != "batch_per_device"}
-    if each:
-      rest["batch_size"] = each * devices
-    elif rest.get("batch_size") == 0:
-      raise UserError(
-        f"{where}.batch_size=0 must be at least 1, or stand beside a "
-        "batch_per_device"
-      )
-    return rest
-
-  plain["input"] = whole(run.input, plain["input"], "config.input")
-  if "batch_size" not in plain["input"]:
-    raise UserError(
-      "config.input: missing 'batch_size', of all devices together, or "
-      "'batch_per_device'"
+  given = to_plain(config)
+  sections = dict(given)
+  for name, kind in (
+    ("plateau", PlateauConfig),
+    ("average", AverageConfig),
+    ("log", LogConfig),
+    ("checkpoint", CheckpointConfig),
+  ):
+    if name in given:
+      sections[name] = _section(kind, given[name], f"config.{name}")
+  if "input" in given:
+    sections["input"], given["input"] = _with_whole_batch(
+      InputConfig, given["input"], "config.input", num_devices
     )
-  if run.evals:
-    plain["evals"] = {
-      name: whole(section, plain["evals"][name], f"config.evals.{name}")
-      for name, section in run.evals.items()
+  if isinstance(given.get("evals"), dict):
+    evals = {
+      name: _with_whole_batch(
+        EvalConfig, value, f"config.evals.{name}", num_devices
+      )
+      for name, value in given["evals"].items()
     }
-  return plain
-
-
-def _section(section, value, where):
-  if not isinstance(value, dict):
-    raise UserError(f"{where}={value!r} is not a section with keys")
-  return errors.call(section, where, value)
-
-
-def _check(run: RunConfig) -> None:
-  if run.seed < 0 or run.seed >= 2**32:
-    raise UserError(f"config.seed={run.seed} is not in 0 ... 2^32 - 1")
-  given = (run.epochs > 0) + (run.steps > 0)
-  if given != 1 or run.steps < 0 or not 0 <= run.epochs < math.inf:
+    sections["evals"] = {name: section for name, (section, _) in evals.items()}
+    given["evals"] = {name: plain for name, (_, plain) in evals.items()}
+  run = errors.call(RunConfig, "config", sections, given=given)
+  if (run.epochs > 0) + (run.steps > 0) != 1:
     raise UserError(
       "give the length of the run once, as config.epochs or config.steps (the "
       f"other 0); got epochs={run.epochs}, steps={run.steps}"
     )
-  if run.accumulate < 1:
-    raise UserError(f"config.accumulate={run.accumulate} must be at least 1")
-  if run.log.every_steps < 1:
+  first, last = run.average.first_epoch, run.average.last_epoch
+  if (first, last) != (0, 0) and not 1 <= first <= last:
     raise UserError(
-      f"config.log.every_steps={run.log.every_steps} must be at least 1"
+      f"config.average: first_epoch={first} and last_epoch={last} are no "
+      "range; epochs count from 1"
     )
-  if run.checkpoint.keep < 1:
-    raise UserError(
-      f"config.checkpoint.keep={run.checkpoint.keep} must be at least 1"
-    )
-  p = run.plateau
-  if not (0 < p.factor < 1 and p.patience >= 0 and 0 <= p.threshold < 1):
-    raise UserError(
-      f"config.plateau: factor={p.factor} must be in (0, 1), patience="
-      f"{p.patience} at least 0, threshold={p.threshold} in [0, 1)"
-    )
-  a = run.average
-  if (a.first_epoch, a.last_epoch) != (0, 0) and not (
-    1 <= a.first_epoch <= a.last_epoch
-  ):
-    raise UserError(
-      f"config.average: first_epoch={a.first_epoch} and last_epoch="
-      f"{a.last_epoch} are no range; epochs count from 1"
-    )
-  sections = {f"config.evals.{k}": v for k, v in run.evals.items()}
-  for where, section in (
-    {"config.checkpoint": run.checkpoint} | sections
-  ).items():
-    if section.every_steps < 0 or not 0 <= section.every_epochs < math.inf:
-      raise UserError(
-        f"{where}: every_steps and every_epochs must be at least 0, got "
-        f"{section.every_steps} and {section.every_epochs}"
-      )
-  for where, section in sections.items():
-    if bool(section.probe) != bool(section.train) or (
-      section.probe_kw and not section.probe
+  for name, part in run.evals.items():
+    if bool(part.probe) != bool(part.train) or (
+      part.probe_kw and not part.probe
     ):
       raise UserError(
-        f"{where}: a probe needs both probe, such as 'knn', and train, the "
-        f"labelled recordings to learn from, such as {{'split': 'train'}}; got "
-        f"probe={section.probe!r}, train={dict(section.train)}, probe_kw="
-        f"{dict(section.probe_kw)}"
+        f"config.evals.{name}: a probe needs both probe, such as 'knn', and "
+        "train, the labelled recordings to learn from, such as {'split': "
+        f"'train'}}; got probe={part.probe!r}, train={dict(part.train)}, "
+        f"probe_kw={dict(part.probe_kw)}"
       )
+  return run
+
+
+def _section(kind, value, where):
+  if not isinstance(value, dict):
+    raise UserError(f"{where}={value!r} is not a section with keys")
+  return errors.call(kind, where, value)
+
+
+def _with_whole_batch(kind, plain, where, num_devices):
+  """(section, the same as plain), with the batch of all devices together."""
+  section = _section(kind, plain, where)
+  size, each = section.batch_size, section.batch_per_device
+  if size and each:
+    raise UserError(
+      f"{where}.batch_size={size} and {where}.batch_per_device={each} are "
+      "both given: set one of them to 0"
+    )
+  if size == 0 and not each:
+    raise UserError(
+      f"{where}.batch_size=0 must be at least 1, or stand beside a "
+      "batch_per_device"
+    )
+  plain = {k: v for k, v in plain.items() if k != "batch_per_device"}
+  if each:
+    plain["batch_size"] = each * num_devices
+  return _section(kind, plain, where), plain
 
 
 def interval(
@@ -374,25 +337,32 @@ _FREE = (
 
 
 def differences(
-  old: Mapping[str, Any], new: Mapping[str, Any]
+  old: Mapping[str, Any], new: RunConfig, *, length_matters: bool
 ) -> tuple[list[str], list[str]]:
-  """What changed between two plain configs: (of the training, of the rest).
+  """What changed between two configs: (of the training, of the rest).
 
   Where and how it is computed may change (`fsdp`, `model.remat`): that is no
   more than a rounding (`model.scan` may not: it draws other paths to drop).
-  `input.data_dir` may change (the data is compared by its
-  fingerprint), and the length of the run may, unless a schedule depends on it
-  (of the learning rate, the weight decay or ASiT's teacher). An evaluation that
-  a plateau looks at is part of the training.
+  `input.data_dir` may change (the data is compared by its fingerprint), and the
+  length of the run may, unless a schedule depends on it. An evaluation that a
+  plateau looks at is part of the training.
+
+  Args:
+    old: the plain config of the run so far.
+    new: the config that is to go on.
+    length_matters: as in `engine.task.Task`.
   """
-  old, new = _flat(_filled(old)), _flat(_filled(new))
+  try:
+    old = _plain(parse(old))
+  except UserError:  # of another version: compare it as it is
+    old = to_plain(old)
+  old, new = _flat(old), _flat(_plain(new))
   free = [*_FREE, "input.data_dir", "fsdp", "model.remat"]
-  by_length = (
-    new.get("schedule.decay") == "cosine"
+  if not (
+    length_matters
+    or new.get("schedule.decay") == "cosine"
     or new.get("optim.final_weight_decay") is not None
-    or new.get("task") == "asit"
-  )
-  if not by_length:
+  ):
     free += ["epochs", "steps"]
   # "evals.val." if the plateau's metric is of val; else nothing begins so.
   decides = f"evals.{new.get('plateau.metric', '').split('/')[0] or ' '}."
@@ -408,24 +378,12 @@ def differences(
   return of_training, of_rest
 
 
-def _filled(config: Mapping[str, Any]) -> Mapping[str, Any]:
+def _plain(run: RunConfig) -> dict[str, Any]:
   """With the defaults of the sections written out."""
-  try:
-    return dataclasses.asdict(parse(config))
-  except UserError:  # of another version: compare it as it is
-    return config
+  return {k: v for k, v in dataclasses.asdict(run).items() if k != "given"}
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-  out = {}
-  for key, value in tree.items():
-    if isinstance(value, Mapping):
-      out |= _flat(value, f"{prefix}{key}.")
-    else:
-      is_list = isinstance(value, (list, tuple))
-      out[prefix + key] = _listed(value) if is_list else value
-  return out
-
-
-def _listed(value):
-  return [_listed(v) if isinstance(v, (list, tuple)) else v for v in value]
+def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+  """{"input.batch_size": ...}, with lists for tuples as JSON has them."""
+  tree = json.loads(json.dumps(tree))
+  return traverse_util.flatten_dict(tree, sep=".")

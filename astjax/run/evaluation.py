@@ -1,40 +1,147 @@
-"""The evaluations of a run: of which state, and where their figures go."""
+"""One pass over a stream, and what becomes of its numbers in a run."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
+import scipy.special
+from flax import traverse_util
+from jax.sharding import Mesh
 
-from astjax.data import pipeline, sources
 from astjax.engine import sharding
 from astjax.engine.step import TrainState, make_eval_step
+from astjax.engine.task import Task
 from astjax.errors import UserError, located, warn
-from astjax.run import evaluate, workdir
+from astjax.ops import metrics
+from astjax.run import workdir
 from astjax.run.checkpoint import Checkpoints
 from astjax.run.job import Job
 from astjax.run.log import Console, MetricLog
 from astjax.run.record import RunRecord
-from astjax.run.streams import Split
-from astjax.weights import convert
+from astjax.run.streams import Stream
+from astjax.tasks.probes import Probe
 from astjax.weights.info import MODEL, read_info
+
+
+def outputs(
+  eval_step: Callable,
+  state: TrainState,
+  batches: Iterable[dict[str, np.ndarray]],
+  mesh: Mesh,
+  *,
+  progress: Callable[[int], None] = lambda done: None,
+) -> dict[str, np.ndarray]:
+  """Per-example outputs of some batches, in order, without padding rows.
+
+  Args:
+    eval_step: from `engine.step.make_eval_step`.
+    state: what is evaluated.
+    batches: this process's rows of each batch, from `Stream.batches`.
+    mesh: the devices.
+    progress: called with the number of batches done.
+
+  Returns:
+    {name: [n, ...]}, the same on every process.
+
+  Raises:
+    UserError: no valid row at all.
+  """
+  parts: list[dict[str, np.ndarray]] = []
+  for batch in batches:
+    rows = sharding.to_global(batch, mesh)
+    out = eval_step(state.params, state.task_state, rows, state.step)
+    out = {k: np.asarray(v) for k, v in out.items()}
+    valid = out.pop("valid")
+    parts.append({k: v[valid] for k, v in out.items()})
+    progress(len(parts))
+  if not any(len(p["id"]) for p in parts):
+    raise UserError("none of the recordings of this split can be read")
+  return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+
+
+def evaluate(
+  job: Job,
+  state: TrainState,
+  stream: Stream,
+  *,
+  make_step: Callable[[Stream, bool], Callable] | None = None,
+  console: Console | None = None,
+) -> dict[str, np.ndarray]:
+  """Runs a stream through the model once.
+
+  A probe learns from one pass over `stream.known` and rates the features of
+  another: its outputs have `scores` [n, C] instead of `features`.
+
+  Args:
+    job: gives the task and the devices.
+    state: what is evaluated.
+    stream: one of `job.evals`.
+    make_step: (stream, features) -> `make_eval_step(...)`, to reuse compiled
+      ones.
+    console: says how far a long pass is.
+
+  Returns:
+    {name: [n, ...]}, the same on every process.
+
+  Raises:
+    UserError: no recording can be read, or features are not finite.
+  """
+  console = console or Console(active=False)
+
+  def new_step(part, features):
+    return make_eval_step(
+      job.task, part.device_ops, job.mesh, features=features
+    )
+
+  def run(part):
+    step = (make_step or new_step)(part, stream.probe is not None)
+    progress = console.ticker(part.name, part.num_batches)
+    with contextlib.closing(part.batches()) as batches:
+      return outputs(step, state, batches, job.mesh, progress=progress)
+
+  with located(f"evaluation {stream.name}"):
+    if stream.probe is None:
+      return run(stream)
+    known, out = run(stream.known), run(stream)
+    for which, x in (("to learn from", known), ("to rate", out)):
+      if not np.isfinite(x["features"]).all():
+        raise UserError(f"the features {which} are not finite")
+    features = out.pop("features")
+    scores = stream.probe.scores(known["features"], known["label"], features)
+    # Each process has computed them; a solver's last bits may differ between
+    # machines.
+    scores = sharding.from_process_0(scores.astype(np.float32))
+    return out | {"scores": scores}
+
+
+def reduce(
+  task: Task | Probe, out: Mapping[str, np.ndarray]
+) -> tuple[dict[str, float], dict[str, Any]]:
+  """(metrics with `num_examples`, per-class columns)."""
+  summary, per_class = task.summarise(out)
+  return summary | {"num_examples": len(out["id"])}, per_class
+
+
+def scores(out: Mapping[str, np.ndarray]) -> np.ndarray:
+  """What ensembles average: the sigmoid of the logits [n, C], in float64.
+
+  Also for a model trained with softmax, as in the original, whose numbers are
+  to be compared: a softmax would weigh clips by how sure a model is.
+  """
+  return scipy.special.expit(out["logits"].astype(np.float64))
 
 
 class Evaluations:
   """All that the training loop, or its end, wants to have rated.
 
-  Args:
-    job: from `job.build`.
-    shardings: where the state lives, from `sharding.of_state`.
-    record: what is remembered of them.
-    checkpoints: where the best one is.
-    log: gets their metrics.
-    console: shows them.
-    folder: the work directory, for tables and the averaged model.
+  Attributes:
+    results: the newest figures, by their full names such as "val/mAP".
   """
 
   def __init__(
@@ -53,15 +160,15 @@ class Evaluations:
     self.results: dict[str, float] = {}
     self._steps: dict[tuple[str, bool], Callable] = {}
 
-  def run(self, state: TrainState, splits: Mapping[str, Split]) -> bool:
+  def run(self, state: TrainState, streams: Mapping[str, Stream]) -> bool:
     """Runs these evaluations, logs them; whether there is a new best."""
     step, results = int(state.step), {}
-    for name, split in splits.items():
-      out = self._outputs(split, state)
-      metrics = self._rate(split, out)
-      if self.record.ensembles is not None and not split.probe:
-        metrics |= self._ensemble(split, out)
-      results |= self._told(step, name, metrics)
+    for name, stream in streams.items():
+      out = self._outputs(stream, state)
+      found = self._rate(stream, out)
+      if self.record.ensembles is not None and not stream.probe:
+        found |= self._ensemble(stream, out)
+      results |= self._show(step, name, found)
     self._write(step, results)
     best, scale = self.record.best, self.record.lr_scale
     self.record.update(step, results)
@@ -73,65 +180,51 @@ class Evaluations:
       )
     return self.record.best != best
 
-  def _outputs(self, split: Split, state: TrainState) -> dict[str, np.ndarray]:
-    """Runs one evaluation: {name: [n, ...]}."""
-    out = self._pass(split, state, features=split.probe is not None)
-    if split.probe is None:
-      return out
-    known = self._pass(split.known, state, features=True)
-    with located(f"evaluation {split.name}"):
-      return evaluate.probed(split.probe, known, out)
-
-  def _pass(self, split, state, *, features):
-    """Runs a split through the model once."""
-    job, size = self.job, split.config.batch_size
-    kind = (split.config.on_device, features)
+  def _make_step(self, stream, features):
+    """Streams with the same recipe share a compiled step."""
+    kind = (stream.config.on_device, features)
     if kind not in self._steps:
       self._steps[kind] = make_eval_step(
-        job.task,
-        split.device_ops,
-        job.mesh,
+        self.job.task,
+        stream.device_ops,
+        self.job.mesh,
         features=features,
         shardings=self.shardings,
       )
-    batches = pipeline.eval_batches(
-      split.reader,
-      split.host_ops,
-      batch_size=size,
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
-    )
-    progress = self.console.ticker(
-      split.name, pipeline.num_eval_batches(split.reader, size)
-    )
-    with contextlib.closing(batches), located(f"evaluation {split.name}"):
-      return evaluate.outputs(
-        self._steps[kind], state, batches, job.mesh, progress=progress
-      )
+    return self._steps[kind]
 
-  def _ensemble(self, split: Split, out) -> dict[str, float]:
+  def _outputs(self, stream, state):
+    return evaluate(
+      self.job, state, stream, make_step=self._make_step, console=self.console
+    )
+
+  def _ensemble(self, stream, out):
     """The metrics of the mean of the scores so far, with this evaluation."""
-    data = sources.fingerprint(split.reader.source)
-    ensemble = self.record.ensemble(split.name, data, out["id"])
-    rows, scores = ensemble.add(out["id"], evaluate.scores(out))
-    rated = evaluate.rate(scores, out["label"][rows])
-    return {f"ensemble_{k}": v for k, v in rated.items()}
+    data = stream.data()["fingerprint"]
+    ensemble = self.record.ensemble(stream.name, data, out["id"])
+    rows, mean = ensemble.add(out["id"], scores(out))
+    found, _ = metrics.classification(mean, out["label"][rows])
+    # Beside the evaluation's own, as `val/ensemble_mAP`: no other evaluation
+    # can have that name, and TensorBoard shows the two side by side.
+    return {f"ensemble_{k}": v for k, v in found.items()}
 
-  def run_average(self, state: TrainState, splits: Mapping[str, Split]) -> None:
+  def run_average(
+    self, state: TrainState, streams: Mapping[str, Stream]
+  ) -> None:
     """Rates the averaged weights, and saves them as a model in `average/`."""
-    flat = self.record.average.mean.value()
-    params = convert.unflatten(
-      {k: v.astype(np.float32) for k, v in flat.items()}
+    mean = self.record.average.mean.value()
+    params = traverse_util.unflatten_dict(
+      {k: v.astype(np.float32) for k, v in mean.items()}, sep="/"
     )
     step = int(state.step)
     state = state.replace(params=jax.device_put(params, self.shardings.params))
     results = {}
-    for name, split in splits.items():
-      if split.of_best:  # it is looked at once
+    for name, stream in streams.items():
+      if stream.of_best:  # it is looked at once
         continue
-      out = self._outputs(split, state)
-      metrics, _ = (split.probe or self.job.task).summarise(out)
-      results |= {f"{name}/average_{k}": v for k, v in metrics.items()}
+      out = self._outputs(stream, state)
+      found, _ = (stream.probe or self.job.task).summarise(out)
+      results |= {f"{name}/average_{k}": v for k, v in found.items()}
     self._write(step, results)
     if jax.process_index() == 0:
       config = self.job.config.average
@@ -144,40 +237,40 @@ class Evaluations:
       )
       workdir.write_average(self.folder, info, params)
 
-  def run_best(self, state: TrainState, splits: Mapping[str, Split]) -> None:
+  def run_best(self, state: TrainState, streams: Mapping[str, Stream]) -> None:
     """The evaluations that look at the best checkpoint alone, at the end."""
-    splits = {k: v for k, v in splits.items() if v.of_best}
+    streams = {k: v for k, v in streams.items() if v.of_best}
     step, best = int(state.step), self.record.best_step
-    if splits and best is not None and best != step:
+    if streams and best is not None and best != step:
       try:
         state, _ = self.checkpoints.restore(state, step=best)
       except UserError as e:
-        warn(f"{e}: {', '.join(splits)} is of the last one instead")
+        warn(f"{e}: {', '.join(streams)} is of the last one instead")
         best = step
     results = {}
-    for name, split in splits.items():
-      metrics = self._rate(split, self._outputs(split, state))
-      results |= self._told(f"{best}, the best", name, metrics)
+    for name, stream in streams.items():
+      found = self._rate(stream, self._outputs(stream, state))
+      results |= self._show(f"{best}, the best", name, found)
     self._write(step, results)
 
-  def _rate(self, split: Split, out) -> dict[str, float]:
+  def _rate(self, stream, out):
     """The metrics of one evaluation; its table of classes is written."""
-    metrics, per_class = evaluate.reduce(split.probe or self.job.task, out)
+    found, per_class = reduce(stream.probe or self.job.task, out)
     if per_class and jax.process_index() == 0:
       workdir.write_per_class(
-        self.folder, split.name, split.class_names, per_class
+        self.folder, stream.name, stream.class_names, per_class
       )
-    return metrics
+    return found
 
-  def _told(self, step: int | str, name: str, metrics) -> dict[str, float]:
+  def _show(self, step, name, found):
     """Shows the metrics; gives them their full names."""
     shown = "  ".join(
-      f"{k} {v:.4f}" for k, v in metrics.items() if isinstance(v, float)
+      f"{k} {v:.4f}" for k, v in found.items() if isinstance(v, float)
     )
     self.console.say(f"step {step}  {name}: {shown}")
-    return {f"{name}/{k}": v for k, v in metrics.items()}
+    return {f"{name}/{k}": v for k, v in found.items()}
 
-  def _write(self, step: int, results: Mapping[str, float]) -> None:
+  def _write(self, step, results):
     """To the log, unless a run that was killed here has done so."""
     self.results |= results
     if results and not any(
@@ -187,33 +280,39 @@ class Evaluations:
       self.log.write(step, results)
 
   def complete(self, state: TrainState) -> None:
-    """Of a run that is complete: what its log does not have yet."""
+    """Makes up for the evaluations that a run of full length lacks.
+
+    A signal, or a kill after the last save, may have cut them off. Without
+    this, what the log has in the end would depend on when a machine was taken
+    away.
+    """
     step = int(state.step)
-    logged = {}
-    for line in self.log.history:
-      if line["step"] == step:
-        logged |= {
-          k: v for k, v in line.items() if k.split("/")[0] in self.job.evals
-        }
-    self.results |= sharding.as_first(logged)
-    # Not those of which there are averages or ensembles alone.
-    known = {
+    logged = {
+      key: value
+      for line in self.log.history
+      if line["step"] == step
+      for key, value in line.items()
+      if key.split("/")[0] in self.job.evals
+    }
+    self.results |= sharding.from_process_0(logged)
+    # Averages and ensembles alone are not the evaluation.
+    done = {
       k.split("/")[0] for k in self.results if k.endswith("/num_examples")
     }
-    missing = {k: v for k, v in self.job.evals.items() if k not in known}
+    missing = {k: v for k, v in self.job.evals.items() if k not in done}
     of_last = {k: v for k, v in missing.items() if not v.of_best}
     if of_last:
       self.run(state, of_last)
     self.run_best(state, missing)
     if self.record.average:
-      rated = {k.split("/average_")[0] for k in self.results}
+      done = {k.split("/average_")[0] for k in self.results}
       missing = {
         k: v
         for k, v in self.job.evals.items()
-        if k not in rated and not v.of_best
+        if k not in done and not v.of_best
       }
       is_there = (self.folder / workdir.AVERAGE).exists()
-      if missing or not sharding.as_first(is_there):
+      if missing or not sharding.from_process_0(is_there):
         self.run_average(state, missing)
     self.say_results(step)
 

@@ -19,9 +19,10 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from astjax import tasks
+from astjax import models, tasks
 from astjax.data import pipeline, sources
-from astjax.engine import flops, optim, sharding, step
+from astjax.engine import optim, sharding, step
+from astjax.engine.devices import count_flops
 from astjax.engine.step import TrainState
 from astjax.engine.task import Task
 from astjax.errors import Outage, UserError, call, located, nearest
@@ -29,7 +30,7 @@ from astjax.run import config as run_config
 from astjax.run import record, streams
 from astjax.run.checkpoint import Checkpoints
 from astjax.run.config import RunConfig
-from astjax.run.streams import Split
+from astjax.run.streams import Stream
 from astjax.types import Metrics, Params
 from astjax.weights import load
 from astjax.weights.front_end import inference_recipe
@@ -43,13 +44,13 @@ class Job:
   config: RunConfig
   mesh: Mesh
   task: Task
-  train: Split
-  evals: Mapping[str, Split]
+  train: Stream
+  evals: Mapping[str, Stream]
   steps_per_epoch: float
   total_steps: int
 
   @property
-  def own_evals(self) -> dict[str, Split]:
+  def own_evals(self) -> dict[str, Stream]:
     """Those by the task's own metrics: no probes."""
     return {k: v for k, v in self.evals.items() if not v.probe}
 
@@ -72,13 +73,12 @@ class Job:
 
   def optimizer(self, params: Any) -> optax.GradientTransformation:
     """The optimiser for a tree of this shape."""
-    schedule = self.schedule()
     return call(
       optim.make_optimizer,
       "config.optim",
       self.config.optim,
       params,
-      schedule,
+      self.schedule(),
       steps_per_epoch=self.steps_per_epoch,
       total_steps=self.total_steps,
     )
@@ -89,16 +89,11 @@ class Job:
     In the loss and its gradient, with all passes and the teacher; without what
     `remat` computes again, and without the front-end.
     """
-    plain = _task(
-      self.config,
-      len(self.train.class_names),
-      self.steps_per_epoch,
-      self.total_steps,
-      # What hides nothing from the count, and repeats nothing.
-      model=self.config.model | {"remat": False, "attention": "xla"},
-    )
+    # What hides nothing from the count, and repeats nothing.
+    plain = dataclasses.replace(self.task, backbone=self.task.backbone.plain())
     loss = partial(_loss, dataclasses.replace(self, task=plain))
-    return flops.of(jax.value_and_grad(loss), jax.eval_shape(self.fresh_params))
+    params = jax.eval_shape(self.fresh_params)
+    return count_flops(jax.value_and_grad(loss), params)
 
   def train_step(
     self, tx: optax.GradientTransformation, shardings: TrainState
@@ -114,21 +109,42 @@ class Job:
       shardings=shardings,
     )
 
+  def facts(self, first_step: int) -> dict[str, str]:
+    """What runs, in lines for people."""
+    run, streams = self.config, {"train": self.train, **self.evals}
+    kind = self.mesh.devices.flat[0].device_kind
+    params = jax.eval_shape(self.fresh_params)
+    data = (f"{n} {len(s.reader.source):,}" for n, s in streams.items())
+    parts = f"in {run.accumulate} parts " if run.accumulate > 1 else ""
+    start = f"resumed at step {first_step}" if first_step else run.init_from
+    return {
+      "devices": f"{self.mesh.size} x {kind}, {jax.process_count()} "
+      "process(es)",
+      "mesh": ", ".join(f"{k}={v}" for k, v in self.mesh.shape.items()),
+      "precision": f"{run.model.get('dtype', 'float32')} compute, float32 "
+      "parameters",
+      "parameters": f"{sum(x.size for x in jax.tree.leaves(params)):,}",
+      "data": f"{', '.join(data)} recordings, {len(self.train.class_names)} "
+      "classes",
+      "steps": f"{self.total_steps:,} of {run.input.batch_size} examples "
+      f"{parts}({self.total_steps / self.steps_per_epoch:.4g} epochs)",
+      "start": start or "fresh",
+    }
+
   def model_info(self, start: ModelInfo | None = None) -> ModelInfo:
     """What turns this job's parameters into a model, without its data.
 
-    Args:
-      start: of the weights that the training began from.
+    `start` is of the weights that the training began from.
     """
-    split = next(iter(self.own_evals.values()), self.train)
+    stream = next(iter(self.own_evals.values()), self.train)
     return ModelInfo(
       model=self.task.backbone.describe(),
       head=self.task.head,
-      objective=self.task.objective,
+      objective=self.task.saved_objective,
       class_names=self.train.class_names if self.task.head else (),
       recipe=inference_recipe(
-        (*split.host_ops, *split.device_ops),
-        (split.config.on_host, split.config.on_device),
+        (*stream.host_ops, *stream.device_ops),
+        (stream.config.on_host, stream.config.on_device),
       ),
       origin="trained by astjax" + (f" from {start.origin}" if start else ""),
       licence=start.licence if start else "",
@@ -144,7 +160,7 @@ def build(
   """Everything that can go wrong before the first step goes wrong here.
 
   Args:
-    config: a ConfigDict or dict; see `run_config.RunConfig`.
+    config: a ConfigDict or dict; see `run.config.RunConfig`.
     mesh: the devices; all of them by default. Their grid is the config's.
     source: takes the place of all the config's sources, where there is no data.
 
@@ -152,24 +168,39 @@ def build(
     UserError: anything in the config that does not work out.
   """
   pipeline.hide_accelerators()
-  run = run_config.parse(config)
-  devices = None if mesh is None else [*mesh.devices.flat]
+  devices = jax.devices() if mesh is None else [*mesh.devices.flat]
+  run = run_config.parse(config, len(devices))
   mesh = sharding.make_mesh(devices, fsdp=run.fsdp)
-  run = run_config.parse(run_config.global_batches(config, mesh.size))
-  make_split = partial(streams.build, mesh=mesh, source=source)
-  train = make_split("train", run.input, "config.input")
-  sharding.check_batch_size(
-    run.input.batch_size, mesh, "config.input.batch_size", run.accumulate
-  )
+  make_stream = partial(streams.build, mesh=mesh, source=source)
+  train = make_stream("train", run.input, "config.input")
+  where = "config.input.batch_size"
+  sharding.check_batch_size(run.input.batch_size, mesh, where, run.accumulate)
   steps_per_epoch = len(train.reader.source) / run.input.batch_size
-  if "train" in run.evals:
-    raise UserError("config.evals.train: the name is taken by the training")
   # Less a hair: 25 epochs of 22 / 10 steps are 55, not 56.
   total_steps = run.steps or math.ceil(run.epochs * steps_per_epoch - 1e-6)
+  evals = _evals(run, steps_per_epoch, make_stream)
+  task = tasks.build(
+    run.task,
+    run.task_kw,
+    backbone=models.build(run.model),
+    num_classes=len(train.class_names),
+    steps_per_epoch=steps_per_epoch,
+    total_steps=total_steps,
+  )
+  job = Job(run, mesh, task, train, evals, steps_per_epoch, total_steps)
+  _check_streams(job)
+  call(load.Options, "config.init_kw", run.init_kw)
+  _check_record(job)
+  _check_shapes(job)
+  return job
+
+
+def _evals(run, steps_per_epoch, make_stream):
+  if "train" in run.evals:
+    raise UserError("config.evals.train: the name is taken by the training")
   evals = {}
   for name, given in run.evals.items():
     where = f"config.evals.{name}"
-    split = make_split(name, given.input(run.input), where)
     every = run_config.interval(
       given.every_epochs, given.every_steps, steps_per_epoch
     )
@@ -178,48 +209,37 @@ def build(
         f"{where}.of_best is evaluated once, on the best checkpoint: it needs "
         "config.best, and no every_epochs or every_steps"
       )
-    split = dataclasses.replace(split, every=every, of_best=given.of_best)
+    stream = make_stream(name, given.input(run.input), where)
     if given.probe:
-      split = streams.probed(split, given, where, run.input, make_split)
-    evals[name] = split
-  num_classes = len(train.class_names)
-  task = _task(run, num_classes, steps_per_epoch, total_steps)
-  for name, split in evals.items() if task.head else ():
-    where = f"config.evals.{name}"
-    if not split.probe:
-      streams.check_same_classes(
-        where, split.class_names, "the training data", train.class_names
-      )
-  call(load.Options, "config.init_kw", run.init_kw)
-  job = Job(run, mesh, task, train, evals, steps_per_epoch, total_steps)
-  _check_metric("config.best", run.best, evals, task)
-  _check_record(job)
-  for split in (train, *job.own_evals.values()):
-    streams.check_labels(split, task)
+      stream = streams.with_probe(stream, given, where, run.input, make_stream)
+    evals[name] = dataclasses.replace(
+      stream, every=every, of_best=given.of_best
+    )
+  return evals
+
+
+def _check_streams(job):
+  """Labels and classes are those that the task needs."""
+  for name, stream in job.own_evals.items() if job.task.head else ():
+    streams.check_same_classes(
+      f"config.evals.{name}",
+      stream.class_names,
+      "the training data",
+      job.train.class_names,
+    )
+  for stream in (job.train, *job.own_evals.values()):
+    streams.check_labels(stream, job.task)
+
+
+def _check_shapes(job):
+  """Traces one row of everything: data, recipe and model fit together."""
   with located("config.input"):
     params = jax.eval_shape(job.fresh_params)
     jax.eval_shape(partial(_loss, job), params)
   job.optimizer(params)
-  for name, split in evals.items():
+  for name, stream in job.evals.items():
     with located(f"config.evals.{name}"):
-      jax.eval_shape(partial(_outputs, job, split), params)
-  return job
-
-
-def _task(run, num_classes, steps_per_epoch, total_steps, *, model=None):
-  return tasks.build(
-    run.task,
-    run.task_kw,
-    model=run.model if model is None else model,
-    num_classes=num_classes,
-    steps_per_epoch=steps_per_epoch,
-    total_steps=total_steps,
-  )
-
-
-def _remembered(job):
-  """Shapes of what the task remembers beside the parameters."""
-  return jax.eval_shape(lambda: job.task.init_state(job.fresh_params()))
+      jax.eval_shape(partial(_outputs, job, stream), params)
 
 
 def _loss(job, params):
@@ -229,52 +249,51 @@ def _loss(job, params):
   return job.task.loss(params, state, batch, rng, 0)[0]
 
 
-def _outputs(job, split, params):
+def _outputs(job, stream, params):
   state = job.task.init_state(params)
-  if not split.probe:
-    return job.task.evaluate(params, state, split.one_row(), 0)
+  if not stream.probe:
+    return job.task.evaluate(params, state, stream.one_row(), 0)
   if type(job.task).features is Task.features:
     raise UserError(
       f"a probe needs features, and the task {job.config.task!r} has none"
     )
-  found = {}
-  for part in (split, split.known):
-    x = job.task.features(params, state, part.one_row())
-    if x.ndim != 2:
+  found = []
+  for part in (stream, stream.known):
+    found.append(job.task.features(params, state, part.one_row()))
+    if found[-1].ndim != 2:
       raise UserError(
         f"{part.name}: the task {job.config.task!r} gives features of shape "
-        f"{x.shape}; a probe needs [B, D]"
+        f"{found[-1].shape}; a probe needs [B, D]"
       )
-    found[part.name] = x
   return found
-
-
-def _check_metric(where, metric, evals, task):
-  known = [
-    f"{e}/{m}"
-    for e, split in evals.items()
-    for m in (split.probe or task).metric_names
-    if not split.of_best
-  ]
-  if metric and metric not in known:
-    raise UserError(
-      f"{where}={metric!r} is no metric of an evaluation."
-      f"{nearest(metric, known)}"
-    )
 
 
 def _check_record(job):
   """What the run is to remember has to come up in it."""
-  run, metric = job.config, job.config.plateau.metric
-  _check_metric("config.plateau.metric", metric, job.evals, job.task)
-  if metric and not job.evals[metric.split("/")[0]].every:
-    name = metric.split("/")[0]
+  run, plateau = job.config, job.config.plateau.metric
+  known = [
+    f"{name}/{metric}"
+    for name, stream in job.evals.items()
+    for metric in (stream.probe or job.task).metric_names
+    if not stream.of_best
+  ]
+  for where, metric in (("best", run.best), ("plateau.metric", plateau)):
+    if metric and metric not in known:
+      raise UserError(
+        f"config.{where}={metric!r} is no metric of an evaluation."
+        f"{nearest(metric, known)}"
+      )
+  name = plateau.split("/")[0]
+  if plateau and not job.evals[name].every:
     raise UserError(
-      f"config.plateau.metric={metric!r}, but {name} is evaluated only at the "
+      f"config.plateau.metric={plateau!r}, but {name} is evaluated only at the "
       f"end: set config.evals.{name}.every_epochs or every_steps"
     )
   average = record.start(run, job.steps_per_epoch).average
-  if average and jax.tree.leaves(_remembered(job)):
+  remembered = jax.eval_shape(lambda: job.task.init_state(job.fresh_params()))
+  if average and jax.tree.leaves(remembered):
+    # It would rate the teacher of the last step under the name of averaged
+    # weights, and save the student.
     raise UserError(
       f"config.average: the task {run.task!r} keeps a running average of its "
       "own, its teacher; leave config.average.last_epoch at 0"
@@ -296,9 +315,7 @@ def load_run(
 ) -> tuple[Job, TrainState]:
   """The job of a work directory and its best (else newest) state.
 
-  Args:
-    workdir: a folder that training wrote.
-    data_dir: where the recordings are now, if they have moved.
+  `data_dir` is where the recordings are now, if they have moved.
 
   Raises:
     UserError: not such a folder, or no intact checkpoint.
@@ -331,11 +348,7 @@ def fresh_state(
 ) -> tuple[optax.GradientTransformation, TrainState]:
   """Optimiser and state before the first step, on the mesh.
 
-  In one jit, so that no buffer is held twice.
-
-  Args:
-    job: from `build`.
-    params: to start from; fresh ones by default.
+  In one jit, so that no buffer is held twice. Parameters are fresh by default.
   """
   tx = job.optimizer(jax.eval_shape(job.fresh_params))
 
@@ -358,23 +371,8 @@ def warm_params(job: Job) -> tuple[Params, ModelInfo, list[str]]:
       on all processes.
   """
   options = call(load.Options, "config.init_kw", job.config.init_kw)
-  source = job.config.init_from
   with located("config.init_from"):
-    loaded, failure = None, ""
-    try:
-      loaded = load.load(source, options)
-    except UserError as e:
-      failure = f"{type(e).__name__}: {e}"
-    mine = (loaded.digest if loaded else "", failure)
-    everyone = sharding.union({"files": [mine]})["files"]
-    for _, text in everyone:
-      if text:
-        kind, _, text = text.partition(": ")
-        raise (Outage if kind == "Outage" else UserError)(text)
-    if len(everyone) > 1:
-      raise UserError(
-        f"the processes read {len(everyone)} different files as {source!r}"
-      )
+    loaded = _same_weights(job.config.init_from, options)
     params, report = load.start(
       loaded,
       jax.jit(job.fresh_params)(),
@@ -385,7 +383,27 @@ def warm_params(job: Job) -> tuple[Params, ModelInfo, list[str]]:
       options=options,
     )
   info = loaded.info
-  lines = [f"start from {source}: {info.origin}"]
+  lines = [f"start from {job.config.init_from}: {info.origin}"]
   if info.licence:
     lines.append(f"licence of the weights: {info.licence}")
   return params, info, [*lines, f"SHA-256 {loaded.digest}", *report.lines()]
+
+
+def _same_weights(source, options):
+  """Loads on each process; fails on all if one fails or has another file."""
+  loaded, failure = None, ""
+  try:
+    loaded = load.load(source, options)
+  except UserError as e:
+    failure = f"{type(e).__name__}: {e}"
+  mine = (loaded.digest if loaded else "", failure)
+  everyone = sharding.union({"files": [mine]})["files"]
+  for _, text in everyone:
+    if text:
+      kind, _, text = text.partition(": ")
+      raise (Outage if kind == "Outage" else UserError)(text)
+  if len(everyone) > 1:
+    raise UserError(
+      f"the processes read {len(everyone)} different files as {source!r}"
+    )
+  return loaded

@@ -19,6 +19,8 @@ import rich.console
 import rich.progress
 import rich.table
 
+from astjax.weights import files
+
 
 def duration(seconds: float) -> str:
   """3725 -> "1:02:05"."""
@@ -46,19 +48,19 @@ class Console:
     self._task = None
 
   def say(self, text: str) -> None:
-    """A line."""
+    """Prints a line."""
     if self._active:
       self._rich.print(text, markup=False)
 
   def block(self, title: str, rows: Mapping[str, Any]) -> None:
-    """A titled list of facts."""
+    """Prints a titled list of facts."""
     width = max(len(k) for k in rows)
     self.say(title)
     for name, value in rows.items():
       self.say(f"  {name:<{width}}  {value}")
 
   def table(self, title: str, columns: list[str], rows: Iterable) -> None:
-    """A table."""
+    """Prints rows below their columns."""
     if not self._active:
       return
     table = rich.table.Table(title=title, title_justify="left")
@@ -74,20 +76,12 @@ class Console:
     """A bar, if this is a terminal."""
     if not (self._active and self._rich.is_terminal):
       return
-    self._bar = rich.progress.Progress(
-      rich.progress.TextColumn("{task.description}"),
-      rich.progress.BarColumn(),
-      rich.progress.MofNCompleteColumn(),
-      rich.progress.TimeElapsedColumn(),
-      rich.progress.TextColumn("ETA"),
-      rich.progress.TimeRemainingColumn(),
-      console=self._rich,
-    )
+    self._bar = rich.progress.Progress(console=self._rich)
     self._bar.start()
     self._task = self._bar.add_task(description, total=total, completed=done)
 
   def advance(self, step: float, description: str = "training") -> None:
-    """Moves the bar."""
+    """Moves the bar, if there is one."""
     if self._bar is not None:
       self._bar.update(self._task, completed=step, description=description)
 
@@ -122,7 +116,8 @@ class MetricLog:
     first_step: lines of later steps, left by a run that was killed, are
       dropped: those steps come again.
     active: False on all processes but the first: writes nothing.
-    tensorboard: also write event files below `tensorboard/`.
+    tensorboard: also write event files below `tensorboard/` (by tensorboardX,
+      since the writers of Flax and CLU import TensorFlow).
   """
 
   def __init__(
@@ -144,7 +139,8 @@ class MetricLog:
     if not active:
       return
     text = "".join(json.dumps(line) + "\n" for line in self.history)
-    _replace(self._path, text)
+    with files.written_whole(self._path) as temporary:
+      temporary.write_text(text, encoding="utf-8")
     self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
     if tensorboard:
       import tensorboardX
@@ -157,7 +153,7 @@ class MetricLog:
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """One JSON object on a line: {"step": ..., "time": ..., key: value}."""
     line = {"step": step, "time": round(time.time(), 3)}
-    line |= {k: _number(v) for k, v in values.items()}
+    line |= files.jsonable(values)
     self.history.append(line)
     if not self._active:
       return
@@ -177,7 +173,14 @@ class MetricLog:
 
 
 class Window:
-  """Sums over the steps between two log lines."""
+  """Sums over the steps between two log lines.
+
+  Attributes:
+    first: the step it begins with.
+    waited: seconds spent waiting for data.
+    paused: seconds of evaluations, saves and the like, which do not count.
+    pending: (step, ids, metrics) of steps that may still be running.
+  """
 
   def __init__(self, first: int):
     self.first = first
@@ -224,20 +227,6 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
     if isinstance(line, dict) and "step" in line:
       lines.append(line)
   return lines
-
-
-def _replace(path: pathlib.Path, text: str) -> None:
-  temporary = path.with_suffix(".tmp")
-  temporary.write_text(text, encoding="utf-8")
-  os.replace(temporary, path)
-
-
-def _number(value: Any) -> float | int | None:
-  """JSON knows no NaN: it becomes null."""
-  if isinstance(value, int):
-    return value
-  value = float(value)
-  return value if math.isfinite(value) else None
 
 
 def _text(value: Any) -> str:

@@ -37,6 +37,8 @@ class Mean:
 
   def add(self, arrays: Mapping[str, Any], times: int = 1) -> None:
     """One set; `times` is its weight."""
+    # Not a running mean on the device: that would depend on how often the run
+    # was interrupted, and be wrong in the last two digits after 20 epochs.
     taken = {k: times * np.asarray(v, np.float64) for k, v in arrays.items()}
     if self.count:
       taken = {k: self.sums[k] + v for k, v in taken.items()}
@@ -86,7 +88,7 @@ class Plateau:
     return value < best * (1 - threshold)
 
   def to_json(self) -> dict[str, Any]:
-    """Plain values."""
+    """What a checkpoint keeps."""
     return {"best": self.best, "num_bad": self.num_bad, "scale": self.scale}
 
 
@@ -119,7 +121,7 @@ class WeightAverage:
     return step in self._ends
 
   def add(self, step: int, params: Mapping[str, Any]) -> None:
-    """The parameters {path: array} at a step that is due."""
+    """Takes the parameters {path: array} at a step that is due."""
     self.mean.add(params, times=self._ends[step])
 
   def restore(self, step: int, saved: Mapping[str, Any], sums) -> None:
@@ -130,6 +132,7 @@ class WeightAverage:
     """
     if saved.get("first_epoch") == self.config.first_epoch:
       self.mean = Mean(saved["count"], sums)
+    # A mean of fewer epochs than the config says would pass for the whole one.
     passed = sum(n for end, n in self._ends.items() if end <= step)
     if self.mean.count != passed:
       raise UserError(
@@ -157,11 +160,7 @@ class Ensemble:
   def add(
     self, ids: np.ndarray, scores: np.ndarray
   ) -> tuple[np.ndarray, np.ndarray]:
-    """One evaluation.
-
-    Args:
-      ids: [m], ascending.
-      scores: [m, C].
+    """Takes one evaluation: ids [m], ascending, and their scores [m, C].
 
     Returns:
       (which of these m rows are kept [n], their mean scores [n, C]).
@@ -202,21 +201,13 @@ class RunRecord:
     """Takes note of an evaluation."""
     if self.plateau and self.plateau.config.metric in metrics:
       self.plateau.update(metrics[self.plateau.config.metric])
-    goodness = self.goodness(metrics)
-    if goodness is None:
-      return
-    if self.best is None or goodness > self._sign() * self.best:
-      self.best, self.best_step = metrics[self.metric], step
-
-  def goodness(self, metrics: dict[str, float]) -> float | None:
-    """Higher is better; None if the metric is absent or not a number."""
     value = metrics.get(self.metric)
     if value is None or not math.isfinite(value):
-      return None
-    return self._sign() * value
-
-  def _sign(self) -> float:
-    return -1.0 if self.lower_is_better else 1.0
+      return
+    if self.best is None or (
+      value < self.best if self.lower_is_better else value > self.best
+    ):
+      self.best, self.best_step = value, step
 
   @property
   def lr_scale(self) -> float:

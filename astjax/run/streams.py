@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,11 +23,18 @@ from astjax.tasks.probes import Probe
 
 
 @dataclasses.dataclass(frozen=True)
-class Split:
-  """One stream of data, ready to run.
+class Stream:
+  """Recordings, and what makes batches of them.
 
   With a probe, what is rated are the task's features: the probe learns from
   those of another stream, `known`.
+
+  Attributes:
+    name: "train", or that of an evaluation.
+    row_shapes: {name: (shape, type)} of one row, before the device ops.
+    weights: of the draws of a training, if they are not even.
+    every: steps between two evaluations; 0 is at the end only.
+    of_best: evaluated once, at the end, on the best checkpoint.
   """
 
   name: str
@@ -40,12 +47,53 @@ class Split:
   every: int = 0
   of_best: bool = False
   probe: Probe | None = None
-  known: Split | None = None
+  known: Stream | None = None
 
   @property
   def class_names(self) -> tuple[str, ...]:
-    """Of the source."""
+    """[C], of the source."""
     return self.reader.source.class_names
+
+  def data(self) -> dict[str, Any]:
+    """Fingerprint and size of the recordings, as `config.json` keeps them."""
+    source = self.reader.source
+    return {
+      "fingerprint": sources.fingerprint(source),
+      "num_examples": len(source),
+    }
+
+  @property
+  def num_batches(self) -> int:
+    """Of one pass."""
+    return pipeline.num_eval_batches(self.reader, self.config.batch_size)
+
+  def batches(self) -> Iterator[dict[str, np.ndarray]]:
+    """One pass in the order of the source: this process's rows of each batch.
+
+    Rows that only fill the last batch, or could not be read, are not `valid`.
+    """
+    return pipeline.eval_batches(self.reader, self.host_ops, **self._share())
+
+  def train_batches(
+    self, seed: int, first_step: int, last_step: int
+  ) -> Iterator[dict[str, np.ndarray]]:
+    """Rows of this process, of the steps first_step ... last_step - 1."""
+    return pipeline.train_batches(
+      self.reader,
+      self.host_ops,
+      seed=seed,
+      first_step=first_step,
+      last_step=last_step,
+      weights=self.weights,
+      **self._share(),
+    )
+
+  def _share(self):
+    return {
+      "batch_size": self.config.batch_size,
+      "process_index": jax.process_index(),
+      "process_count": jax.process_count(),
+    }
 
   def one_row(self) -> dict[str, Any]:
     """Zeros, shaped like a batch of one row after the device ops."""
@@ -70,15 +118,8 @@ def build(
   *,
   mesh: Mesh,
   source: sources.Source | None,
-) -> Split:
-  """A split from its section of the config.
-
-  Args:
-    name: "train", or that of an evaluation.
-    config: its section.
-    where: how the user calls that, e.g. "config.input".
-    mesh: the devices, which share out its batches.
-    source: takes the place of the section's own.
+) -> Stream:
+  """A stream from its section `where` of the config.
 
   Raises:
     UserError: anything in the section that does not work out.
@@ -105,36 +146,30 @@ def build(
   with located(f"{where}.on_host"):
     shapes = pipeline.row_shapes(reader, on_host)
   weights = order.draw_weights(source, config.draw, where)
-  split = Split(name, config, reader, on_host, on_device, shapes, weights)
+  stream = Stream(name, config, reader, on_host, on_device, shapes, weights)
   with located(f"{where}.on_device"):
-    split.one_row()
-  return split
+    stream.one_row()
+  return stream
 
 
-def probed(
-  split: Split,
+def with_probe(
+  stream: Stream,
   given: EvalConfig,
   where: str,
   train: InputConfig,
-  make: Callable[[str, InputConfig, str], Split],
-) -> Split:
-  """The split with its probe and what that learns from.
+  make: Callable[[str, InputConfig, str], Stream],
+) -> Stream:
+  """The stream with its probe and what that learns from.
 
-  Args:
-    split: from `build`.
-    given: the section of the evaluation.
-    where: how the user calls it.
-    train: what its section `train` leaves out.
-    make: `build` with the rest of its arguments.
+  `make` is `build` for another name, section and place.
 
   Raises:
     UserError: there are no labels, or other classes in one than in the other.
   """
   probe = probes.build(given.probe, given.probe_kw, where)
-  name = f"{split.name}.train"
   config = given.train_input(train, where)
-  known = make(name, config, f"{where}.train")
-  for part, place in ((split, where), (known, f"{where}.train")):
+  known = make(f"{stream.name}.train", config, f"{where}.train")
+  for part, place in ((stream, where), (known, f"{where}.train")):
     if "label" not in part.row_shapes:
       raise UserError(
         f"{place}: a probe needs labels: put multi_hot into its on_host, and "
@@ -142,9 +177,15 @@ def probed(
       )
     sources.check_labelled(part.reader.source, place)
   check_same_classes(
-    where, split.class_names, f"{where}.train", known.class_names
+    where, stream.class_names, f"{where}.train", known.class_names
   )
-  return dataclasses.replace(split, probe=probe, known=known)
+  return dataclasses.replace(stream, probe=probe, known=known)
+
+
+def unreadable(streams: Sequence[Stream]) -> dict[str, list]:
+  """{name: [(recording, reason)]} of all processes, and of what probes know."""
+  known = [s.known for s in streams if s.known]
+  return sharding.union({s.name: s.reader.report() for s in [*streams, *known]})
 
 
 def check_same_classes(
@@ -153,21 +194,17 @@ def check_same_classes(
   """A UserError that names the first class that differs."""
   if names == expected:
     return
-  for i, name in enumerate(names):
-    if i >= len(expected) or name != expected[i]:
-      break
-  else:
-    i, name = len(names), "(none)"
-  wanted = expected[i] if i < len(expected) else "(none)"
+  pairs = zip([*names, "(none)"], [*expected, "(none)"], strict=False)
+  i, (name, wanted) = next((i, p) for i, p in enumerate(pairs) if p[0] != p[1])
   raise UserError(
     f"{where} has {len(names)} classes, {other} {len(expected)}; number {i} is "
     f"{name!r} there and {wanted!r} in {other}; give both the same label_list"
   )
 
 
-def check_labels(split: Split, task: Task) -> None:
+def check_labels(stream: Stream, task: Task) -> None:
   """A UserError where the recordings' labels are not what the task needs."""
-  name, source = split.name, split.reader.source
+  name, source = stream.name, stream.reader.source
   if task.head is not None:
     sources.check_labelled(source, name)
   if not task.one_label:

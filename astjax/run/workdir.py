@@ -21,30 +21,22 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import traverse_util
 from jax.experimental import multihost_utils
 
 from astjax.engine import sharding
-from astjax.errors import UserError, of_os
-from astjax.run.config import differences
+from astjax.errors import UserError, file_error
+from astjax.run.config import RunConfig, differences
 from astjax.types import Params
+from astjax.weights import files
 from astjax.weights.info import MODEL, ModelInfo, save_model
 
 # How late a network file system may show a new file to others.
 _SHARED_SECONDS = 20.0
 AVERAGE = "average"
 
-_PACKAGES = (
-  "jax",
-  "jaxlib",
-  "flax",
-  "optax",
-  "orbax-checkpoint",
-  "numpy",
-  "tensorflow",
-  "tensorflow-cpu",
-  "soundfile",
-  "soxr",
-)
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+_PACKAGES += ("tensorflow", "tensorflow-cpu", "soundfile", "soxr")
 
 
 def prepare(path: str | os.PathLike) -> pathlib.Path:
@@ -62,22 +54,39 @@ def prepare(path: str | os.PathLike) -> pathlib.Path:
       "folder"
     ) from None
   except OSError as e:
-    raise of_os(
+    raise file_error(
       e, f"cannot write to the work directory {workdir}: {e.strerror}"
     ) from None
   return workdir
 
 
+def claim(
+  workdir: pathlib.Path,
+  config: RunConfig,
+  data: Mapping[str, Any],
+  *,
+  length_matters: bool,
+) -> list[str]:
+  """Makes the folder this run's, or finds that it is; see `check_config`."""
+  notices = check_config(workdir, config, data, length_matters=length_matters)
+  if jax.process_count() > 1:
+    # All have read config.json by then, so it may be written.
+    multihost_utils.sync_global_devices("config_compared")
+    check_shared(workdir)
+  # Before anything else is in the folder: a run that is killed right away must
+  # still be known.
+  if jax.process_index() == 0:
+    write_config(workdir, config, data)
+  return notices
+
+
 def check_shared(workdir: pathlib.Path) -> None:
   """Looks whether several processes see one folder under this name.
-
-  Args:
-    workdir: the folder, from `prepare`.
 
   Raises:
     UserError: one of them does not see what process 0 has put there.
   """
-  path = workdir / f".shared-{sharding.as_first(secrets.token_hex(8))}"
+  path = workdir / f".shared-{sharding.from_process_0(secrets.token_hex(8))}"
   if jax.process_index() == 0:
     path.touch()
   multihost_utils.sync_global_devices("shared_folder")
@@ -96,7 +105,11 @@ def check_shared(workdir: pathlib.Path) -> None:
 
 
 def check_config(
-  workdir: pathlib.Path, config: Mapping[str, Any], data: Mapping[str, Any]
+  workdir: pathlib.Path,
+  config: RunConfig,
+  data: Mapping[str, Any],
+  *,
+  length_matters: bool = False,
 ) -> list[str]:
   """Compares with the config that this folder belongs to.
 
@@ -105,8 +118,9 @@ def check_config(
 
   Args:
     workdir: the folder.
-    config: the plain config of this run.
-    data: fingerprint and size of the training data.
+    config: of this run.
+    data: of the training, from `Stream.data`.
+    length_matters: as in `engine.task.Task`.
 
   Returns:
     Notices of changed log, evaluation and checkpoint settings.
@@ -131,7 +145,9 @@ def check_config(
       f"{path} is damaged, so it is not known what the run in {workdir} is; "
       "use a new --workdir"
     ) from None
-  of_training, of_rest = differences(old_config, config)
+  of_training, of_rest = differences(
+    old_config, config, length_matters=length_matters
+  )
   if (of_training or old_data != data) and _is_unused(workdir):
     return []
   if of_training:
@@ -156,10 +172,12 @@ def _is_unused(workdir):
 
 
 def write_config(
-  workdir: pathlib.Path, config: Mapping[str, Any], data: Mapping[str, Any]
+  workdir: pathlib.Path, config: RunConfig, data: Mapping[str, Any]
 ) -> None:
   """config.json: what this folder is the run of."""
-  _write_json(workdir / "config.json", {"config": config, "data": data})
+  text = json.dumps({"config": config.given, "data": data}, indent=2)
+  with files.written_whole(workdir / "config.json") as temporary:
+    temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def write_versions(workdir: pathlib.Path) -> None:
@@ -176,12 +194,12 @@ def write_versions(workdir: pathlib.Path) -> None:
     "num_devices": jax.device_count(),
     "num_processes": jax.process_count(),
   }
-  _write_json(workdir / "versions.json", versions)
+  files.write_json(workdir / "versions.json", versions)
 
 
 def write_model(workdir: pathlib.Path, info: Mapping[str, Any]) -> None:
   """model.json: what turns this run's weights into a model, anywhere."""
-  _write_json(workdir / MODEL, info)
+  files.write_json(workdir / MODEL, info)
 
 
 def write_average(
@@ -200,16 +218,9 @@ def write_init_from(workdir: pathlib.Path, lines: Sequence[str]) -> None:
 
 def write_parameters(workdir: pathlib.Path, params: Params) -> int:
   """parameters.txt, a table of names and shapes; returns their number."""
-  leaves, _ = jax.tree_util.tree_flatten_with_path(params)
-  rows = [
-    (
-      jax.tree_util.keystr(p, simple=True, separator="/"),
-      str(tuple(x.shape)),
-      f"{x.size:,}",
-    )
-    for p, x in leaves
-  ]
-  total = sum(x.size for _, x in leaves)
+  leaves = traverse_util.flatten_dict(params, sep="/")
+  rows = [(k, str(tuple(x.shape)), f"{x.size:,}") for k, x in leaves.items()]
+  total = sum(x.size for x in leaves.values())
   rows.append(("total", "", f"{total:,}"))
   widths = [max(len(row[i]) for row in rows) for i in range(3)]
   lines = [
@@ -248,9 +259,3 @@ def write_per_class(
     writer = csv.writer(f)
     writer.writerow(["class", *columns])
     writer.writerows(zip(class_names, *columns.values(), strict=True))
-
-
-def _write_json(path: pathlib.Path, value: Any) -> None:
-  temporary = path.with_suffix(".tmp")
-  temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-  os.replace(temporary, path)

@@ -1,18 +1,23 @@
-"""The tasks by name: one paper, one file."""
+"""The tasks by name: one paper, one file.
+
+A user's own objective enters itself: `TASKS["mine"] = Mine`, and its module
+into `models.OBJECTIVES`; see docs/extending.md.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from astjax import errors
 from astjax.engine.task import Task
 from astjax.tasks import asit, ssast, supervised
 
-TASKS = {
+# A task's fields, or the arguments of what makes it, are `config.task_kw`.
+TASKS: dict[str, Callable[..., Task]] = {
   "supervised": supervised.make,
-  "ssast": ssast.make,
-  "asit": asit.make,
+  "ssast": ssast.Ssast,
+  "asit": asit.Asit,
 }
 
 
@@ -21,8 +26,8 @@ def build(name: str, given: Mapping[str, Any], **own: Any) -> Task:
 
   Args:
     name: a key of `TASKS`.
-    given: the user's `config.task_kw`, checked against the task's `make`.
-    **own: model, num_classes, steps_per_epoch and total_steps.
+    given: the user's `config.task_kw`, checked against the task's signature.
+    **own: the fields of `Task`.
   """
   make = errors.lookup(TASKS, name, "config.task")
   return errors.call(make, "config.task_kw", given, **own)

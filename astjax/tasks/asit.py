@@ -9,7 +9,6 @@ corrupted.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import jax
@@ -20,30 +19,25 @@ from astjax import errors
 from astjax.engine import optim
 from astjax.engine.task import LossOut, Task
 from astjax.errors import UserError
-from astjax.models import asit, ast
-from astjax.ops import device_ops, gmml, losses, posemb, xp
+from astjax.models import asit
+from astjax.ops import device_ops, gmml, losses, posemb
 from astjax.ops import patches as patch_ops
-from astjax.tasks.base import inputs
+from astjax.tasks.base import cut, inputs, keys_of_ids
 from astjax.types import Array, Batch, Params
 
-# What differs between the two releases of the original beside the heads.
-PRESETS = {
-  "r1": {
-    "drop_perc": 0.7,
-    "local_views": 0,
-    "teacher_temp_epochs": 30,
-    "loss_weights": (1.0, 1.0, 2.0),
-  },
-  "r2": {
-    "drop_perc": 0.5,
-    "local_views": 4,
-    "teacher_temp_epochs": 5,
-    "loss_weights": (0.5, 0.5, 1.0),
-  },
-}
+_Dropped = Annotated[
+  float,
+  errors.Within(
+    lambda x: 0 <= x <= gmml.MAX_FRACTION, f"in [0, {gmml.MAX_FRACTION}]"
+  ),
+]
+_Weights = Annotated[
+  tuple[errors.NotNegative, ...],
+  errors.Within(lambda w: len(w) in (0, 3), "three numbers"),
+]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Asit(Task):
   """Self-distillation and reconstruction under group masked model learning.
 
@@ -51,64 +45,89 @@ class Asit(Task):
   (cut without overlap), and `fbank_local` [B, V', T', F] if there are local
   views; no labels. It remembers the teacher's parameters and two centers.
 
-  The means over cells and the centers are of the global batch, and so is the
-  draw of other clips; the original's are of one device, but for the centers.
+  The defaults are the original's; what is None or empty is the preset's.
 
   Attributes:
-    model: backbone and heads.
-    preset: "r1" or "r2".
-    corruption: of the student's global views.
-    drop_only: whether only corrupted cells are to be drawn.
+    model: backbone and heads; drop path is of the student alone.
+    preset: which release of the original, a key of `models.asit.PRESETS`.
+    hidden, bottleneck, outputs, recon_widths: of the heads, see
+      `models.asit.ASIT`.
+    drop_perc: largest part of a spectrogram that is dropped, see `gmml.Gmml`.
+    drop_replace: part that comes from another clip; 0 never does so. Without
+      `drop_perc`, evaluations then corrupt nothing.
+    drop_align: blocks begin and end at multiples of so many cells.
+    drop_fill: what stands in dropped blocks.
+    drop_only: reconstruct only what is corrupted.
     local_views: V', seen by the student alone, as they are.
-    loss_weights: of the class token's loss, the patches', the reconstruction's.
-    student_temp: of the softmax of the student.
-    teacher_temps: of the teacher's, by epoch; the last one from there on.
-    boundaries: first steps of these epochs, but for the first.
-    momentum: of the teacher at the start; 1 at the end of `total_steps`.
-    center_momentum: of the centers.
-    chunk: see `losses.distill_tokens`.
-    total_steps: length of the run.
+    loss_weights: of class token, patches and reconstruction.
+    student_temp: temperature of the student's softmax.
+    teacher_temp: of the teacher's, from epoch `teacher_temp_epochs` on.
+    teacher_temp_start: of the teacher's in the first epoch; in between it grows
+      linearly, and is constant within an epoch.
+    teacher_temp_epochs: epochs of this growth, both ends included.
+    momentum: of the teacher at the start; a cosine takes it to 1.
+    center_momentum: of the two centers.
+    chunk: tokens of a clip whose logits are held at once; 0 holds all, which
+      costs memory and saves computing them again.
   """
 
-  model: asit.ASIT
-  preset: str
-  corruption: gmml.Gmml
-  drop_only: bool
-  local_views: int
-  loss_weights: tuple[float, float, float]
-  student_temp: float
-  teacher_temps: tuple[float, ...]
-  boundaries: tuple[int, ...]
-  momentum: float
-  center_momentum: float
-  chunk: int
-  total_steps: int
+  model: asit.ASIT = dataclasses.field(init=False)
+  preset: Literal["r1", "r2"] = "r2"
+  hidden: errors.Count = asit.PROJECTION["hidden"]
+  bottleneck: errors.Count = asit.PROJECTION["bottleneck"]
+  outputs: tuple[errors.Count, ...] = ()
+  recon_widths: tuple[errors.CountOrZero, ...] = ()
+  drop_perc: _Dropped | None = None
+  drop_replace: _Dropped = 0.3
+  drop_align: errors.Count = 1
+  drop_fill: Literal["zeros", "noise", "time", "freq"] = "zeros"
+  drop_only: bool = True
+  local_views: errors.CountOrZero | None = None
+  loss_weights: _Weights = ()
+  student_temp: errors.Positive = 0.1
+  teacher_temp: errors.Positive = 0.07
+  teacher_temp_start: errors.Positive = 0.04
+  teacher_temp_epochs: errors.CountOrZero | None = None
+  momentum: errors.Fraction = 0.996
+  center_momentum: errors.Fraction = 0.9
+  chunk: errors.CountOrZero = 64
   metric_names = ("loss", "cls", "patch", "recon", "spread")
-  length_matters = True
+  length_matters = True  # the teacher's momentum spans the whole run
+
+  def __post_init__(self):
+    for name, usual in asit.PRESETS[self.preset].items():
+      if getattr(self, name) in (None, ()):
+        self._set(**{name: usual})
+    names = ("preset", "hidden", "bottleneck", "outputs", "recon_widths")
+    sizes = {name: getattr(self, name) for name in names}
+    self._set(model=asit.make(self.backbone, **sizes))
 
   @property
-  def backbone(self) -> ast.Backbone:
-    """Of the model."""
-    return self.model.backbone
-
-  @property
-  def objective(self) -> dict[str, Any]:
-    """What a saved model has beside the backbone, and how it was trained."""
-    how = {
-      "drop_perc": self.corruption.drop,
-      "drop_replace": self.corruption.replace,
-      "drop_align": self.corruption.align,
-      "drop_fill": self.corruption.fill,
-    }
-    sizes = asit.describe(self.model, self.preset)
-    return {"name": "asit"} | sizes | {"task_kw": how}
-
-  def teacher_temp(self, step: Array) -> Array:
-    """Of the epoch that a step belongs to."""
-    epoch = jnp.searchsorted(
-      jnp.asarray(self.boundaries, jnp.int32), jnp.asarray(step), side="right"
+  def corruption(self) -> gmml.Gmml:
+    """Of the student's global views."""
+    return gmml.Gmml(
+      self.drop_perc, self.drop_replace, self.drop_align, self.drop_fill
     )
-    return jnp.asarray(self.teacher_temps)[epoch]
+
+  @property
+  def saved_objective(self) -> dict[str, Any]:
+    """Sizes that are not the preset's, and how it was trained."""
+    names = ("drop_perc", "drop_replace", "drop_align", "drop_fill")
+    how = {name: getattr(self, name) for name in names}
+    return {"name": "asit"} | self.model.describe() | {"task_kw": how}
+
+  def temperature(self, step: Array) -> Array:
+    """The teacher's, in the epoch that a step belongs to."""
+    epochs = self.teacher_temp_epochs
+    rising = np.linspace(self.teacher_temp_start, self.teacher_temp, epochs)
+    starts = [
+      optim.first_step(epoch, self.steps_per_epoch)
+      for epoch in range(1, epochs + 1)
+    ]
+    epoch = jnp.searchsorted(
+      jnp.asarray(starts, jnp.int32), jnp.asarray(step), side="right"
+    )
+    return jnp.asarray([*rising.tolist(), self.teacher_temp])[epoch]
 
   def teacher_rate(self, step: Array) -> Array:
     """1 - momentum: how far the teacher goes towards the student in a step."""
@@ -116,10 +135,9 @@ class Asit(Task):
 
   def init_params(self, rng: Array, batch: Batch) -> Params:
     """{"backbone", "projection", "reconstruction"}, float32."""
-    patches = self._cut(self._views(batch))
-    return self.model.init(rng, patches.reshape(-1, *patches.shape[2:]))[
-      "params"
-    ]
+    patches = cut(self._views(batch), self.backbone)
+    patches = patches.reshape(-1, *patches.shape[2:])
+    return self.model.init(rng, patches)["params"]
 
   def init_state(self, params: Params) -> dict[str, Any]:
     """The teacher is a copy of the student."""
@@ -132,6 +150,9 @@ class Asit(Task):
 
   def corrupt(self, batch: Batch, rng: Array, step: Array) -> Batch:
     """Adds `corrupted` and `mask`, both [B, V, T, F]."""
+    # Blocks come from any clip of the global batch, and means over cells and
+    # the centers are global, so that nothing depends on the number of devices.
+    # (The original's are of one device, but for the centers.)
     keys = device_ops.row_keys(rng, len(batch["id"]))
     return self._corrupt(batch, keys, self.corruption)
 
@@ -144,16 +165,16 @@ class Asit(Task):
     step: Array,
   ) -> tuple[Array, LossOut]:
     """The weighted sum of the three losses, and the new centers."""
-    rated, said = self._rate(params, task_state, batch, step, rng=rng)
+    rated, stats = self._rate(params, task_state, batch, step, rng=rng)
     metrics = jax.tree.map(jnp.mean, rated)
     metrics |= {
-      "spread": losses.spread(said["teacher"]),
-      "cls_entropy": losses.entropy(said["cls"]),
-      "patch_entropy": losses.entropy(said["patch"]),
+      "spread": losses.spread(stats["teacher"]),
+      "cls_entropy": losses.entropy(stats["cls"]),
+      "patch_entropy": losses.entropy(stats["patch"]),
     }
     m = self.center_momentum
     centers = {
-      name: m * task_state[name] + (1.0 - m) * said[name]
+      name: m * task_state[name] + (1.0 - m) * stats[name]
       for name in ("center_cls", "center_patch")
     }
     return metrics["loss"], LossOut(metrics, task_state | centers)
@@ -171,17 +192,13 @@ class Asit(Task):
   def evaluate(
     self, params: Params, task_state: dict[str, Any], batch: Batch, step: Array
   ) -> dict[str, Array]:
-    """{loss: [B]} and `teacher` [B, V, K], what it makes of the clean views.
-
-    Every clip has its blocks for ever, drawn from its id; all are filled, none
-    comes from another clip, so that a row depends on itself alone.
-    """
-    key = jax.random.key(0, impl="threefry2x32")
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(batch["id"])
+    """{loss: [B]} and `teacher` [B, V, K], what it makes of the clean views."""
+    # Blocks are filled, never taken from another clip: the loss of a clip would
+    # depend on which others stand in its batch.
     alone = dataclasses.replace(self.corruption, replace=0.0)
-    batch = self._corrupt(batch, keys, alone)
-    rated, said = self._rate(params, task_state, batch, step)
-    return rated | {"teacher": said["teacher"]}
+    batch = self._corrupt(batch, keys_of_ids(batch), alone)
+    rated, stats = self._rate(params, task_state, batch, step)
+    return rated | {"teacher": stats["teacher"]}
 
   def features(
     self, params: Params, task_state: dict[str, Any], batch: Batch
@@ -190,7 +207,7 @@ class Asit(Task):
 
     Of views [B, V, T, F], the mean over them.
     """
-    patches = self._cut(inputs(batch))
+    patches = cut(batch, self.backbone)
     *rows, height, width, cells = patches.shape
     teacher = _with_grid(task_state["teacher"], (height, width))
     out = self.backbone.apply(
@@ -203,7 +220,7 @@ class Asit(Task):
   def summarise(
     self, outputs: dict[str, np.ndarray]
   ) -> tuple[dict[str, float], dict]:
-    """Means over a split, and the spread over all of it."""
+    """Means over a split; the spread is of all its clips together."""
     names = self.metric_names[:-1]
     means = {k: float(np.mean(outputs[k])) for k in names}
     return means | {"spread": float(losses.spread(outputs["teacher"]))}, {}
@@ -220,17 +237,6 @@ class Asit(Task):
         )
     return given
 
-  def _cut(self, given: dict[str, Array]) -> Array:
-    """Literal patches [..., F', T', ph * pw]."""
-    if "patches" in given:
-      return given["patches"]
-    return patch_ops.patchify(
-      given["fbank"],
-      patch_size=self.backbone.patch_size,
-      stride=self.backbone.stride,
-      backend=xp.JAX,
-    )
-
   def _corrupt(self, batch, keys, how) -> Batch:
     given = self._views(batch)
     if "patches" in given:
@@ -244,7 +250,7 @@ class Asit(Task):
     return rest | {"fbank": fbank, "corrupted": corrupted, "mask": mask}
 
   def _rate(self, params, task_state, batch, step, *, rng=None):
-    """Losses, and what the teacher says.
+    """Losses, and statistics of the teacher.
 
     With `rng`, for training: drop path, and one mean of the reconstruction
     error over all cells of the batch. Without, all losses are per clip.
@@ -255,42 +261,17 @@ class Asit(Task):
       logits}).
     """
     clean, corrupted, mask = (
-      self._cut({"fbank": batch[name]})
+      cut({"fbank": batch[name]}, self.backbone)
       for name in ("fbank", "corrupted", "mask")
     )  # [B, V, F', T', ph * pw]
     rngs = (None, None) if rng is None else jax.random.split(rng)
-    mine = self._kernels(params)
     student = self._see(params, corrupted, asit.PARTS, rngs[0])
-    student_cls = student["cls"]  # [B, V, K]
     if self.local_views:
       local = self._see_local(params, batch, rngs[1])
-      student_cls = jnp.concatenate([student_cls, local], axis=1)
-    its = self._kernels(task_state["teacher"])
+      student["cls"] = jnp.concatenate([student["cls"], local], axis=1)
     teacher = self._see(task_state["teacher"], clean, ("cls", "patch"))
-    its, teacher = jax.lax.stop_gradient((its, teacher))
-
-    temps = {
-      "student_temp": self.student_temp,
-      "teacher_temp": self.teacher_temp(step),
-    }
-    teacher_logits = losses.outputs(teacher["cls"], its["cls"])
-    cls, said_cls = losses.distill_views(
-      losses.outputs(student_cls, mine["cls"]),
-      teacher_logits,
-      task_state["center_cls"],
-      **temps,
-    )
-    # Tokens of all views of a clip side by side, [B, V * N, K].
-    in_line = lambda x: x.reshape(len(x), -1, x.shape[-1])  # noqa: E731
-    patch, said_patch = losses.distill_tokens(
-      in_line(student["patch"]),
-      in_line(teacher["patch"]),
-      mine["patch"],
-      its["patch"],
-      task_state["center_patch"],
-      chunk=self.chunk,
-      **temps,
-    )
+    teacher = jax.lax.stop_gradient(teacher)
+    cls, patch, stats = self._distill(student, teacher, task_state, step)
     recon = losses.masked_l1(
       clean,
       student["reconstruction"],
@@ -299,37 +280,64 @@ class Asit(Task):
     )
     weights = self.loss_weights
     loss = weights[0] * cls + weights[1] * patch + weights[2] * recon
-    rated = {"loss": loss, "cls": cls, "patch": patch, "recon": recon}
-    said = {
-      "teacher": teacher["cls"],
-      "cls": said_cls,
-      "patch": said_patch,
-      "center_cls": jnp.mean(teacher_logits, axis=(0, 1)),
-      # The mean of products with one kernel is the product of the mean.
-      "center_patch": losses.outputs(
-        jnp.mean(teacher["patch"], (0, 1, 2)), its["patch"]
-      ),
+    return {"loss": loss, "cls": cls, "patch": patch, "recon": recon}, stats
+
+  def _distill(self, student, teacher, task_state, step):
+    """(loss of class tokens, of patch tokens, the teacher's statistics)."""
+    temps = {
+      "student_temp": self.student_temp,
+      "teacher_temp": self.temperature(step),
     }
-    return rated, said
+    teacher_logits = losses.outputs(teacher["cls"], teacher["kernels"]["cls"])
+    cls, mean_cls = losses.distill_views(
+      losses.outputs(student["cls"], student["kernels"]["cls"]),
+      teacher_logits,
+      task_state["center_cls"],
+      **temps,
+    )
+    # Tokens of all views of a clip side by side, [B, V * N, K].
+    side_by_side = lambda x: x.reshape(len(x), -1, x.shape[-1])  # noqa: E731
+    patch, mean_patch = losses.distill_tokens(
+      side_by_side(student["patch"]),
+      side_by_side(teacher["patch"]),
+      student["kernels"]["patch"],
+      teacher["kernels"]["patch"],
+      task_state["center_patch"],
+      chunk=self.chunk,
+      **temps,
+    )
+    return (
+      cls,
+      patch,
+      {
+        "teacher": teacher["cls"],
+        "cls": mean_cls,
+        "patch": mean_patch,
+        "center_cls": jnp.mean(teacher_logits, axis=(0, 1)),
+        # The mean of products with one kernel is the product of the mean.
+        "center_patch": losses.outputs(
+          jnp.mean(teacher["patch"], (0, 1, 2)), teacher["kernels"]["patch"]
+        ),
+      },
+    )
 
-  def _see(self, params, patches, parts, rng=None) -> dict[str, Array]:
-    """What the module makes of views [B, V, ...]: {part: [B, V, ...]}.
+  def _see(self, params, patches, parts, rng=None) -> dict[str, Any]:
+    """What the module makes of views: {part: [B, V, ...]}, and its `kernels`.
 
-    Clip by clip its views, so that no row leaves its device. With `rng`, drop
-    path.
+    With `rng`, drop path.
     """
     out = self.model.apply(
       {"params": params},
+      # The views of a clip follow each other, so that no row leaves its device.
       patches.reshape(-1, *patches.shape[2:]),
       parts=parts,
       train=rng is not None,
       rngs=None if rng is None else {"drop_path": rng},
     )
     views = patches.shape[:2]
-    return jax.tree.map(lambda x: x.reshape(*views, *x.shape[1:]), out)
-
-  def _kernels(self, params) -> dict[str, Array]:
-    return self.model.apply({"params": params}, method="kernels")
+    out = {k: x.reshape(*views, *x.shape[1:]) for k, x in out.items()}
+    kernels = self.model.apply({"params": params}, method="kernels")
+    return out | {"kernels": kernels}
 
   def _see_local(self, params, batch, rng) -> Array:
     """Class tokens of the local views, [B, V', K]."""
@@ -341,7 +349,7 @@ class Asit(Task):
         f"'fbank_local' [B, V', T', F]; {found}: check input.on_host, or set "
         "task_kw.local_views"
       )
-    patches = self._cut({"fbank": fbank})
+    patches = cut({"fbank": fbank}, self.backbone)
     params = _with_grid(params, patches.shape[2:4])
     return self._see(params, patches, ("cls",), rng)["cls"]
 
@@ -353,114 +361,3 @@ def _with_grid(params: Params, shape: tuple[int, int]) -> Params:
   grid = posemb.resize(positions["grid"], shape)
   positions = positions | {"grid": grid}
   return params | {"backbone": backbone | {"pos_embed": positions}}
-
-
-_Dropped = Annotated[
-  float,
-  errors.Within(
-    lambda x: 0 <= x <= gmml.MAX_FRACTION, f"in [0, {gmml.MAX_FRACTION}]"
-  ),
-]
-_Weights = Annotated[
-  tuple[errors.NotNegative, ...],
-  errors.Within(lambda w: len(w) in (0, 3), "three numbers"),
-]
-
-
-def make(
-  *,
-  model: Mapping[str, Any],
-  num_classes: int,
-  steps_per_epoch: float,
-  total_steps: int,
-  preset: Literal["r1", "r2"] = "r2",
-  hidden: int = asit.PROJECTION["hidden"],
-  bottleneck: int = asit.PROJECTION["bottleneck"],
-  outputs: tuple[int, ...] = (),
-  recon_widths: tuple[int, ...] = (),
-  drop_perc: _Dropped | None = None,
-  drop_replace: _Dropped = 0.3,
-  drop_align: errors.Count = 1,
-  drop_fill: Literal["zeros", "noise", "time", "freq"] = "zeros",
-  drop_only: bool = True,
-  local_views: errors.CountOrZero | None = None,
-  loss_weights: _Weights = (),
-  student_temp: errors.Positive = 0.1,
-  teacher_temp: errors.Positive = 0.07,
-  teacher_temp_start: errors.Positive = 0.04,
-  teacher_temp_epochs: errors.CountOrZero | None = None,
-  momentum: errors.Fraction = 0.996,
-  center_momentum: errors.Fraction = 0.9,
-  chunk: errors.CountOrZero = 64,
-) -> Asit:
-  """The task from plain config values; defaults are the original's.
-
-  What is None or empty is the preset's.
-
-  Args:
-    model: arguments of `astjax.models.ast.make_backbone`: the stride is the
-      patch size, the prefix ("cls",); drop path is of the student alone.
-    num_classes: not used: labels are not looked at.
-    steps_per_epoch: for the teacher's temperature.
-    total_steps: for the teacher's momentum.
-    preset: which release of the original.
-    hidden: width of the projection head.
-    bottleneck: K, what its output layers read.
-    outputs: their sizes, see `models.asit.make`.
-    recon_widths: hidden width and channels of the reconstruction head.
-    drop_perc: largest part of a spectrogram that is dropped, see `gmml.Gmml`.
-    drop_replace: part that comes from another clip; 0 never does so. Without
-      `drop_perc`, evaluations then corrupt nothing.
-    drop_align: blocks begin and end at multiples of so many cells.
-    drop_fill: what stands in dropped blocks.
-    drop_only: reconstruct only what is corrupted.
-    local_views: V'.
-    loss_weights: of class token, patches and reconstruction.
-    student_temp: temperature of the student.
-    teacher_temp: of the teacher, from epoch `teacher_temp_epochs` on.
-    teacher_temp_start: of the teacher in the first epoch; in between it grows
-      linearly, and is constant within an epoch.
-    teacher_temp_epochs: epochs of this growth, both ends included.
-    momentum: of the teacher at the start; a cosine takes it to 1.
-    center_momentum: of the two centers.
-    chunk: tokens of a clip whose logits are held at once; 0 holds all, which
-      costs memory and saves computing them again.
-
-  Raises:
-    UserError: values that do not fit.
-  """
-  del num_classes
-  usual = PRESETS[preset]
-  weights = tuple(loss_weights) or usual["loss_weights"]
-  drop = usual["drop_perc"] if drop_perc is None else drop_perc
-  views = usual["local_views"] if local_views is None else local_views
-  warmup = teacher_temp_epochs
-  warmup = usual["teacher_temp_epochs"] if warmup is None else warmup
-  backbone = errors.call(ast.make_backbone, "config.model", model)
-  return Asit(
-    model=asit.make(
-      backbone,
-      preset=preset,
-      hidden=hidden,
-      bottleneck=bottleneck,
-      outputs=outputs,
-      recon_widths=recon_widths,
-    ),
-    preset=preset,
-    corruption=gmml.Gmml(drop, drop_replace, drop_align, drop_fill),
-    drop_only=drop_only,
-    local_views=views,
-    loss_weights=weights,
-    student_temp=student_temp,
-    teacher_temps=(
-      *np.linspace(teacher_temp_start, teacher_temp, warmup).tolist(),
-      teacher_temp,
-    ),
-    boundaries=tuple(
-      optim.first_step(epoch, steps_per_epoch) for epoch in range(1, warmup + 1)
-    ),
-    momentum=momentum,
-    center_momentum=center_momentum,
-    chunk=chunk,
-    total_steps=total_steps,
-  )

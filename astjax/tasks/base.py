@@ -1,4 +1,4 @@
-"""What several tasks need: a batch's input, patches, losses one by one."""
+"""What several tasks need: a batch's input and keys, losses one by one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from astjax.errors import UserError
+from astjax.models import ast
+from astjax.ops import patches, xp
 from astjax.types import Array, Batch, Metrics, Params
 
 
@@ -23,14 +25,34 @@ def inputs(batch: Batch) -> dict[str, Array]:
   )
 
 
+def cut(batch: Batch, backbone: ast.Backbone) -> Array:
+  """Literal patches [B, F', T', ph * pw]; of views [B, V, F', T', ph * pw]."""
+  given = inputs(batch)
+  if "patches" in given:
+    return given["patches"]
+  return patches.patchify(
+    given["fbank"],
+    patch_size=backbone.patch_size,
+    stride=backbone.stride,
+    backend=xp.JAX,
+  )
+
+
+def keys_of_ids(batch: Batch) -> Array:
+  """Keys [B] for an evaluation: what a clip's own id draws is always the same.
+
+  So evaluations can be compared, in whatever order and company clips come.
+  """
+  key = jax.random.key(0, impl="threefry2x32")
+  return jax.vmap(lambda i: jax.random.fold_in(key, i))(batch["id"])
+
+
 def in_turn(
   parts: Sequence[Callable[[Params], tuple[Array, Metrics]]], params: Params
 ) -> tuple[Array, Metrics]:
   """The sum of several losses, whose gradients are computed one by one.
 
-  So the activations of one part alone are held at a time. A loop is what keeps
-  the parts apart: two in a row are interleaved by XLA, optimisation barrier or
-  not, at half as much memory again.
+  So the activations of one part alone are held at a time.
 
   Args:
     parts: each gives (loss, metrics); of metrics with the same name the sum
@@ -39,6 +61,10 @@ def in_turn(
   """
   if len(parts) == 1:
     return parts[0](params)
+  # The parts are turns of a loop: two in a row are interleaved by XLA,
+  # optimisation barrier or not (3.8 GB of temporaries for two passes of a base
+  # model, instead of 2.5). On several devices the price is one all-reduce of
+  # the gradients for each part.
   shapes = [jax.eval_shape(part, params)[1] for part in parts]
   zeros = optax.tree.zeros_like(
     {k: v for one in shapes for k, v in one.items()}

@@ -7,7 +7,6 @@ others; what made the features stays as it is. NumPy and scikit-learn.
 from __future__ import annotations
 
 import dataclasses
-import math
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,7 +14,8 @@ from typing import Any
 import numpy as np
 import scipy.special
 
-from astjax.errors import UserError, call, lookup, warn
+from astjax import errors
+from astjax.errors import UserError, warn
 from astjax.ops import metrics
 
 _BLOCK = 1024  # clips whose similarities to all others are in memory at once
@@ -43,22 +43,13 @@ class Probe:
     return {k: found[k] for k in self.metric_names}, per_class
 
 
-def knn(k: int = 20, temperature: float = 0.07) -> Probe:
+def knn(k: errors.Count = 20, temperature: errors.Positive = 0.07) -> Probe:
   """The k nearest neighbours by cosine similarity, weighted.
 
   A neighbour of similarity s votes for its labels with exp(s / temperature), as
   in DINO's evaluations (arXiv 2104.14294). None of the three papers here rates
   features so; the numbers are our choice, after DINO's.
-
-  Args:
-    k: how many; all if there are fewer.
-    temperature: of the weights.
   """
-  if k < 1 or not 0 < temperature < math.inf:
-    raise UserError(
-      f"knn needs k of 1 or more and a positive temperature, got k={k}, "
-      f"temperature={temperature}"
-    )
 
   def scores(known, labels, asked):
     known, asked = _normalised(known), _normalised(asked)
@@ -81,7 +72,7 @@ def _normalised(features):
   return features / np.maximum(length, 1e-12)
 
 
-def linear(c: float = 1.0, max_iter: int = 1000) -> Probe:
+def linear(c: errors.Positive = 1.0, max_iter: errors.Count = 1000) -> Probe:
   """Logistic regression of scikit-learn on standardised features.
 
   One softmax over the classes where every recording to learn from has one
@@ -92,12 +83,7 @@ def linear(c: float = 1.0, max_iter: int = 1000) -> Probe:
     c: inverse strength of the L2 penalty.
     max_iter: of L-BFGS.
   """
-  if not 0 < c < math.inf or max_iter < 1:
-    raise UserError(
-      f"linear needs a positive c and max_iter of 1 or more, got c={c}, "
-      f"max_iter={max_iter}"
-    )
-  _sklearn()
+  _sklearn()  # a missing package is said before the run
 
   def scores(known, labels, asked):
     sklearn = _sklearn()
@@ -157,16 +143,6 @@ PROBES: dict[str, Callable[..., Probe]] = {"knn": knn, "linear": linear}
 
 
 def build(name: str, given: Mapping[str, Any], where: str) -> Probe:
-  """The probe of this name.
-
-  Args:
-    name: a key of `PROBES`.
-    given: the user's `probe_kw`, checked against the probe's signature.
-    where: section of the config, for errors.
-  """
-  make = lookup(PROBES, name, f"{where}.probe")
-  try:
-    return call(make, f"{where}.probe_kw", given)
-  except UserError as e:
-    text = str(e)
-    raise UserError(text if where in text else f"{where}: {text}") from None
+  """The probe of this name; `given` is `probe_kw` of the section `where`."""
+  make = errors.lookup(PROBES, name, f"{where}.probe")
+  return errors.call(make, f"{where}.probe_kw", given)

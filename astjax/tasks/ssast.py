@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
@@ -18,9 +17,8 @@ import jax.numpy as jnp
 from astjax import errors
 from astjax.engine.task import LossOut, Task
 from astjax.models import ast, ssast
-from astjax.ops import device_ops, losses, masking, xp
-from astjax.ops import patches as patch_ops
-from astjax.tasks.base import in_turn, inputs
+from astjax.ops import device_ops, losses, masking
+from astjax.tasks.base import cut, in_turn, inputs, keys_of_ids
 from astjax.types import Array, Batch, Params
 
 OBJECTIVES = {
@@ -30,31 +28,40 @@ OBJECTIVES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Ssast(Task):
-  """Masked spectrogram patch modelling.
+  """Masked spectrogram patch modelling; the defaults are the original's.
 
   Needs `fbank` or `patches` (cut without overlap) in the batch, no labels.
 
   Attributes:
     model: backbone, mask token and heads.
-    num_mask: M of the training.
-    eval_num_mask: M of evaluations.
-    masking: "auto", "clusters" or "random", see `make`.
-    reference_quirks: of clustered masks, see `masking.cluster_mask`.
-    passes: 2 gives each objective its own mask and pass, 1 has both share one.
-    mse_weight: lambda.
-    softmax_over: see `losses.info_nce`.
+    objective: "joint" is the sum of the two others.
+    num_mask: M, hidden patches of a clip.
+    eval_num_mask: of evaluations; 0 takes `num_mask` (the original evaluates
+      with 400 whatever it trains with).
+    masking: "auto" hides clusters, or single patches where a patch has all mel
+      bins (frames).
+    reference_quirks: clusters as in the original's code rather than as in the
+      paper, see `masking.cluster_mask`.
+    passes: of the joint objective: 2 hides anew for each part, as the original
+      does, 1 has both predict from one pass, as in the paper, at half the cost.
+    mse_weight: lambda, of the generative part in the joint objective.
+    softmax_over: "predictions" is the original's, "patches" the paper's.
   """
 
-  model: ssast.SSAST
-  num_mask: int
-  eval_num_mask: int
-  masking: str
-  reference_quirks: bool
-  passes: int
-  mse_weight: float
-  softmax_over: str
+  model: ssast.SSAST = dataclasses.field(init=False)
+  objective: Literal["joint", "discriminative", "generative"] = "joint"
+  num_mask: errors.Count = 400
+  eval_num_mask: errors.CountOrZero = 0
+  masking: Literal["auto", "clusters", "random"] = "auto"
+  reference_quirks: bool = True
+  passes: Literal[1, 2] = 2
+  mse_weight: errors.Positive = 10.0
+  softmax_over: Literal["predictions", "patches"] = "predictions"
+
+  def __post_init__(self):
+    self._set(model=ssast.make(self.backbone, OBJECTIVES[self.objective]))
 
   @property
   def metric_names(self) -> tuple[str, ...]:
@@ -66,26 +73,19 @@ class Ssast(Task):
     return ("loss", *(n for head in self.model.heads for n in names[head]))
 
   @property
-  def backbone(self) -> ast.Backbone:
-    """Of the model."""
-    return self.model.backbone
-
-  @property
-  def objective(self) -> dict[str, Any]:
-    """What a saved model has beside the backbone, and how it was trained."""
+  def saved_objective(self) -> dict[str, Any]:
+    """Its heads, and how it was trained."""
     names = ("num_mask", "masking", "reference_quirks", "softmax_over")
     how = {name: getattr(self, name) for name in names}
     return {"name": "ssast", "heads": self.model.heads, "task_kw": how}
 
   def init_params(self, rng: Array, batch: Batch) -> Params:
     """{"backbone", "mask_token", "discriminative", "generative"}, float32."""
-    patches = self.patches(batch)
-    index = jnp.zeros((len(patches), 1), jnp.int32)
-    return self.model.init(rng, patches, index)["params"]
+    return self.model.init(rng, cut(batch, self.backbone))["params"]
 
   def corrupt(self, batch: Batch, rng: Array, step: Array) -> Batch:
     """Adds `mask_index` [B, V, M], a mask for every pass."""
-    grid = self.patches(batch).shape[1:3]
+    grid = cut(batch, self.backbone).shape[1:3]
     keys = device_ops.row_keys(rng, len(batch["id"]))
     return batch | {"mask_index": self._draw(keys, grid, self.num_mask)}
 
@@ -98,7 +98,7 @@ class Ssast(Task):
     step: Array,
   ) -> tuple[Array, LossOut]:
     """Mean over the batch of the weighted sum of the objectives."""
-    patches, index = self.patches(batch), batch["mask_index"]
+    patches, index = cut(batch, self.backbone), batch["mask_index"]
 
     def one_pass(view, heads):
       def loss(params):
@@ -119,10 +119,9 @@ class Ssast(Task):
     self, params: Params, task_state: dict, batch: Batch, step: Array
   ) -> dict[str, Array]:
     """{metric: [B]}; every clip has its masks for ever, drawn from its id."""
-    key = jax.random.key(0, impl="threefry2x32")
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(batch["id"])
-    patches = self.patches(batch)
-    index = self._draw(keys, patches.shape[1:3], self.eval_num_mask)
+    keys, count = keys_of_ids(batch), self.eval_num_mask or self.num_mask
+    patches = cut(batch, self.backbone)
+    index = self._draw(keys, patches.shape[1:3], count)
     rated, loss = {}, 0.0
     for view, heads in enumerate(self._passes):
       rated |= self._rate(params, patches, index[:, view], heads)
@@ -135,18 +134,6 @@ class Ssast(Task):
       {"params": params["backbone"]}, **inputs(batch)
     )
     return ast.pool(tokens, "tokens")
-
-  def patches(self, batch: Batch) -> Array:
-    """Literal patches [B, F', T', ph * pw]."""
-    given = inputs(batch)
-    if "patches" in given:
-      return given["patches"]
-    return patch_ops.patchify(
-      given["fbank"],
-      patch_size=self.backbone.patch_size,
-      stride=self.backbone.stride,
-      backend=xp.JAX,
-    )
 
   def _draw(self, keys: Array, grid: tuple[int, int], count: int) -> Array:
     """[B] keys -> masks [B, V, M]."""
@@ -192,69 +179,12 @@ class Ssast(Task):
       rated["nce"], hits = losses.info_nce(
         hidden, out["discriminative"], over=self.softmax_over
       )
+      # As in the original: its softmax is over predictions, its argmax over
+      # patches.
       rated["accuracy"] = jnp.mean(hits.astype(jnp.float32), axis=-1)
       loss += rated["nce"]
     if "generative" in out:
       rated["mse"] = losses.masked_mse(hidden, out["generative"])
-      loss += self.mse_weight * rated["mse"]
+      weight = self.mse_weight if self.objective == "joint" else 1.0
+      loss += weight * rated["mse"]
     return {"loss": loss} | rated
-
-
-def make(
-  *,
-  model: Mapping[str, Any],
-  num_classes: int,
-  steps_per_epoch: float,
-  total_steps: int,
-  objective: Literal["joint", "discriminative", "generative"] = "joint",
-  num_mask: int = 400,
-  eval_num_mask: int = 0,
-  masking: Literal["auto", "clusters", "random"] = "auto",
-  reference_quirks: bool = True,
-  passes: Literal[1, 2] = 2,
-  mse_weight: float = 10.0,
-  softmax_over: Literal["predictions", "patches"] = "predictions",
-) -> Ssast:
-  """The task from plain config values; defaults are the original's.
-
-  Args:
-    model: arguments of `astjax.models.ast.make_backbone`; the stride is the
-      patch size.
-    num_classes: not used: labels are not looked at.
-    steps_per_epoch: not used by this task.
-    total_steps: not used by this task.
-    objective: "joint" is the sum of the two others.
-    num_mask: M, hidden patches of a clip.
-    eval_num_mask: of evaluations; 0 takes `num_mask` (the original evaluates
-      with 400 whatever it trains with).
-    masking: "auto" hides clusters, or single patches where a patch has all mel
-      bins (frames).
-    reference_quirks: clusters as in the original's code rather than as in the
-      paper.
-    passes: of the joint objective: 2 hides anew for each part, as the original
-      does, 1 has both predict from one pass, as in the paper, at half the cost.
-    mse_weight: of the generative part in the joint objective.
-    softmax_over: "predictions" is the original's, "patches" the paper's.
-
-  Raises:
-    UserError: values that do not fit.
-  """
-  del num_classes, steps_per_epoch, total_steps
-  backbone = errors.call(ast.make_backbone, "config.model", model)
-  if num_mask < 1 or eval_num_mask < 0:
-    raise errors.UserError(
-      f"num_mask={num_mask} must be at least 1, eval_num_mask={eval_num_mask} "
-      "at least 0"
-    )
-  if not 0 < mse_weight < math.inf:
-    raise errors.UserError(f"mse_weight must be positive, got {mse_weight}")
-  return Ssast(
-    model=ssast.make(backbone, OBJECTIVES[objective]),
-    num_mask=num_mask,
-    eval_num_mask=eval_num_mask or num_mask,
-    masking=masking,
-    reference_quirks=reference_quirks,
-    passes=passes,
-    mse_weight=mse_weight if objective == "joint" else 1.0,
-    softmax_over=softmax_over,
-  )

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +11,7 @@ import numpy as np
 from astjax import errors
 from astjax.engine.task import LossOut, Task
 from astjax.models import ast
-from astjax.models.heads import Head
+from astjax.models.heads import Epsilon, Head
 from astjax.ops import losses, metrics
 from astjax.tasks.base import inputs
 from astjax.types import Array, Batch, Params
@@ -27,13 +26,10 @@ class Supervised(Task):
   Needs `label` and `fbank` or `patches` in the batch.
 
   Attributes:
-    backbone: the transformer.
     head: the classifier, as a saved model describes it.
-    loss_name: a key of `LOSSES`: "bce" for tags, "softmax_xent" for one class
-      per clip.
+    loss_name: a key of `LOSSES`.
   """
 
-  backbone: ast.Backbone
   head: Head
   loss_name: str
   metric_names = ("loss", "mAP", "mAUC", "d_prime", "accuracy")
@@ -101,23 +97,19 @@ def _label(batch: Batch) -> Array:
 
 def make(
   *,
-  model: Mapping[str, Any],
+  backbone: ast.Backbone,
   num_classes: int,
-  steps_per_epoch: float,
-  total_steps: int,
   loss: Literal["bce", "softmax_xent"] = "bce",
   pooling: Literal["prefix", "tokens", "all"] = "prefix",
-  head_layer_norm_eps: float = 1e-5,
-  projection: int = 0,
+  head_layer_norm_eps: Epsilon = 1e-5,
+  projection: errors.CountOrZero = 0,
+  steps_per_epoch: float = 1.0,
+  total_steps: int = 1,
 ) -> Supervised:
   """The supervised task from plain config values.
 
   Args:
-    model: arguments of `astjax.models.ast.make_backbone`.
-    num_classes: C.
-    steps_per_epoch: not used by this task.
-    total_steps: not used by this task.
-    loss: "bce" or "softmax_xent".
+    loss: "bce" for tags, "softmax_xent" for one class per clip.
     pooling: mean of the "prefix" tokens (AST), of the patch "tokens" (SSAST's
       fine-tuning) or of "all" (SUPERB).
     head_layer_norm_eps: 1e-5 in the original, 1e-12 in Hugging Face's AST.
@@ -131,7 +123,6 @@ def make(
       "labels: a pattern needs a group (?P<label>...), a table a column "
       "'labels', a manifest a label_list"
     )
-  backbone = errors.call(ast.make_backbone, "config.model", model)
   if pooling == "prefix" and not backbone.prefix:
     raise errors.UserError(
       "pooling='prefix' needs prefix tokens; config.model.prefix is empty"
@@ -143,4 +134,6 @@ def make(
     scores="softmax" if loss == "softmax_xent" else "sigmoid",
     projection=projection,
   )
-  return Supervised(backbone=backbone, head=head, loss_name=loss)
+  return Supervised(
+    backbone=backbone, num_classes=num_classes, head=head, loss_name=loss
+  )

@@ -31,8 +31,8 @@ from jax.experimental import topologies
 
 from astjax import cli
 from astjax.data import host_ops
-from astjax.engine import flops, sharding
-from astjax.engine.devices import CHIPS, Chip, of
+from astjax.engine import sharding
+from astjax.engine.devices import CHIPS, Chip, chip_of, count_flops
 from astjax.engine.step import train_key
 from astjax.errors import UserError, first_line
 from astjax.ops import platform
@@ -293,7 +293,7 @@ def _memory_of(mesh) -> int:
   device = mesh.devices.flat[0]
   if device in jax.devices():  # it is there, and knows what is left for us
     return (device.memory_stats() or {}).get("bytes_limit", 0)
-  return chip.memory if (chip := of(device)) else 0
+  return chip.memory if (chip := chip_of(device)) else 0
 
 
 def _exhausted(message: str) -> dict[str, int]:
@@ -329,12 +329,10 @@ def report(
   """
   device, memory = job.mesh.devices.flat[0], _memory_of(job.mesh)
   if suggest and not memory:
-    raise UserError(
-      "--suggest needs devices of which the memory is known: give --topology"
-    )
+    raise UserError("--suggest needs devices of known memory: give --topology")
   with platform.compiling_for(device.platform):
     step, args = _step(job, job.config.input.batch_size)
-    total = flops.of(step, *args)
+    chip, total = chip_of(device), count_flops(step, *args)
     found = compile_step(job)
     size = found["batch_size"]
     found |= {
@@ -344,7 +342,7 @@ def report(
       "parameters": sum(x.size for x in jax.tree.leaves(args[0].params)),
       "model_flops": job.flops_per_example() * size,
       "matmul_flops": total,
-      "at_best": at_best(of(device), job.mesh.size, total, found["traffic"]),
+      "at_best": at_best(chip, job.mesh.size, total, found["traffic"]),
     }
 
     def fits(tried):

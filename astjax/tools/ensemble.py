@@ -15,7 +15,6 @@ several machines can be put together.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import pathlib
 import sys
@@ -25,10 +24,9 @@ from typing import Any
 import numpy as np
 
 from astjax import cli
-from astjax.data import pipeline
-from astjax.engine.step import make_eval_step
 from astjax.errors import UserError, located, lookup
-from astjax.run import evaluate, job
+from astjax.ops import metrics
+from astjax.run import evaluation, job
 from astjax.run.log import Console
 from astjax.run.record import Mean
 from astjax.tools.predict import check_folder
@@ -45,7 +43,7 @@ class Predictions:
     class_names: [C].
     names: [n], of the recordings.
     labels: [n, C].
-    scores: [n, C], float64, as `evaluate.scores` gives them.
+    scores: [n, C], float64, as `evaluation.scores` gives them.
   """
 
   split: str
@@ -124,13 +122,13 @@ def rate(
       with files.written_whole(dumped) as whole:
         np.savez(whole, **dataclasses.asdict(p))
     mean.add({"scores": p.scores})
-    metrics = evaluate.rate(p.scores, p.labels)
-    rated.append({"run": str(path), "step": p.step, **metrics})
+    rates = metrics.classification(p.scores, p.labels)[0]
+    rated.append({"run": str(path), "step": p.step, **rates})
   return {
     "split": split,
     "num_examples": len(first.names),
     "runs": rated,
-    "ensemble": evaluate.rate(mean.value()["scores"], first.labels),
+    "ensemble": metrics.classification(mean.value()["scores"], first.labels)[0],
   }
 
 
@@ -146,25 +144,14 @@ def predict(
     if loaded.task.head is None:
       raise UserError(f"the task {loaded.config.task!r} has no classifier")
     chosen = lookup(evals, split or next(iter(evals)), "evaluation")
-    size = chosen.config.batch_size
-    batches = pipeline.eval_batches(
-      chosen.reader, chosen.host_ops, batch_size=size
-    )
-    progress = Console().ticker(
-      f"{folder} {chosen.name}", pipeline.num_eval_batches(chosen.reader, size)
-    )
-    step = make_eval_step(loaded.task, chosen.device_ops, loaded.mesh)
-    with contextlib.closing(batches):
-      out = evaluate.outputs(
-        step, state, batches, loaded.mesh, progress=progress
-      )
+    out = evaluation.evaluate(loaded, state, chosen, console=Console())
   return Predictions(
     split=chosen.name,
     step=int(state.step),
     class_names=np.array(chosen.class_names),
     names=np.array([chosen.reader.source.name(int(i)) for i in out["id"]]),
     labels=out["label"],
-    scores=evaluate.scores(out),
+    scores=evaluation.scores(out),
   )
 
 

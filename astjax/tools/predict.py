@@ -26,7 +26,7 @@ import soundfile
 
 from astjax import cli
 from astjax.data import tables
-from astjax.errors import UserError, of_os, warn
+from astjax.errors import UserError, file_error, warn
 from astjax.run import log
 from astjax.serving import bundle
 from astjax.serving.bundle import Bundle, Prediction
@@ -104,7 +104,7 @@ def _predict(args: argparse.Namespace) -> int:
           write(path, found)
   except OSError as e:
     what = args.output or "to standard output"
-    raise of_os(e, f"cannot write {what}: {e.strerror or e}") from None
+    raise file_error(e, f"cannot write {what}: {e.strerror or e}") from None
   told = f", {failed} could not be used" if failed else ""
   where = f" in {args.output}" if args.output else ""
   console.say(f"{len(paths) - failed} recordings{where}{told}")

@@ -23,7 +23,7 @@ import numpy as np
 from astjax import cli
 from astjax.data import sources
 from astjax.data.reader import Reader
-from astjax.errors import UserError, lookup
+from astjax.errors import UserError, call, lookup
 from astjax.ops import device_ops
 from astjax.run import log
 from astjax.serving import recording
@@ -102,7 +102,9 @@ def _probe(args: argparse.Namespace) -> int:
 def _probes(args) -> dict[str, probes.Probe]:
   given = {"knn": {"k": args.k}}
   return {
-    name: lookup(probes.PROBES, name, "--probes")(**given.get(name, {}))
+    name: call(
+      lookup(probes.PROBES, name, "--probes"), name, given.get(name, {})
+    )
     for name in _listed(args.probes) or ("",)
   }
 

@@ -23,14 +23,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from astjax import cli
-from astjax.errors import UserError, of_os
-from astjax.models import ast
-from astjax.ops import device_ops, gmml, losses, patches, xp
+from astjax import cli, models
+from astjax.errors import UserError, file_error
+from astjax.models import asit, ast
+from astjax.ops import device_ops, gmml, losses, patches
 from astjax.serving import recording
 from astjax.serving.recording import Recording
-from astjax.tasks import asit, ssast
-from astjax.tasks.base import inputs
+from astjax.tasks import ssast
+from astjax.tasks.base import cut
 from astjax.types import Batch
 from astjax.weights import convert, files, load
 from astjax.weights.info import Loaded, Options
@@ -167,33 +167,30 @@ def _of_ssast(loaded: Loaded, batch: Batch, key, num_mask: int):
   how = {"num_mask": max(1, round(_HIDDEN * rows * cols))}
   how |= info.objective.get("task_kw", {})
   how |= {"num_mask": num_mask} if num_mask else {}
-  task = ssast.make(
+  task = ssast.Ssast(
     **how,
-    model=info.model,
+    backbone=models.build(info.model, "config.json: model"),
     objective=next(k for k, v in ssast.OBJECTIVES.items() if set(v) == heads),
     passes=1,
-    num_classes=0,
-    steps_per_epoch=1.0,
-    total_steps=1,
   )
 
   @jax.jit
   def run(params, batch):
     batch = task.corrupt(batch, key, 0)
-    cut, index = task.patches(batch), batch["mask_index"][:, 0]
-    return cut, index, task.model.apply({"params": params}, cut, index)
+    whole, index = cut(batch, task.backbone), batch["mask_index"][:, 0]
+    return whole, index, task.model.apply({"params": params}, whole, index)
 
-  cut, index, out = jax.tree.map(np.asarray, run(params, batch))
-  count, *_, cells = cut.shape
+  clean, index, out = jax.tree.map(np.asarray, run(params, batch))
+  count, *_, cells = clean.shape
   at = (np.arange(count)[:, None], index)
-  in_line = cut.reshape(count, -1, cells)
+  in_line = clean.reshape(count, -1, cells)
   true = in_line[at]  # [B, M, cells]
 
   def whole(values, elsewhere):  # [B, M, cells] -> [B, T, F]
     flat = np.array(np.broadcast_to(elsewhere, in_line.shape), np.float32)
     flat[at] = values
     return patches.unpatchify(
-      flat.reshape(cut.shape), patch_size=task.backbone.patch_size
+      flat.reshape(clean.shape), patch_size=task.backbone.patch_size
     )
 
   measured, drawn, identified = {}, None, None
@@ -235,20 +232,17 @@ def _of_asit(loaded: Loaded, batch: Batch, key, num_mask: int):
     fill=how.get("drop_fill", "zeros"),
   )
 
-  def cut(fbank):
-    return patches.patchify(
-      fbank, patch_size=patch_size, stride=patch_size, backend=xp.JAX
-    )
-
   @jax.jit
   def run(params, batch):
-    given = inputs(batch)
-    clean = given["patches"] if "patches" in given else cut(given["fbank"])
+    clean = cut(batch, module.backbone)
     fbank = patches.unpatchify(clean, patch_size=patch_size)
     keys = device_ops.row_keys(key, len(fbank))[:, None]
     seen, hidden = gmml.corrupt(keys, fbank[:, None], corruption)
     seen, hidden = seen[:, 0], hidden[:, 0]
-    out = module.apply({"params": params}, cut(seen), parts=("reconstruction",))
+    seen_patches = cut({"fbank": seen}, module.backbone)
+    out = module.apply(
+      {"params": params}, seen_patches, parts=("reconstruction",)
+    )
     drawn = patches.unpatchify(out["reconstruction"], patch_size=patch_size)
     maps = ast.attention_maps(module.backbone, params["backbone"], clean)
     attention = jnp.mean(maps, axis=1)[:, 0]  # [B, F', T'] of the class token
@@ -343,7 +337,7 @@ def save(figure, path: pathlib.Path) -> None:
   try:
     figure.savefig(path, dpi=90)
   except OSError as e:
-    raise of_os(e, f"cannot write {path}: {e.strerror}") from None
+    raise file_error(e, f"cannot write {path}: {e.strerror}") from None
 
 
 if __name__ == "__main__":

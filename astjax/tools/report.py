@@ -20,12 +20,11 @@ import numpy as np
 import scipy.special
 
 from astjax import cli
-from astjax.data import pipeline
 from astjax.engine import sharding
 from astjax.engine.step import TrainState, make_eval_step, train_key
 from astjax.errors import UserError, lookup
 from astjax.ops import device_ops
-from astjax.run import evaluate, job, log, streams
+from astjax.run import evaluation, job, log, streams
 from astjax.tools import reconstruct
 
 
@@ -51,7 +50,7 @@ def _report(args: argparse.Namespace) -> None:
       )
     )
   print(f"wrote {' and '.join(written)}")
-  if loaded.task.objective:
+  if loaded.task.saved_objective:
     print(
       "what it makes of hidden patches: python -m astjax.tools.reconstruct "
       f"--model={folder} RECORDING ..."
@@ -102,14 +101,11 @@ def predictions(
   chosen = lookup(
     loaded.own_evals, split or next(iter(loaded.own_evals)), "evaluation"
   )
-  size = chosen.config.batch_size
-  batches = pipeline.eval_batches(
-    chosen.reader, chosen.host_ops, batch_size=size
-  )
-  with contextlib.closing(batches):
-    head = list(itertools.islice(batches, -(-clips // size)))
+  count = -(-clips // chosen.config.batch_size)
+  with contextlib.closing(chosen.batches()) as batches:
+    head = list(itertools.islice(batches, count))
   step = make_eval_step(loaded.task, chosen.device_ops, loaded.mesh)
-  out = evaluate.outputs(step, state, head, loaded.mesh)
+  out = evaluation.outputs(step, state, head, loaded.mesh)
   spectrograms = np.concatenate([_fbank(chosen, loaded, b) for b in head])
   logits = out["logits"][:clips]
   if loaded.task.head.scores == "softmax":
@@ -121,7 +117,7 @@ def predictions(
   return workdir / "predictions.png"
 
 
-def _fbank(split: streams.Split, loaded: job.Job, batch: dict) -> np.ndarray:
+def _fbank(split: streams.Stream, loaded: job.Job, batch: dict) -> np.ndarray:
   def run(batch):
     keys = device_ops.row_keys(train_key(0), len(batch["id"]))
     return device_ops.apply(split.device_ops, batch, keys)

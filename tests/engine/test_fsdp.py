@@ -360,17 +360,11 @@ def test_batches_per_device(tmp_path):
 
 
 def test_an_evaluation_has_its_own_batch():
-  plain = run_config.global_batches(
-    tiny_config(
-      input={"batch_size": 0, "batch_per_device": 4},
-      evals={
-        "val": {"batch_size": 12},
-        "same": {"on_device": "to_float"},
-      },
-    ),
-    2,
+  config = tiny_config(
+    input={"batch_size": 0, "batch_per_device": 4},
+    evals={"val": {"batch_size": 12}, "same": {"on_device": "to_float"}},
   )
-  run = run_config.parse(plain)
+  run = run_config.parse(config, num_devices=2)
   sizes = {k: v.input(run.input).batch_size for k, v in run.evals.items()}
   assert sizes == {"val": 12, "same": 8}
 
@@ -390,7 +384,7 @@ def test_an_evaluation_has_its_own_batch():
     ),
     (
       {"input": {"batch_size": 0, "batch_per_device": -1}},
-      "config.input.batch_per_device=-1 must be at least 1",
+      "config.input: batch_per_device=-1 must be at least 0",
     ),
     (
       {"evals": {"val": {"batch_size": 4, "batch_per_device": 2}}},
@@ -412,7 +406,7 @@ def test_batches_that_are_not_clear(section, told):
 
 TWO = """
 import sys
-from astjax import processes
+from astjax.run import processes
 address, index, folder = sys.argv[1:]
 processes.join(processes.find(
   {}, coordinator=address, num_processes=2, process_id=int(index)))

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from astjax import errors
 from astjax.errors import UserError
 from astjax.models import asit, ast, heads
 from astjax.weights import convert
@@ -166,10 +167,9 @@ def test_heads_in_bfloat16():
 def test_a_description_makes_the_same(kw):
   model = small(**kw)
   preset = kw.get("preset", "r2")
-  described = asit.describe(model, preset)
-  assert asit.make(model.backbone, **described) == model
+  assert asit.make(model.backbone, **model.describe()) == model
   usual = asit.make(model.backbone, preset=preset)
-  assert asit.describe(usual, preset) == {"preset": preset}
+  assert usual.describe() == {"preset": preset}
 
 
 @pytest.mark.parametrize(
@@ -179,12 +179,13 @@ def test_a_description_makes_the_same(kw):
     ({"preset": "r1", "outputs": (8,)}, ["'r1'", "(8192, 1024)", "(8,)"]),
     ({"recon_widths": (8,)}, ["recon_widths=(0, 0)", "(8,)"]),
     ({"outputs": (0,)}, ["outputs=(0,)", "at least 1"]),
-    ({"hidden": 0}, ["hidden=0", "at least 1"]),
+    ({"hidden": 0}, ["hidden=0 must be at least 1"]),
   ],
 )
 def test_sizes_that_do_not_fit(kw, words):
   with pytest.raises(UserError) as error:
-    small(**{"preset": "r2"} | kw)
+    backbone = ast.make_backbone(**SMALL)
+    errors.call(asit.make, "task_kw", kw, backbone=backbone)
   for word in words:
     assert word in str(error.value)
 

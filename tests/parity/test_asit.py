@@ -12,8 +12,10 @@ import pytest
 
 from astjax.engine import optim, sharding
 from astjax.engine.step import init_state, make_train_step, train_key
+from astjax.models import ast
 from astjax.ops import patches as patch_ops
 from astjax.tasks import asit
+from astjax.tasks.base import cut
 from astjax.weights import convert, tables
 from tests.parity.conftest import assert_close
 
@@ -32,16 +34,15 @@ def make(weights, preset, num_heads, size, *, patch=16, views=0, **kw):
   shape = lambda name: weights[name].shape
   head = PREFIX[preset]
   blocks = [k for k in weights if k.endswith("norm1.weight")]
-  task = asit.make(
-    model={
-      "width": weights["backbone.norm.weight"].size,
-      "depth": len(blocks),
-      "num_heads": num_heads,
-      "patch_size": (patch, patch),
-      "stride": (patch, patch),
-      "prefix": ("cls",),
-    },
-    num_classes=0,
+  task = asit.Asit(
+    backbone=ast.make_backbone(
+      width=weights["backbone.norm.weight"].size,
+      depth=len(blocks),
+      num_heads=num_heads,
+      patch_size=(patch, patch),
+      stride=(patch, patch),
+      prefix=("cls",),
+    ),
     preset=preset,
     hidden=shape(head + "mlp.0.bias")[0],
     bottleneck=shape(head + "mlp.4.bias")[0],
@@ -124,7 +125,7 @@ def outputs(task, params, fbank):
   reconstruction [V * B, T, F].
   """
   fbank = np.moveaxis(fbank, 0, 1).reshape(-1, *fbank.shape[2:])
-  patches = task._cut({"fbank": jnp.asarray(fbank)})
+  patches = cut({"fbank": jnp.asarray(fbank)}, task.backbone)
   out = jax.jit(task.model.apply)({"params": params}, patches)
   kernels = task.model.apply({"params": params}, method="kernels")
   tokens = out["patch"].reshape(*patches.shape[:3], -1)
@@ -383,7 +384,7 @@ def near(actual, *expected):
 def tokens_of(task, params, fbank):
   """Class and patch tokens [V * B, 1 + N, D], in the original's order."""
   fbank = np.moveaxis(fbank, 0, 1).reshape(-1, *fbank.shape[2:])
-  grid = task._cut({"fbank": fbank}).shape[1:3]
+  grid = cut({"fbank": fbank}, task.backbone).shape[1:3]
   params = asit._with_grid(params, grid)
   out = task.backbone.apply({"params": params["backbone"]}, fbank)
   patch = out["tokens"].reshape(len(fbank), *grid, -1)

@@ -10,6 +10,7 @@ import pytest
 
 from astjax.engine import optim, sharding
 from astjax.engine.step import init_state, make_train_step, train_key
+from astjax.models import ast
 from astjax.tasks import supervised
 from astjax.weights import convert, tables
 from tests.parity.conftest import assert_close
@@ -19,15 +20,13 @@ LOSSES = {"bce": "bce", "ce": "softmax_xent"}
 
 def build(meta, *, num_classes, loss="bce"):
   task = supervised.make(
-    model={
-      "variant": meta["model_size"],
-      "num_heads": meta["num_heads"],
-      "stride": (meta["fstride"], meta["tstride"]),
-    },
+    backbone=ast.make_backbone(
+      meta["model_size"],
+      num_heads=meta["num_heads"],
+      stride=(meta["fstride"], meta["tstride"]),
+    ),
     num_classes=num_classes,
     loss=loss,
-    steps_per_epoch=1.0,
-    total_steps=meta.get("steps", 1),
   )
   spec = np.zeros((1, meta["input_tdim"], meta["input_fdim"]), np.float32)
   expected = jax.eval_shape(

@@ -10,6 +10,7 @@ import pytest
 
 from astjax.engine import optim, sharding
 from astjax.engine.step import init_state, make_train_step, train_key
+from astjax.models import ast
 from astjax.tasks import ssast
 from astjax.weights import convert, tables
 from tests.parity.conftest import assert_close
@@ -17,20 +18,14 @@ from tests.parity.conftest import assert_close
 
 def build(meta, **kw):
   """The task, and the shapes of its parameters."""
-  state_width = 64 * meta["num_heads"]
-  task = ssast.make(
-    model={
-      "width": state_width,
-      "num_heads": meta["num_heads"],
-      "patch_size": (meta["fshape"], meta["tshape"]),
-      "stride": (meta["fshape"], meta["tshape"]),
-    },
-    num_mask=meta["num_mask"],
-    num_classes=0,
-    steps_per_epoch=1.0,
-    total_steps=1,
-    **kw,
+  patch = (meta["fshape"], meta["tshape"])
+  backbone = ast.make_backbone(
+    width=64 * meta["num_heads"],
+    num_heads=meta["num_heads"],
+    patch_size=patch,
+    stride=patch,
   )
+  task = ssast.Ssast(backbone=backbone, num_mask=meta["num_mask"], **kw)
   batch = {"fbank": np.zeros((1, *size(meta)[1:]), np.float32)}
   return task, jax.eval_shape(task.init_params, jax.random.key(0), batch)
 

@@ -20,13 +20,13 @@ import pytest
 import soundfile
 from ml_collections import ConfigDict
 
-from astjax import train
+from astjax import main, train
 from astjax.engine import sharding
 from astjax.engine.step import TrainState
 from astjax.errors import UserError
 from astjax.run import job, workdir
 from astjax.run.checkpoint import Checkpoints
-from astjax.run.config import to_plain
+from astjax.run.config import parse
 from tests.tiny import FRAMES, MELS, RATE, on_device, tiny_config
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -64,43 +64,41 @@ def _refused(config, mesh, *parts: str) -> str:
 # --- the command ------------------------------------------------------------
 
 
-def _command(*args: str, code: int | None = None) -> str:
-  """Runs the command; gives the one line that it ends in."""
+@pytest.fixture
+def command(capsys):
+  """Runs the command in this process; gives the one line that it ends in."""
+
+  def run(*args: str) -> str:
+    assert main.main([*map(str, args)]) == 2
+    out, err = capsys.readouterr()
+    assert "Traceback" not in out + err
+    assert err.startswith("astjax: error: ") and err.count("\n") == 1
+    return err
+
+  return run
+
+
+def test_the_process_ends_in_one_line_and_a_code():
   done = subprocess.run(
-    [sys.executable, "-m", "astjax.main", *args],
+    [sys.executable, "-m", "astjax.main", DEMO],
     cwd=ROOT,
     capture_output=True,
     text=True,
-    timeout=120,
     check=False,
   )
-  assert done.returncode != 0
-  assert "Traceback" not in done.stdout + done.stderr
-  lines = [
-    line
-    for line in done.stderr.splitlines()
-    if line.startswith("astjax: error:")
-  ]
-  assert len(lines) == 1, done.stderr
-  assert done.stderr.rstrip().endswith(lines[0])
-  assert "KeyError" not in lines[0] and "\\n" not in lines[0]
-  if code is not None:
-    assert done.returncode == code
-  return lines[0]
+  assert done.returncode == 2
+  assert done.stderr == (
+    "astjax: error: no work directory: give one with --workdir=FOLDER\n"
+  )
 
 
 FLAGS = {
   "nothing": ([], ["no config", "--config=FILE.py"]),
-  "no config": (["--workdir=x"], ["no config", "--config=FILE.py"]),
   "no work directory": ([DEMO], ["no work directory", "--workdir=FOLDER"]),
   "one dash": (["-config=configs/demo.py"], ["no work directory"]),
   "missing config": (
     ["--config=configs/dmeo.py"],
     ["'configs/dmeo.py'", "does not exist"],
-  ),
-  "missing config, with a space": (
-    ["--config=my configs/x.py"],
-    ["'my configs/x.py'", "does not exist"],
   ),
   "missing config, two words": (
     ["--config", "configs/dmeo.py"],
@@ -127,10 +125,6 @@ FLAGS = {
   ),
   "half a seed": ([DEMO, "--config.seed=0.5"], ["--config.seed=0.5"]),
   "number for a section": ([DEMO, "--config.model=3"], ["--config.model=3"]),
-  "value before the config": (
-    ["--config.seed=1", DEMO],
-    ["--config.seed=1", "before"],
-  ),
   "value without a config": (["--config.seed=1"], ["--config=FILE.py"]),
   "unknown section": (
     [DEMO, "--workdir=x", "--config.modle.width=3"],
@@ -140,9 +134,10 @@ FLAGS = {
 
 
 @pytest.mark.parametrize("case", FLAGS)
-def test_wrong_flags(case):
+def test_wrong_flags(case, command, monkeypatch):
+  monkeypatch.chdir(ROOT)
   args, parts = FLAGS[case]
-  line = _command(*args)
+  line = command(*args)
   for part in parts:
     assert part in line
 
@@ -176,57 +171,43 @@ FILES = {
 
 
 @pytest.mark.parametrize("case", FILES)
-def test_wrong_config_files(case, tmp_path):
+def test_wrong_config_files(case, tmp_path, command):
   text, parts = FILES[case]
   file = tmp_path / "bad_config.py"
   file.write_bytes(text if isinstance(text, bytes) else text.encode())
-  line = _command(f"--config={file}", f"--workdir={tmp_path / 'run'}")
+  line = command(f"--config={file}", f"--workdir={tmp_path / 'run'}")
   for part in parts:
     assert part.replace("FILE", str(file)) in line
 
 
-@pytest.mark.parametrize(
-  ("args", "parts"),
-  [
-    (["--num_processes=2"], ["--coordinator=HOST:PORT"]),
-    (
-      ["--num_processes=2", "--coordinator=localhost:1", "--process_id=2"],
-      ["--process_id=2", "0 ... 1"],
-    ),
-    (["--num_processes=0"], ["--num_processes=0"]),
-    (["--process_id=1"], ["--process_id=1"]),
-  ],
-)
-def test_wrong_flags_of_several_processes(args, parts, tmp_path):
-  # The last flag ends the run in any case, should the others be accepted.
-  line = _command(DEMO, f"--workdir={tmp_path}", *args, "--config.seed=-1")
-  for part in parts:
-    assert part in line
+def test_several_processes_need_each_flag(command, tmp_path):
+  """All cases are in test_group."""
+  args = (f"--config={ROOT / 'configs' / 'demo.py'}", f"--workdir={tmp_path}")
+  assert "--coordinator=HOST:PORT" in command(*args, "--num_processes=2")
 
 
-@pytest.mark.slow
-def test_the_command_names_the_nearest_key(tmp_path):
-  line = _command(
-    DEMO, f"--workdir={tmp_path}", "--config.input.batch_siz=8", code=2
-  )
+def test_the_command_names_the_nearest_key(command, monkeypatch, tmp_path):
+  monkeypatch.chdir(ROOT)
+  line = command(DEMO, f"--workdir={tmp_path}", "--config.input.batch_siz=8")
   assert "unknown argument 'batch_siz' in config.input" in line
   assert "Did you mean 'batch_size'?" in line
 
 
-@pytest.mark.slow
-def test_the_command_refuses_recordings_of_which_none_can_be_read(tmp_path):
-  data = tmp_path / "data"
-  data.mkdir()
-  for name in ("0_ann_7.wav", "1_ann_7.wav"):
-    (data / name).write_text("not a sound")
-  line = _command(
-    "--config=configs/ast_digits.py",
-    f"--workdir={tmp_path / 'run'}",
-    f"--config.input.data_dir={data}",
-    code=2,
+def test_the_command_takes_values_in_every_form(monkeypatch):
+  monkeypatch.chdir(ROOT)
+  seen = []
+  monkeypatch.setattr(main, "_train", seen.append)
+  forms = (
+    "-config.seed=3",
+    "--config.steps",
+    "7",
+    "--noconfig.log.tensorboard",
   )
-  assert "none of the 2 recordings can be read" in line
-  assert "0_ann_7.wav" in line
+  new = "--config.input.folds=(1,2)"
+  assert main.main([*forms, new, "--config", "configs/demo.py"]) == 0
+  config = seen[0].config
+  assert (config.seed, config.steps, config.input.folds) == (3, 7, (1, 2))
+  assert config.log.tensorboard is False
 
 
 # --- keys and types ---------------------------------------------------------
@@ -275,16 +256,8 @@ KEYS = {
     ["'total_steps' in config.schedule"],
   ),
   "no section": ({"input": 3}, ["config.input=3", "section"]),
-  "no section of an evaluation": (
-    {"evals": {"val": 3}},
-    ["config.evals.val=3", "section"],
-  ),
   "evals of a number": ({"evals": 3}, ["evals=3 is int"]),
-  "model of a number": ({"model": 3}, ["model=3 is int"]),
   "seed of a word": ({"seed": "one"}, ["seed='one' is str", "expected int"]),
-  "seed of a half": ({"seed": 0.5}, ["seed=0.5 is float", "expected int"]),
-  "seed of a truth": ({"seed": True}, ["seed=True is bool", "expected int"]),
-  "steps of a half": ({"steps": 1.5}, ["steps=1.5 is float", "expected int"]),
   "batch of a word": (
     {"input": {"batch_size": "8"}},
     ["config.input: batch_size='8' is str", "expected int"],
@@ -293,21 +266,9 @@ KEYS = {
     {"input": {"folds": "12"}},
     ["config.input: folds='12' is str", "expected tuple"],
   ),
-  "split of a number": (
-    {"input": {"split": 1}},
-    ["config.input: split=1 is int", "expected str"],
-  ),
-  "tensorboard of a word": (
-    {"log": {"tensorboard": "no"}},
-    ["config.log: tensorboard='no' is str", "expected bool"],
-  ),
   "lr of a word": (
     {"schedule": {"lr": "1e-3"}},
     ["config.schedule: lr='1e-3' is str", "expected float"],
-  ),
-  "width of a half": (
-    {"model": {"width": 16.0}},
-    ["config.model: width=16.0 is float", "expected int"],
   ),
   "freeze of a word": (
     {"optim": {"freeze": "head"}},
@@ -332,7 +293,6 @@ def test_unknown_keys_and_wrong_types(case, one):
     ("input", "config"),
     ("schedule", "config"),
     ("input.source", "config.input"),
-    ("input.batch_size", "config.input"),
     ("input.on_host", "config.input"),
     ("input.on_device", "config.input"),
     ("evals.val.on_device", "config.evals.val"),
@@ -354,8 +314,8 @@ def test_missing_keys(path, where, one):
 NAN, INF = float("nan"), float("inf")
 
 VALUES = {
-  "negative seed": ({"seed": -1}, ["config.seed=-1"]),
-  "seed too large": ({"seed": 2**32}, ["config.seed=4294967296"]),
+  "negative seed": ({"seed": -1}, ["config: seed=-1", "2^32 - 1"]),
+  "seed too large": ({"seed": 2**32}, ["config: seed=4294967296"]),
   "epochs and steps": ({"epochs": 1.0}, ["epochs=1.0", "steps=4", "once"]),
   "neither epochs nor steps": ({"steps": 0}, ["epochs=0.0", "steps=0"]),
   "negative steps": ({"steps": -4}, ["steps=-4"]),
@@ -368,7 +328,7 @@ VALUES = {
   ),
   "negative batch": (
     {"input": {"batch_size": -8}},
-    ["config.input.batch_size=-8"],
+    ["config.input: batch_size=-8"],
   ),
   "unknown task": ({"task": "supervise"}, ["config.task", "'supervised'"]),
   "unknown loss": (
@@ -391,8 +351,8 @@ VALUES = {
     {"model": {"num_heads": 3}},
     ["width 16", "num_heads 3"],
   ),
-  "negative width": ({"model": {"width": -16}}, ["width -16"]),
-  "negative depth": ({"model": {"depth": -1}}, ["depth -1"]),
+  "negative width": ({"model": {"width": -16}}, ["width=-16"]),
+  "negative depth": ({"model": {"depth": -1}}, ["depth=-1"]),
   "negative mlp": ({"model": {"mlp_dim": -4}}, ["mlp_dim", "-4"]),
   "drop path of all": ({"model": {"drop_path": 1.0}}, ["drop_path", "1.0"]),
   "unknown dtype": ({"model": {"dtype": "float16"}}, ["'float16'", "bfloat16"]),
@@ -459,14 +419,14 @@ VALUES = {
   "expression of a number": ({"optim": {"no_decay": (3,)}}, ["no_decay"]),
   "multiplier alone": (
     {"optim": {"lr_multipliers": (("head",),)}},
-    ["config.optim.lr_multipliers", "('head',)"],
+    ["config.optim: lr_multipliers", "('head',)"],
   ),
   "multiplier of a word": (
     {"optim": {"lr_multipliers": (("head", "x"),)}},
-    ["config.optim.lr_multipliers", "'x'"],
+    ["config.optim: lr_multipliers", "'x'"],
   ),
-  "no log": ({"log": {"every_steps": 0}}, ["config.log.every_steps=0"]),
-  "keep nothing": ({"checkpoint": {"keep": 0}}, ["config.checkpoint.keep=0"]),
+  "no log": ({"log": {"every_steps": 0}}, ["config.log: every_steps=0"]),
+  "keep nothing": ({"checkpoint": {"keep": 0}}, ["config.checkpoint: keep=0"]),
   "save every -1 steps": (
     {"checkpoint": {"every_steps": -1}},
     ["config.checkpoint", "every_steps", "-1"],
@@ -827,14 +787,12 @@ DATA = {"fingerprint": "f" * 16, "num_examples": 24}
 
 
 def _saved(folder: pathlib.Path, **overrides) -> None:
-  config = to_plain(tiny_config(**overrides))
-  workdir.write_config(folder, config, DATA)
+  workdir.write_config(folder, parse(tiny_config(**overrides)), DATA)
   (folder / "metrics.jsonl").touch()
 
 
 def _compared(folder, data=DATA, **overrides) -> list[str]:
-  config = to_plain(tiny_config(**overrides))
-  return workdir.check_config(folder, config, data)
+  return workdir.check_config(folder, parse(tiny_config(**overrides)), data)
 
 
 @pytest.mark.parametrize(
@@ -915,9 +873,7 @@ def test_the_length_may_change_unless_the_schedule_depends_on_it(tmp_path):
   _said(error, "config.steps was 4, is 9")
 
 
-@pytest.mark.parametrize(
-  "text", ["", "{", "[]", "3", "null", "{}", '{"config": {}}', "\x00\xff"]
-)
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"config": {}}', "\x00\xff"])
 def test_a_damaged_config_json(tmp_path, text):
   (tmp_path / "config.json").write_text(text, encoding="latin-1")
   with pytest.raises(UserError) as error:

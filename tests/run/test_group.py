@@ -3,7 +3,6 @@
 import subprocess
 import sys
 
-import jax
 import pytest
 
 from astjax.errors import UserError
@@ -83,19 +82,8 @@ def test_open_mpi(installed):
   newer = {k: v for k, v in OPEN_MPI.items() if "orte" not in k}
   with pytest.raises(UserError, match="--coordinator=HOST:PORT"):
     processes.find(newer)
-  flags = {"coordinator": "node1:8476", "num_processes": 4}
-  assert processes.find(newer, **flags) == Group(
-    "flags", "node1:8476", 4, 3, (1,)
-  )
-  # On one machine it needs nothing, and all ranks find the same port.
-  newer |= {"OMPI_COMM_WORLD_LOCAL_SIZE": "4", "PMIX_NAMESPACE": "prte-x-1@1"}
-  a, b = (
-    processes.find(newer | {"OMPI_COMM_WORLD_RANK": rank}) for rank in "01"
-  )
-  assert a.coordinator == b.coordinator
-  assert a.coordinator.startswith("localhost:")
-  other = processes.find(newer | {"PMIX_NAMESPACE": "prte-x-2@1"})
-  assert other.coordinator != a.coordinator
+  expected = Group("deactivate", "node1:8476", 4, 3, (1,))
+  assert processes.find(newer, coordinator="node1:8476") == expected
 
 
 def test_open_mpi_that_slurm_started(installed):
@@ -121,30 +109,54 @@ def test_tpu(installed):
 
 
 def test_kubernetes(installed):
-  with pytest.raises(UserError, match="indexed Job"):
+  with pytest.raises(UserError, match="--coordinator=HOST:PORT"):
     processes.find(POD)
   flags = {"coordinator": "job-0.jobs:8476", "num_processes": 2}
-  expected = Group("flags", "job-0.jobs:8476", 2, 1)
+  expected = Group("deactivate", "job-0.jobs:8476", 2, 1)
   assert processes.find(POD, **flags) == expected
   installed.add("kubernetes")
   assert processes.find(POD) == Group("k8s")
 
 
+JAX = {
+  "JAX_COORDINATOR_ADDRESS": "host:1",
+  "JAX_NUM_PROCESSES": "3",
+  "JAX_PROCESS_ID": "2",
+}
+
+
+def test_jax_variables(installed):
+  """They win over a scheduler, and flags over them."""
+  for env in (JAX, SLURM | JAX, POD | JAX):
+    assert processes.find(env) == Group("deactivate", "host:1", 3, 2)
+  found = processes.find(JAX, coordinator="other:2", process_id=0)
+  assert found == Group("deactivate", "other:2", 3, 0)
+  assert processes.find(JAX, num_processes=1) is None
+  assert processes.find({"JAX_NUM_PROCESSES": "1"}) is None
+  assert processes.find({"JAX_NUM_PROCESSES": ""}) is None
+  # What they leave out, a scheduler tells.
+  address = {"JAX_COORDINATOR_ADDRESS": "host:1"}
+  expected = Group("deactivate", "host:1", 4, 2, (0,))
+  assert processes.find(SLURM | address) == expected
+
+
 @pytest.mark.parametrize(
-  ("flags", "words"),
+  ("env", "flags", "words"),
   [
-    ({"num_processes": 0}, "--num_processes=0"),
-    ({"num_processes": 2}, "--coordinator=HOST:PORT"),
-    ({"process_id": 1}, "--process_id=1"),
-    ({"coordinator": "a:1"}, "--coordinator=a:1"),
-    ({"num_processes": 2, "coordinator": "a:1"}, "--process_id=I"),
-    ({"num_processes": 2, "coordinator": "a", "process_id": 0}, "HOST:PORT"),
-    ({"num_processes": 2, "coordinator": "a:1", "process_id": 2}, r"0 ... 1"),
+    ({}, {"num_processes": 0}, "--num_processes=0"),
+    ({}, {"num_processes": 2}, "--coordinator=HOST:PORT"),
+    ({}, {"process_id": 1}, "--process_id=1"),
+    ({}, {"coordinator": "a:1"}, "--coordinator=a:1"),
+    ({}, {"num_processes": 2, "coordinator": "a:1"}, "--process_id=I"),
+    (JAX, {"coordinator": "a"}, "HOST:PORT"),
+    (JAX, {"process_id": 3}, r"--process_id=3 one of 0 ... 2"),
+    (JAX | {"JAX_PROCESS_ID": "x"}, {}, "JAX_PROCESS_ID='x'"),
+    ({"JAX_NUM_PROCESSES": "2"}, {}, "JAX_COORDINATOR_ADDRESS"),
   ],
 )
-def test_flags_that_do_not_fit(flags, words, installed):
+def test_what_does_not_fit(env, flags, words, installed):
   with pytest.raises(UserError, match=words):
-    processes.find({}, **flags)
+    processes.find(env, **flags)
 
 
 def test_jax_tells_where_there_is_no_tpu():
@@ -154,20 +166,3 @@ def test_jax_tells_where_there_is_no_tpu():
     [sys.executable, "-c", code], capture_output=True, text=True, check=True
   )
   assert out.stdout.strip() == "1"
-
-
-@pytest.mark.parametrize(
-  ("error", "lost"),
-  [
-    (jax.errors.JaxRuntimeError("UNKNOWN: Gloo AllGather failed: closed"), 1),
-    (ValueError("UNKNOWN: Gloo all-reduce failed: Connection closed"), 1),
-    (TimeoutError("Timed out while waiting for a barrier."), 1),
-    (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"), 0),
-    (ValueError("the barrier of classes is unavailable"), 0),
-    (OSError(110, "Connection timed out"), 0),
-    (RuntimeError("connection pool is closed"), 0),
-  ],
-)
-def test_whose_fault_it_is(error, lost, monkeypatch):
-  monkeypatch.setattr(processes, "is_one_of_several", lambda: True)
-  assert processes.is_lost(error) == bool(lost)

@@ -94,31 +94,36 @@ def start_command(*words, devices=1, stderr=subprocess.STDOUT, **env):
   return process
 
 
-def finish(process, timeout=300):
-  out, _ = process.communicate(timeout=timeout)
+SAFETY = 600  # seconds after which something hangs, however busy the machine
+
+
+def finish(process):
+  out, _ = process.communicate(timeout=SAFETY)
   return out
 
 
-def wait_for_step(workdir, process, step, timeout=120):
-  """Until the log has a line of this step, or the process ends."""
-  path = pathlib.Path(workdir) / "metrics.jsonl"
-  end = time.monotonic() + timeout
-  while time.monotonic() < end and process.poll() is None:
-    if path.exists():
-      lines = path.read_text().splitlines()
-      if any(f'"step": {step},' in line for line in lines):
-        return
-    time.sleep(0.01)
-
-
-def wait_for_save(workdir, process, timeout=120):
-  """Until a save is being written: orbax's temporary folder is there."""
-  end = time.monotonic() + timeout
-  folder = pathlib.Path(workdir) / "checkpoints"
-  while time.monotonic() < end and process.poll() is None:
-    if folder.exists() and any("tmp" in p.name for p in folder.iterdir()):
-      return
+def wait_until(process, holds):
+  """Until `holds()`, or the process ends."""
+  end = time.monotonic() + SAFETY
+  while process.poll() is None and not holds():
+    assert time.monotonic() < end
     time.sleep(0.001)
+
+
+def wait_for_step(workdir, process, step):
+  """Until the log has a line of this step."""
+  path = pathlib.Path(workdir) / "metrics.jsonl"
+  line = f'"step": {step},'
+  wait_until(process, lambda: path.exists() and line in path.read_text())
+
+
+def wait_for_save(workdir, process):
+  """Until a save is being written: orbax's temporary folder is there."""
+  folder = pathlib.Path(workdir) / "checkpoints"
+  wait_until(
+    process,
+    lambda: folder.exists() and any("tmp" in p.name for p in folder.iterdir()),
+  )
 
 
 @pytest.fixture(scope="module")

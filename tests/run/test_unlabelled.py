@@ -17,7 +17,7 @@ from astjax.engine import sharding
 from astjax.engine.step import make_eval_step
 from astjax.engine.task import LossOut
 from astjax.models import ast
-from astjax.run import evaluate, job
+from astjax.run import evaluation, job
 from astjax.tools import dataset_stats, report
 from tests.test_train import run
 from tests.tiny import FRAMES, MELS, RATE, SAMPLES, on_device, tiny_config
@@ -31,7 +31,7 @@ class Mean:
   metric_names = ("loss",)
   one_label = False
   head = None
-  objective = {}  # noqa: RUF012
+  saved_objective = {}  # noqa: RUF012
 
   def init_params(self, rng, batch):
     return {"backbone": self.backbone.init(rng, batch["fbank"])["params"]}
@@ -61,8 +61,8 @@ class Mean:
     return {"loss": float(np.mean(outputs["loss"]))}, {}
 
 
-def make(*, model: dict, num_classes: int, **own: Any) -> Mean:
-  return Mean(ast.make_backbone(**model))
+def make(*, backbone: Any, num_classes: int, **own: Any) -> Mean:
+  return Mean(backbone)
 
 
 @pytest.fixture
@@ -232,8 +232,8 @@ class OfViews(Mean):
     return out.reshape(*fbank.shape[:-2], -1)
 
 
-def make_of_views(*, model: dict, **own: Any) -> OfViews:
-  return OfViews(ast.make_backbone(**model))
+def make_of_views(*, backbone: Any, **own: Any) -> OfViews:
+  return OfViews(backbone)
 
 
 def views_of(random):
@@ -285,7 +285,7 @@ def test_a_model_of_views_hears_one_clip(config, tmp_path, monkeypatch):
     loaded.task, split.device_ops, loaded.mesh, features=True
   )
   batches = pipeline.eval_batches(split.reader, split.host_ops, batch_size=4)
-  out = evaluate.outputs(step, state, batches, loaded.mesh)
+  out = evaluation.outputs(step, state, batches, loaded.mesh)
   source = split.reader.source
   compared = 0
   for i, want in zip(out["id"], out["features"], strict=True):

@@ -13,7 +13,8 @@ from astjax import train
 from astjax.data import pipeline
 from astjax.engine import sharding
 from astjax.engine.step import make_eval_step
-from astjax.run import evaluate, job
+from astjax.run import evaluation as run_evaluation
+from astjax.run import job
 from tests.tiny import RATE, SAMPLES, tiny_config
 
 # name -> (samples, rate, channels)
@@ -71,6 +72,6 @@ def evaluation(workdir):
   step = make_eval_step(loaded.task, split.device_ops, loaded.mesh)
   batches = pipeline.eval_batches(split.reader, split.host_ops, batch_size=4)
   with contextlib.closing(batches):
-    out = evaluate.outputs(step, state, batches, loaded.mesh)
+    out = run_evaluation.outputs(step, state, batches, loaded.mesh)
   names = [split.reader.source.name(i) for i in out["id"]]
-  return names, out, evaluate.reduce(loaded.task, out)[0]
+  return names, out, run_evaluation.reduce(loaded.task, out)[0]

@@ -9,9 +9,11 @@ import pytest
 from astjax.engine import optim, sharding
 from astjax.engine.step import init_state, make_train_step, train_key
 from astjax.errors import UserError
+from astjax.models import ast
 from astjax.ops import gmml, losses, posemb
 from astjax.run import job
 from astjax.tasks import asit
+from astjax.tasks.base import cut
 from astjax.tools import average_checkpoints
 from astjax.weights import convert, tables
 from tests.tasks.test_contract import KWARGS, MODEL, make_batch, make_views
@@ -23,9 +25,9 @@ SIZES = {"r1": {"outputs": (10, 6)}, "r2": {"outputs": (10,)}}
 
 
 def make(preset="r2", model=None, **kw):
-  given = {"model": MODEL | {"prefix": ("cls",)} | (model or {}), **PLAIN}
-  sizes = KWARGS["asit"] | SIZES[preset]
-  return asit.make(preset=preset, **given | sizes | kw)
+  model = MODEL | {"prefix": ("cls",)} | (model or {})
+  given = PLAIN | KWARGS["asit"] | SIZES[preset] | kw
+  return asit.Asit(backbone=ast.make_backbone(**model), preset=preset, **given)
 
 
 def prepare(task, rows=4, seed=0):
@@ -59,17 +61,18 @@ def test_presets(preset, drop, views, epochs, weights):
   assert task.corruption == gmml.Gmml(drop, 0.3, 1, "zeros")
   assert task.local_views == views and task.loss_weights == weights
   assert task.student_temp == 0.1 and task.center_momentum == 0.9
-  temps = [float(task.teacher_temp(10 * e)) for e in range(epochs + 2)]
+  temps = [float(task.temperature(10 * e)) for e in range(epochs + 2)]
   expected = [*np.linspace(0.04, 0.07, epochs), 0.07, 0.07]
   np.testing.assert_allclose(temps, expected, rtol=1e-6)
-  assert float(task.teacher_temp(9)) == temps[0]
+  assert float(task.temperature(9)) == temps[0]
   golden = {"r1": {1: 0.0410344828, 15: 0.0555172414}, "r2": {1: 0.0475}}
   for epoch, value in golden[preset].items():
     assert temps[epoch] == pytest.approx(value, rel=1e-6)
 
 
 def test_the_default_is_the_second_release():
-  task = asit.make(model=MODEL | {"prefix": ("cls",)}, **PLAIN)
+  backbone = ast.make_backbone(**MODEL, prefix=("cls",))
+  task = asit.Asit(backbone=backbone, **PLAIN)
   assert task.preset == "r2" and task.model.outputs == (8192,)
   how = {
     "drop_perc": 0.5,
@@ -78,16 +81,16 @@ def test_the_default_is_the_second_release():
     "drop_fill": "zeros",
   }
   objective = {"name": "asit", "preset": "r2", "task_kw": how}
-  assert task.objective == objective
+  assert task.saved_objective == objective
   sizes = {"hidden": 12, "bottleneck": 8, "outputs": (10,)}
-  assert make().objective == objective | sizes
+  assert make().saved_objective == objective | sizes
 
 
 def test_epochs_of_a_fraction_of_a_step():
   task = make(steps_per_epoch=2.5, teacher_temp_epochs=3)
-  temps = [float(task.teacher_temp(s)) for s in range(9)]
+  temps = [float(task.temperature(s)) for s in range(9)]
   assert temps == pytest.approx([0.04] * 3 + [0.055] * 2 + [0.07] * 4)
-  assert float(make(teacher_temp_epochs=0).teacher_temp(0)) == pytest.approx(
+  assert float(make(teacher_temp_epochs=0).temperature(0)) == pytest.approx(
     0.07
   )
 
@@ -110,7 +113,7 @@ def test_the_losses_by_hand(preset):
 
   def see(params, fbank):
     out = task.model.apply(
-      {"params": params}, task._cut({"fbank": jnp.asarray(fbank)})
+      {"params": params}, cut({"fbank": jnp.asarray(fbank)}, task.backbone)
     )
     kernels = task.model.apply({"params": params}, method="kernels")
     logits = {k: out[k] @ kernels[k] for k in ("cls", "patch")}
@@ -146,10 +149,10 @@ def test_the_losses_by_hand(preset):
       for i in range(2)
     ]
   )
-  cut = lambda x: np.asarray(task._cut({"fbank": jnp.asarray(x)}))
-  mask = cut(batch["mask"])
+  literal = lambda x: np.asarray(cut({"fbank": jnp.asarray(x)}, task.backbone))
+  mask = literal(batch["mask"])
   error = [
-    np.abs(views[v]["drawn"] - cut(batch["fbank"][:, v])) for v in range(2)
+    np.abs(views[v]["drawn"] - literal(batch["fbank"][:, v])) for v in range(2)
   ]
   recon = np.stack(error, axis=1)[mask].mean()
   weights = {"r1": (1, 1, 2), "r2": (0.5, 0.5, 1)}[preset]
@@ -422,7 +425,7 @@ def test_what_is_decayed(preset):
   spared = ((r"(bias|scale)$", 0.0),)
   ones = jax.tree.map(jnp.ones_like, params)
   decayed = jax.tree.map(
-    lambda x, factor: x * factor, ones, optim.by_path(params, spared, 1.0)
+    lambda x, factor: x * factor, ones, optim.by_name(params, spared, 1.0)
   )
   names = convert.revert(decayed, TABLES[preset])
   assert "backbone.cls_token" in names and "backbone.pos_embed" in names
@@ -511,14 +514,14 @@ def test_the_decay_ends_with_the_run(monkeypatch):
     ({"preset": "r3"}, ["preset='r3'", "'r1', 'r2'"]),
     ({"drop_perc": 0.95}, ["drop_perc", "[0, 0.9]", "0.95"]),
     ({"drop_replace": -0.1}, ["drop_replace", "-0.1"]),
-    ({"drop_align": 0}, ["drop_align must be at least 1"]),
+    ({"drop_align": 0}, ["drop_align=0 must be at least 1"]),
     ({"drop_align": 4}, ["drop_align=4", "12 frames are too few"]),
     ({"drop_fill": "tmie"}, ["drop_fill='tmie'", "'time'"]),
     ({"local_views": 2}, ["2 local views", "(1, 4, 8, 16)"]),
     ({"loss_weights": (1.0, 1.0)}, ["loss_weights", "three numbers"]),
     ({"teacher_temp": 0.0}, ["teacher_temp", "positive"]),
-    ({"momentum": 1.5}, ["momentum must be in [0, 1]"]),
-    ({"chunk": -1}, ["chunk must be at least 0"]),
+    ({"momentum": 1.5}, ["momentum=1.5 must be in [0, 1]"]),
+    ({"chunk": -1}, ["chunk=-1 must be at least 0"]),
     ({"outputs": (8, 8)}, ["'r2'", "(8, 8)"]),
     ({"hiden": 2}, ["hiden", "Did you mean 'hidden'"]),
   ],

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from astjax import tasks
+from astjax.models import ast
 from astjax.weights import convert
 from astjax.weights.info import ModelInfo
 
@@ -30,7 +31,9 @@ def build(name, **kw):
   return tasks.build(
     name,
     KWARGS[name] | kw,
-    model=MODEL | ({"prefix": ("cls",)} if name == "asit" else {}),
+    backbone=ast.make_backbone(
+      **MODEL | ({"prefix": ("cls",)} if name == "asit" else {})
+    ),
     num_classes=3,
     steps_per_epoch=10.0,
     total_steps=100,
@@ -98,7 +101,7 @@ def test_a_saved_model_has_these_parameters(task, params):
   info = ModelInfo(
     model=task.backbone.describe(),
     head=task.head,
-    objective=task.objective,
+    objective=task.saved_objective,
   )
   expected = info.expected_params((2, 6))
   shapes = lambda tree: {k: v.shape for k, v in convert.flatten(tree).items()}

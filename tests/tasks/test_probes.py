@@ -2,6 +2,7 @@
 
 import json
 import sys
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,7 +15,9 @@ from ml_collections import ConfigDict
 from astjax import tasks
 from astjax.data import pipeline
 from astjax.engine import sharding
+from astjax.engine.task import Task
 from astjax.errors import UserError
+from astjax.models.heads import Head
 from astjax.ops import device_ops, metrics
 from astjax.run import config as run_config
 from astjax.run import job
@@ -184,16 +187,16 @@ def test_probes_are_deterministic(name):
   ("name", "given", "told"),
   [
     ("knm", {}, "unknown here.probe 'knm'. Did you mean 'knn'?"),
-    ("knn", {"k": 0}, "here: knn needs k of 1 or more"),
+    ("knn", {"k": 0}, "here.probe_kw: k=0 must be at least 1"),
     ("knn", {"k": 2.5}, "k=2.5 is float, expected int"),
-    ("knn", {"temperature": 0.0}, "a positive temperature"),
+    ("knn", {"temperature": 0.0}, "temperature=0.0 must be positive"),
     (
       "knn",
       {"neighbours": 3},
       "unknown argument 'neighbours' in here.probe_kw",
     ),
-    ("linear", {"c": -1.0}, "a positive c"),
-    ("linear", {"max_iter": 0}, "max_iter of 1 or more"),
+    ("linear", {"c": -1.0}, "c=-1.0 must be positive"),
+    ("linear", {"max_iter": 0}, "max_iter=0 must be at least 1"),
   ],
 )
 def test_wrong_arguments(name, given, told):
@@ -337,7 +340,10 @@ def test_averaged_weights_are_probed_and_ensembles_left_alone(tmp_path):
     ({"train": {}}, "a probe needs both probe, such as 'knn', and train"),
     ({"probe": ""}, "a probe needs both probe, such as 'knn', and train"),
     ({"probe": "svm"}, "unknown config.evals.knn.probe 'svm'"),
-    ({"probe_kw": {"k": -1}}, "config.evals.knn: knn needs k of 1 or more"),
+    (
+      {"probe_kw": {"k": -1}},
+      "probe_kw: k=-1 must be at least 1",
+    ),
     ({"train": {"spilt": "a"}}, "'spilt' in config.evals.knn.train"),
     ({"train": {"draw": "balanced"}}, "'draw' in config.evals.knn.train"),
     ({"train": {"split": 3}}, "config.evals.knn.train: split=3 is int"),
@@ -396,10 +402,7 @@ def test_only_its_own_metrics_decide(best):
 class Featureless(supervised.Supervised):
   """Stands for a task of somebody else's."""
 
-  def __getattribute__(self, name):
-    if name == "features":
-      raise AttributeError(name)
-    return super().__getattribute__(name)
+  features = Task.features
 
 
 class Tokens(supervised.Supervised):
@@ -417,16 +420,9 @@ class Tokens(supervised.Supervised):
   ],
 )
 def test_tasks_without_features(kind, told, monkeypatch):
-  def make(
-    *, model: dict, num_classes: int, steps_per_epoch: float, total_steps: int
-  ):
-    task = supervised.make(
-      model=model,
-      num_classes=num_classes,
-      steps_per_epoch=steps_per_epoch,
-      total_steps=total_steps,
-    )
-    return kind(task.backbone, task.head, task.loss_name)
+  def make(*, backbone: Any, num_classes: int, **own: Any):
+    head = Head(num_classes=num_classes)
+    return kind(backbone=backbone, head=head, loss_name="bce")
 
   monkeypatch.setitem(tasks.TASKS, "supervised", make)
   config = tiny_config(evals={"knn": probed()})

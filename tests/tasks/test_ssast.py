@@ -10,17 +10,20 @@ from astjax import train
 from astjax.engine import sharding
 from astjax.engine.step import init_state, make_train_step, train_key
 from astjax.errors import UserError
+from astjax.models import ast
 from astjax.ops import losses, patches
 from astjax.run import job
 from astjax.tasks import ssast
+from astjax.tasks.base import cut
 from tests.tasks.test_contract import MODEL, make_batch
 from tests.tiny import tiny_ssast
 
 PLAIN = {"num_classes": 0, "steps_per_epoch": 1.0, "total_steps": 1}
 
 
-def make(**kw):
-  return ssast.make(**{"model": MODEL, "num_mask": 5, **PLAIN, **kw})
+def make(model=MODEL, **kw):
+  backbone = ast.make_backbone(**model)
+  return ssast.Ssast(backbone=backbone, **PLAIN | {"num_mask": 5} | kw)
 
 
 def prepare(task, seed=0):
@@ -85,7 +88,7 @@ def test_one_objective(objective, heads, names):
   assert set(params) == {"backbone", "mask_token", *heads}
   assert batch["mask_index"].shape == (4, 1, 5)
   loss, out = task.loss(params, {}, batch, jax.random.key(2), 0)
-  assert task.objective["heads"] == tuple(heads)
+  assert task.saved_objective["heads"] == tuple(heads)
   assert task.metric_names == names
   assert set(out.metrics) == set(names)  # sorted by jax.tree
   assert loss == out.metrics[names[1]]  # its weight is of the joint one
@@ -95,15 +98,15 @@ def test_hidden_cells_do_not_reach_the_prediction():
   task = make(passes=1)
   params, batch = prepare(task)
   index = np.asarray(batch["mask_index"])[:, 0]
-  cut = np.asarray(
+  literal = np.asarray(
     patches.patchify(batch["fbank"], patch_size=(8, 4), stride=(8, 4))
   ).copy()
-  flat = cut.reshape(4, 12, 32)
+  flat = literal.reshape(4, 12, 32)
   for row, hidden in zip(flat, index, strict=True):
     row[hidden] += 3.0
   apply = lambda x: task.model.apply({"params": params}, x, index)
-  original = apply(task.patches(batch))
-  changed = apply(jnp.asarray(cut))
+  original = apply(cut(batch, task.backbone))
+  changed = apply(jnp.asarray(literal))
   for name, value in original.items():
     np.testing.assert_allclose(value, changed[name], atol=1e-6)
 
@@ -204,10 +207,10 @@ def test_a_run_stops_and_goes_on(tmp_path):
   [
     ({"num_mask": 4}, ["cannot hide 4 of 4 patches", "between 1 and 2"]),
     ({"num_mask": 400}, ["config.input", "cannot hide 400 of 4", "num_mask"]),
-    ({"num_mask": 0}, ["num_mask=0", "at least 1"]),
+    ({"num_mask": 0}, ["num_mask=0", "must be at least 1"]),
     ({"eval_num_mask": 4}, ["config.evals.val", "cannot hide 4 of 4"]),
     ({"passes": 3}, ["passes=3", "one of 1, 2"]),
-    ({"mse_weight": 0.0}, ["mse_weight must be positive"]),
+    ({"mse_weight": 0.0}, ["mse_weight=0.0 must be positive"]),
     ({"objective": "jiont"}, ["objective='jiont'", "'joint'"]),
     ({"num_masks": 2}, ["num_masks", "Did you mean 'num_mask'"]),
     ({"softmax_over": "patch"}, ["softmax_over='patch'", "'patches'"]),

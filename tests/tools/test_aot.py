@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from astjax.engine import flops, sharding
-from astjax.engine.devices import find
+from astjax.engine import sharding
+from astjax.engine.devices import chip_named, count_flops
 from astjax.errors import UserError
 from astjax.models import vit
 from astjax.ops import platform
@@ -143,20 +143,20 @@ def test_collectives_of_a_real_program():
 def test_flops_multiply_loops_and_devices():
   x, w = jnp.ones((8, 16)), jnp.ones((16, 16))
   once = 2 * 8 * 16 * 16
-  assert flops.of(lambda x, w: x @ w, x, w) == once
+  assert count_flops(lambda x, w: x @ w, x, w) == once
 
   def loop(x, w):
     return jax.lax.scan(lambda x, _: (x @ w, None), x, length=7)[0]
 
-  assert flops.of(loop, x, w) == 7 * once
-  assert flops.of(jax.jit(jax.grad(lambda w: jnp.sum((x @ w) ** 2))), w) == (
+  assert count_flops(loop, x, w) == 7 * once
+  assert count_flops(jax.jit(jax.grad(lambda w: jnp.sum((x @ w) ** 2))), w) == (
     2 * once
   )
   mesh = sharding.make_mesh(jax.devices()[:4])
   each = sharding.per_device(lambda x: x @ w, mesh)
-  assert flops.of(each, x) == once
+  assert count_flops(each, x) == once
   image, kernel = jnp.ones((1, 4, 10, 10)), jnp.ones((6, 4, 3, 3))
-  assert flops.of(
+  assert count_flops(
     lambda x, k: jax.lax.conv(x, k, (1, 1), "VALID"), image, kernel
   ) == 2 * 6 * 8 * 8 * (4 * 3 * 3)
 
@@ -266,7 +266,7 @@ def test_what_is_suggested_fits(monkeypatch):
 
 def test_pencil_and_paper():
   """197 TFLOP/s; 200 GB/s out of each chip; all-reduces count twice."""
-  chip = find("TPU v5 lite")
+  chip = chip_named("TPU v5 lite")
   traffic = {
     "all-reduce": {"nbytes": 100_000_000},
     "all-gather": {"nbytes": 50_000_000},

@@ -163,7 +163,7 @@ def test_literal_patches(model, tmp_path):
   [
     ({"probes": "svm"}, "unknown --probes 'svm'"),
     ({"probes": ""}, "unknown --probes ''"),
-    ({"k": 0}, "knn needs k of 1 or more"),
+    ({"k": 0}, "knn: k=0 must be at least 1"),
     ({"test_split": "train"}, "to learn from and those to rate are the same"),
     ({"test_split": "val"}, "no recording of split 'val'"),
     ({"source": "nowhere"}, "unknown recordings.source 'nowhere'"),

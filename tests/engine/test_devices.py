@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from astjax import errors, tasks
-from astjax.engine import flops, profiling
-from astjax.engine.devices import CHIPS, Chip, find
+from astjax import errors, tasks, train
+from astjax.engine import devices
+from astjax.engine.devices import CHIPS, Chip, chip_named, count_flops
 from astjax.run import job, log
 from tests.engine.test_fsdp import TASKS, config_of
 from tests.test_train import one_device, run
@@ -19,7 +19,7 @@ from tests.tiny import tiny_config
 def test_products_are_counted():
   a, b = jnp.ones((3, 4, 5)), jnp.ones((3, 5, 6))
   once = 2 * 3 * 4 * 5 * 6
-  count = flops.of
+  count = count_flops
   assert count(jnp.matmul, a, b) == once
   assert count(lambda a, b: jnp.sin(a) + 1, a, b) == 0
   assert count(jax.jit(jnp.matmul), a, b) == once
@@ -40,7 +40,7 @@ def test_products_are_counted():
   assert count(choice, a, b) == once / 2
 
 
-def built_of(task, **model):
+def built_of(task):
   return job.build(config_of(task), mesh=one_device())
 
 
@@ -60,9 +60,12 @@ def test_a_classifier_by_hand():
 @pytest.mark.parametrize("task", TASKS)
 def test_what_is_computed_again_does_not_count(task):
   built = built_of(task)
-  model = built.config.model | {"remat": True, "attention": "per_head"}
-  config = dataclasses.replace(built.config, model=model)
-  again = dataclasses.replace(built, config=config)
+  backbone = built.task.backbone
+  encoder = backbone.encoder.clone(remat=True, attention="per_head")
+  backbone = backbone.clone(encoder=encoder)
+  again = dataclasses.replace(
+    built, task=dataclasses.replace(built.task, backbone=backbone)
+  )
   count = built.flops_per_example()
   assert again.flops_per_example() == count > 0
   # At most what six FLOPs per parameter and token make of it, at least a third.
@@ -97,7 +100,7 @@ def test_two_passes_are_twice_one():
   ],
 )
 def test_chips_by_name(kind, name):
-  chip = find(kind)
+  chip = chip_named(kind)
   assert (chip.name if chip else None) == name
 
 
@@ -111,7 +114,7 @@ def test_nothing_of_it_on_a_cpu(tmp_path):
 def test_a_chip_that_is_known(tmp_path, monkeypatch, capsys):
   """The share of the peak: of all devices, in all micro-batches."""
   monkeypatch.setitem(CHIPS, "cpu", Chip("cpu", 0, 1e8))
-  monkeypatch.setattr(profiling, "peak_memory", lambda: 2.5)
+  monkeypatch.setattr(train, "peak_memory", lambda: 2.5)
   config = tiny_config(steps=3, accumulate=2)
   history = run(tmp_path, config, devices=4)
   work = job.build(config, mesh=one_device()).flops_per_example()
@@ -142,9 +145,9 @@ def test_memory_is_that_of_the_fullest_device(monkeypatch):
     ([None, None], None),
     ([{"bytes_in_use": 5}], None),
   ):
-    devices = [Device(s) for s in stats]
-    monkeypatch.setattr(jax, "local_devices", lambda d=devices: d)
-    assert profiling.peak_memory() == expected
+    local = [Device(s) for s in stats]
+    monkeypatch.setattr(jax, "local_devices", lambda d=local: d)
+    assert devices.peak_memory() == expected
 
 
 @pytest.mark.parametrize(
@@ -152,7 +155,7 @@ def test_memory_is_that_of_the_fullest_device(monkeypatch):
 )
 def test_windows_that_are_none(text):
   with pytest.raises(errors.UserError, match="START:COUNT, such as 10:5"):
-    profiling.parse_window(text)
+    devices.parse_window(text)
 
 
 def traces(folder):
@@ -161,7 +164,7 @@ def traces(folder):
 
 @pytest.mark.slow
 def test_a_trace_of_some_steps(tmp_path, monkeypatch, capsys):
-  assert profiling.parse_window("10:5") == (10, 5)
+  assert devices.parse_window("10:5") == (10, 5)
   started, steps = [], []
   start, stop = jax.profiler.start_trace, jax.profiler.stop_trace
   advance = log.Console.advance
