@@ -65,15 +65,16 @@ def test_the_page_shows_the_module_that_is_tested():
 
 
 def test_the_encoder_sees_what_is_visible():
-  backbone = models.build(mae().model)
   task = tasks.build(
-    "mae", {"num_mask": 2, "decoder_width": 8}, backbone=backbone
+    "mae", mae().task_kw.to_dict(), model=mae().model.to_dict()
   )
   rng = np.random.default_rng(0)
   batch = {"fbank": rng.standard_normal((3, 20, 16)), "id": np.arange(3)}
   params = task.init_params(jax.random.key(0), batch)
   index = np.array([[0, 1], [2, 3], [0, 3]])
-  patches = np.asarray(toy_mae.cut(batch, backbone), np.float32)  # [B, 2, 2, K]
+  patches = np.asarray(
+    toy_mae.cut(batch, task.backbone), np.float32
+  )  # [B, 2, 2, K]
   other = patches.reshape(3, 4, -1).copy()
   np.put_along_axis(other, index[..., None], 7.0, axis=1)
   other = other.reshape(patches.shape)

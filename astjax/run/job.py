@@ -19,7 +19,7 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from astjax import models, tasks
+from astjax import tasks
 from astjax.data import pipeline, sources
 from astjax.engine import optim, sharding, step
 from astjax.engine.devices import count_flops
@@ -182,7 +182,7 @@ def build(
   task = tasks.build(
     run.task,
     run.task_kw,
-    backbone=models.build(run.model),
+    model=run.model,
     num_classes=len(train.class_names),
     steps_per_epoch=steps_per_epoch,
     total_steps=total_steps,
@@ -379,7 +379,7 @@ def warm_params(job: Job) -> tuple[Params, ModelInfo, list[str]]:
       backbone=job.task.backbone,
       head=job.task.head,
       class_names=job.train.class_names,
-      objective=job.task.objective,
+      objective=job.task.saved_objective,
       options=options,
     )
   info = loaded.info

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import itertools
 import math
 import os
 import warnings
@@ -34,8 +33,9 @@ from astjax.weights import adapt, convert
 from astjax.weights import load as weights
 from astjax.weights.info import ModelInfo, Options
 
-# Clips of up to 1.5 times the trained length are heard at once. Their positions
-# exist for four lengths, so that a new length compiles nothing.
+# Training's evaluation cuts at the trained length; who predicts on a minute
+# wants the minute. Up to 1.5 times that length is heard at once, with positions
+# for four lengths, so that a new duration compiles nothing; then in windows.
 _STRETCH = (1.125, 1.25, 1.375, 1.5)
 
 
@@ -115,8 +115,8 @@ def load(
       know it (or to replace its own).
     class_names: of the classifier, where the source does not know them.
     options: what a bare file does not tell.
-    batch_size: see `Bundle`.
-    dtype: likewise.
+    batch_size: how many clips or windows run at once, at most.
+    dtype: "float32" or "bfloat16", of the transformer's computation.
 
   Raises:
     UserError: it cannot be found, read or used.
@@ -127,11 +127,21 @@ def load(
       f"{os.fspath(source)} is a model of images ({loaded.kind}): train it on "
       "sounds first, with config.init_from"
     )
-  changes = {"recipe": recipe} if recipe else {}
-  if class_names:
-    changes["class_names"] = _agreeing(class_names, loaded.info.class_names)
+  info, given = loaded.info, tuple(class_names)
+  if given and info.class_names and given != info.class_names:
+    own = info.class_names
+    first = next(i for i in range(len(own) + 2) if given[:i] != own[:i])
+    raise UserError(
+      f"{len(given)} class names are given, the model has {len(own)} of its "
+      f"own; they differ at number {first}: leave them out"
+    )
+  info = dataclasses.replace(
+    info,
+    recipe=recipe or info.recipe,
+    class_names=given or info.class_names,
+  )
   return Bundle(
-    dataclasses.replace(loaded.info, **changes),
+    info,
     convert.unflatten(loaded.params),
     batch_size=batch_size,
     dtype=dtype,
@@ -139,27 +149,10 @@ def load(
   )
 
 
-def _agreeing(given: Sequence[str], known: tuple[str, ...]) -> tuple[str, ...]:
-  given = tuple(given)
-  if known and given != known:
-    pairs = enumerate(itertools.zip_longest(given, known, fillvalue="(none)"))
-    number, (one, other) = next((i, p) for i, p in pairs if p[0] != p[1])
-    raise UserError(
-      f"{len(given)} class names are given, the model has {len(known)} of its "
-      f"own; number {number} is {one!r} and {other!r}: leave them out"
-    )
-  return given
-
-
 class Bundle:
   """Recipe, backbone and classifier.
 
-  Args:
-    info: model, classifier, class names and recipe.
-    params: of the shapes that `info` says.
-    batch_size: how many clips or windows run at once, at most.
-    dtype: "float32" or "bfloat16", of the transformer's computation.
-    digest: of the weights, for records.
+  Args: as of `load`; `params` are of the shapes that `info` says.
 
   Attributes:
     info: what is known about the model.
@@ -199,17 +192,16 @@ class Bundle:
     self.sample_rate = frames.sample_rate
     trained = self._recipe.num_frames
     self.seconds = frames.num_samples(trained) / frames.sample_rate
+    lengths = [trained, *(math.ceil(trained * x) for x in _STRETCH)]
     self._cutting = recording.Cutting(
       self._recipe,
-      lengths=tuple(
-        dict.fromkeys([trained, *(math.ceil(trained * x) for x in _STRETCH)])
-      ),
+      lengths=tuple(dict.fromkeys(lengths)),
       column=self._backbone.stride[1],
       num_columns=self._columns(trained),
     )
     self._params = jax.device_put(params)
-    grid = convert.flatten(params)[convert.GRID]
-    self._grids = {trained: self._params["backbone"]["pos_embed"]["grid"]}
+    grid = self._params["backbone"]["pos_embed"]["grid"]
+    self._grids = {trained: grid}  # by number of frames
     self._grid = np.asarray(grid)
     self._apply = jax.jit(self._forward)
     self._warned: set[str] = set()
@@ -222,7 +214,7 @@ class Bundle:
     *,
     whole: bool = True,
   ) -> Prediction | list[Prediction]:
-    """Scores of all classes.
+    """Scores of all classes, one `Prediction` a clip.
 
     Args:
       clips: a path or an array, [S] or [S, channels] of floats in [-1, 1],
@@ -230,9 +222,6 @@ class Bundle:
       sample_rate: Hz, of the arrays; one for all, or a list with one for each.
       whole: False hears the beginning alone, of the trained length, as the
         evaluation of training does.
-
-    Returns:
-      A `Prediction`, or a list of them.
 
     Raises:
       UserError: no classifier, or a recording that cannot be used.
@@ -256,7 +245,7 @@ class Bundle:
     """Embeddings; needs no classifier. Arguments as of `predict`."""
     found, several = recording.recordings(clips, sample_rate)
     heard = self._hear(found, ("clip", "frames"), whole)
-    return _one_or_all(map(self._embedding, heard), several)
+    return _one_or_all((h.error or self._embedding(h) for h in heard), several)
 
   def stream(
     self,
@@ -269,13 +258,8 @@ class Bundle:
     """Predictions in the order of the clips, each as soon as it is there.
 
     A clip that cannot be used gives its UserError and does not stop the rest.
-
-    Args:
-      clips: paths or arrays.
-      sample_rate: as of `predict`.
-      whole: likewise.
-      progress: called with the number of the clip and the seconds of it that
-        have been heard.
+    Arguments as of `predict`; `progress` is called with the number of the clip
+    and the seconds of it that have been heard.
     """
     found, _ = recording.recordings(list(clips), sample_rate)
     return self._predictions(found, whole, progress)
@@ -287,37 +271,30 @@ class Bundle:
         "predict"
       )
     for heard in self._hear(found, ("logits",), whole, progress):
-      yield self._prediction(heard)
+      yield heard.error or self._prediction(heard)
 
-  def _prediction(self, heard: _Heard | UserError) -> Prediction | UserError:
-    if isinstance(heard, UserError):
-      return heard
-    logits = np.stack([out["logits"] for out in heard.outputs])  # [W, C]
+  def _prediction(self, heard: _Heard) -> Prediction:
+    logits = np.stack([out["logits"] for _, _, out in heard.parts])  # [W, C]
     if self.info.head.scores == "softmax":
       scores = scipy.special.softmax(logits, axis=-1)
     else:
       scores = scipy.special.expit(logits)
-    starts = np.array(heard.starts) / self.sample_rate
-    ends = starts + np.array(heard.counts) / self.sample_rate
+    times = [(start, start + count) for start, count, _ in heard.parts]
     return Prediction(
       class_names=self.class_names,
       scores=scores.mean(0),
       logits=logits.mean(0),
       seconds=heard.recording.seconds,
-      window_times=np.stack([starts, ends], axis=-1),
+      window_times=np.array(times) / self.sample_rate,
       window_scores=scores,
     )
 
-  def _embedding(self, heard: _Heard | UserError) -> Embedding | UserError:
-    if isinstance(heard, UserError):
-      return heard
+  def _embedding(self, heard: _Heard) -> Embedding:
     frames = self._recipe.frames
     column = self._cutting.column * frames.hop_size  # samples
     sight = frames.num_samples(self._backbone.patch_size[1])
     parts, times = [], []
-    for start, count, out in zip(
-      heard.starts, heard.counts, heard.outputs, strict=True
-    ):
+    for start, count, out in heard.parts:
       middles = start + np.arange(len(out["frames"])) * column + sight / 2
       # What the window before has seen; what lies in the padding.
       new = middles > (times[-1][-1] if times else -1)
@@ -327,7 +304,7 @@ class Bundle:
         parts.append(out["frames"][new])
         times.append(middles[new])
     return Embedding(
-      clip=np.mean([out["clip"] for out in heard.outputs], axis=0),
+      clip=np.mean([out["clip"] for _, _, out in heard.parts], axis=0),
       frames=np.concatenate(parts),
       times=np.concatenate(times) / self.sample_rate,
       seconds=heard.recording.seconds,
@@ -339,7 +316,7 @@ class Bundle:
     keys: Sequence[str],
     whole: bool,
     progress: recording.Progress | None = None,
-  ) -> Iterator[_Heard | UserError]:
+  ) -> Iterator[_Heard]:
     """Outputs of the model, recording by recording, in batches over them."""
     order: collections.deque[_Heard] = collections.deque()
     waiting: dict[int, list] = {}  # by number of samples
@@ -355,9 +332,9 @@ class Bundle:
       rows, out = running.popleft()
       out = {key: np.asarray(out[key]) for key in keys}
       for n, (heard, row) in enumerate(rows):
-        heard.starts.append(row.start)
-        heard.counts.append(row.num_samples)
-        heard.outputs.append({key: out[key][n].copy() for key in keys})
+        # A copy, or one row would keep its whole batch in memory.
+        own = {key: out[key][n].copy() for key in keys}
+        heard.parts.append((row.start, row.num_samples, own))
         heard.left -= 1
       if progress:
         end = row.start + row.num_samples
@@ -365,10 +342,10 @@ class Bundle:
 
     def finished():
       while order and order[0].read and (order[0].error or not order[0].left):
-        yield order[0].error or order[0]
-        order.popleft()
+        yield order.popleft()
 
     for number, one in enumerate(found):
+      # Results come in order: a rare length must not hold up all others.
       for length, rows in list(waiting.items()):
         if rows[0][0].number <= number - 2 * self._batch_size:
           start(length)
@@ -402,7 +379,10 @@ class Bundle:
         warnings.warn(text, stacklevel=2)
 
   def _run(self, rows: list[recording.Row]) -> dict[str, jax.Array]:
-    """One batch of rows of one length, filled up to a power of two."""
+    """One batch of rows of one length, filled up to a power of two.
+
+    So that few shapes are compiled.
+    """
     size = min(1 << (len(rows) - 1).bit_length(), self._batch_size)
     rows = [*rows, *[rows[-1]] * (size - len(rows))]
     batch = {
@@ -469,15 +449,14 @@ class Bundle:
 
 @dataclasses.dataclass
 class _Heard:
-  """A recording on its way: the outputs of its rows, in order."""
+  """A recording on its way through the model."""
 
   number: int
   recording: Recording
-  starts: list[int] = dataclasses.field(default_factory=list)
-  counts: list[int] = dataclasses.field(default_factory=list)
-  outputs: list[dict] = dataclasses.field(default_factory=list)
-  left: int = 0
-  read: bool = False
+  # (first sample, number of samples, outputs) of each row
+  parts: list[tuple[int, int, dict]] = dataclasses.field(default_factory=list)
+  left: int = 0  # rows that the model has not run on
+  read: bool = False  # whether there are no more rows
   error: UserError | None = None
 
 

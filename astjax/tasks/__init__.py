@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from astjax import errors
+from astjax import errors, models
 from astjax.engine.task import Task
 from astjax.tasks import asit, ssast, supervised
 
@@ -21,13 +21,17 @@ TASKS: dict[str, Callable[..., Task]] = {
 }
 
 
-def build(name: str, given: Mapping[str, Any], **own: Any) -> Task:
+def build(
+  name: str, given: Mapping[str, Any], *, model: Mapping[str, Any], **own: Any
+) -> Task:
   """The task of this name.
 
   Args:
     name: a key of `TASKS`.
     given: the user's `config.task_kw`, checked against the task's signature.
-    **own: the fields of `Task`.
+    model: the user's `config.model`, a backbone.
+    **own: the other fields of `Task`.
   """
   make = errors.lookup(TASKS, name, "config.task")
-  return errors.call(make, "config.task_kw", given, **own)
+  backbone = models.build(model)
+  return errors.call(make, "config.task_kw", given, backbone=backbone, **own)

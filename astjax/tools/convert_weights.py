@@ -24,8 +24,8 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from absl import logging
 
+from astjax import cli
 from astjax.errors import UserError, call
 from astjax.models import ast, ssast
 from astjax.models.heads import Head
@@ -49,25 +49,20 @@ _OF_NETWORK = {"teacher": "teacher.", "student": "student.module."}
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Command line; returns the exit status."""
-  args = _parser().parse_args(argv)
-  logging.set_verbosity(logging.ERROR)  # orbax warns of reading only
-  try:
-    if args.list:
-      print(_list())
-      return 0
-    if not args.source or not args.out:
-      raise UserError("give SOURCE and OUT, or --list")
+  return cli.run(_work, _parser(), argv)
+
+
+def _work(args) -> None:
+  if args.list:
+    print(_list())
+  elif args.source and args.out:
     _convert(args)
-  except UserError as e:
-    print(f"astjax: error: {' '.join(str(e).split())}", file=sys.stderr)
-    return 1
-  return 0
+  else:
+    raise UserError("give SOURCE and OUT, or --list")
 
 
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+def _parser() -> cli.Parser:
+  parser = cli.Parser(__doc__)
   add = parser.add_argument
   add("source", nargs="?", metavar="SOURCE")
   add("out", nargs="?", metavar="OUT", help="a new folder; a file for official")
@@ -146,12 +141,9 @@ def _convert(args) -> None:
   options = call(Options, "the flags of the source", given)
   loaded = load(args.source, options)
   info, grid = _target(loaded, args, labels)
-  old = loaded.info.head
-  is_kept = (
-    args.num_classes is None
-    and info.head is not None
-    and old is not None
-    and info.head.num_classes == old.num_classes
+  old, new = loaded.info.head, info.head
+  is_kept = args.num_classes is None and bool(
+    old and new and old.num_classes == new.num_classes
   )
   init = jax.jit(lambda key: info.init_params(grid, key))
   params, report = start(
@@ -195,8 +187,11 @@ def _labels(args) -> tuple[str, ...]:
 def _target(loaded: Loaded, args, labels) -> tuple[ModelInfo, tuple[int, int]]:
   """The model to write: the source's, with what the flags change."""
   info, model = loaded.info, dict(loaded.info.model)
-  if args.variant:
-    model |= ast.VARIANTS[args.variant]
+  for name, size in ast.VARIANTS.get(args.variant, {}).items():
+    if model[name] != size:
+      raise UserError(
+        f"the source has {name} {model[name]}, {args.variant} has {size}"
+      )
   if args.prefix is not None:
     model["prefix"] = tuple(p for p in args.prefix.split(",") if p)
   if loaded.is_image:
@@ -232,11 +227,9 @@ def _classifier(info: ModelInfo, args, labels) -> dict:
   if count is not None and (
     head is None or head.num_classes != count or args.num_classes is not None
   ):
-    known = info.pretraining  # its fine-tuning reads what has learned something
-    given = {
-      "num_classes": count,
-      "pooling": known.pooling if known else "prefix",
-    }
+    # A fine-tuning reads those tokens that the pre-training has taught.
+    pooling = info.pretraining.pooling if info.pretraining else "prefix"
+    given = {"num_classes": count, "pooling": pooling}
     head = call(Head, "--num_classes", given)
     names, objective = labels, {}
   if args.scores:
@@ -283,12 +276,10 @@ def _write(args, out, info: ModelInfo, grid, params: Params) -> list[str]:
     return hugging_face.save(out, info, params)
   name = info.objective.get("name")
   write = _OFFICIAL.get(name, _official_classifier)
-  tensors, notes = write(info, params, grid=grid, network=args.network)
-  usual = 1e-6, 1e-5
-  have = info.model["layer_norm_eps"], usual[1]
-  if info.head:
-    have = have[0], info.head.layer_norm_eps
-  if have != usual:
+  tensors, notes = write(info, params, grid, args.network)
+  head_eps = info.head.layer_norm_eps if info.head else 1e-5
+  have = info.model["layer_norm_eps"], head_eps
+  if have != (1e-6, 1e-5):
     notes.append(
       "the official code has epsilons 1e-06 and 1e-05 (classifier), this model "
       f"{have[0]:g} and {have[1]:g}"
@@ -300,9 +291,8 @@ def _write(args, out, info: ModelInfo, grid, params: Params) -> list[str]:
   return notes
 
 
-def _official_asit(info: ModelInfo, params: Params, *, network, grid):
+def _official_asit(info: ModelInfo, params: Params, grid, network):
   """({official name: array}, notes) of a pre-trained ASiT."""
-  del grid
   is_first = info.objective.get("preset") == "r1"
   table = tables.ASIT_R1_PTH if is_first else tables.ASIT_R2_PTH
   start = _OF_NETWORK[network]
@@ -313,9 +303,8 @@ def _official_asit(info: ModelInfo, params: Params, *, network, grid):
   ]
 
 
-def _official_ssast(info: ModelInfo, params: Params, *, network, grid):
+def _official_ssast(info: ModelInfo, params: Params, grid, network):
   """The same of a pre-trained SSAST."""
-  del network
   _check_prefix(info)
   patch, notes = tuple(info.model["patch_size"]), [_UNUSED]
   # The smallest input that has the grid, which is what it is read for.
@@ -331,9 +320,8 @@ def _official_ssast(info: ModelInfo, params: Params, *, network, grid):
   return {f"module.{k}": v for k, v in tensors.items()}, notes
 
 
-def _official_classifier(info: ModelInfo, params: Params, *, network, grid):
+def _official_classifier(info: ModelInfo, params: Params, grid, network):
   """The same of a fine-tuned AST, SSAST or ASiT."""
-  del network, grid
   head = info.head
   if not head:
     raise UserError(

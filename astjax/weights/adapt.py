@@ -225,6 +225,8 @@ def fit(
   """
   _check_expressions(fresh, model)
   source, report = dict(source), Report()
+  # What belongs to an objective comes and goes with it; parts that both have
+  # are compared as strictly as the backbone.
   theirs, ours = _parts(source), _parts(model)
   is_fresh = lambda p: (  # noqa: E731
     _part(p) in ours - theirs or any(re.fullmatch(e, p) for e in fresh)
@@ -306,7 +308,7 @@ def _fit_grid(source, model, report, resize):
   if convert.GRID not in source or convert.GRID not in model:
     return
   have, want = source[convert.GRID].shape, model[convert.GRID].shape
-  if have[2] != want[2]:
+  if have[2] != want[2]:  # another width, which all else will tell
     return
   grid = RESIZES[resize](source[convert.GRID], want[:2])
   if not np.array_equal(grid, source[convert.GRID]):

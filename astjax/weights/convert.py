@@ -107,7 +107,7 @@ def rename(
       if path in flat:
         problems.append(f"{path} is set twice, the second time by {first}")
       flat[path] = value
-  refuse(problems)
+  refuse(problems)  # all at once, not one after each attempt
   return flat, dropped
 
 
@@ -151,6 +151,7 @@ def lay_out(
   if num_prefix:
     flat[PREFIX] = sequence[:num_prefix]
   positions = sequence[num_prefix:]
+  # Here time before frequency ends: all behind the tables has frequency first.
   if name == TIME_SEQUENCE:
     flat[GRID] = positions.reshape(*grid[::-1], width).swapaxes(0, 1)
   else:

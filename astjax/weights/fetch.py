@@ -18,7 +18,7 @@ import filelock
 import rich.console
 import rich.progress
 
-from astjax.errors import Outage, UserError, first_line, nearest
+from astjax.errors import Outage, UserError, file_error, first_line, nearest
 from astjax.weights import files, registry
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
@@ -69,7 +69,7 @@ def fetch(source: str) -> pathlib.Path:
 
 def _published(name, checkpoint):
   path = cache_dir() / checkpoint.file_name
-  if os.path.isfile(path):
+  if os.path.isfile(path):  # without a lock: the folder may be read-only
     return path
   if os.path.exists(path):
     raise UserError(f"{path} is in the way: it is no file")
@@ -85,9 +85,10 @@ def _published(name, checkpoint):
       f"{mirror}"
     ) from None
   except OSError as e:
-    raise UserError(
+    raise file_error(
+      e,
       f"cannot write {path}: {e.strerror or e} ($ASTJAX_CACHE names another "
-      "folder)"
+      "folder)",
     ) from None
   return path
 
@@ -121,9 +122,9 @@ def download(url: str, path: pathlib.Path, *, sha256: str = "") -> None:
     with open(part, "wb") as file, _shown(answer, path.name) as source:
       while chunk := _read(source, url):
         file.write(chunk)
-    # It counts down; Python takes a lost connection for the end.
-    if answer.length:
-      raise Outage(f"{url} broke off ({answer.length:,} bytes are missing)")
+      # It counts down; Python takes a lost connection for the end.
+      if answer.length or not file.tell():
+        raise Outage(f"{url} broke off after {file.tell():,} bytes")
     digest = files.sha256(part)
     if not digest.startswith(sha256):
       raise UserError(

@@ -19,7 +19,7 @@ import ml_dtypes
 import numpy as np
 import safetensors.numpy
 
-from astjax.errors import UserError, first_line
+from astjax.errors import UserError, file_error, first_line
 from astjax.weights import pth
 
 SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".bin")
@@ -48,13 +48,12 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
   try:
     if path.is_dir():
       raise UserError(f"{path} is a folder, expected a file of weights")
-    if not path.is_file():
-      raise UserError(f"there is no file {path}")
-    with open(path, "rb") as f:
-      head = f.read(16)
+    is_empty = path.stat().st_size == 0
+  except FileNotFoundError:
+    raise UserError(f"there is no file {path}") from None
   except OSError as e:
-    raise UserError(f"cannot read {path}: {e.strerror}") from None
-  if not head:
+    raise file_error(e, f"cannot read {path}: {e.strerror}") from None
+  if is_empty:
     raise UserError(f"{path} is empty, expected a file of weights")
   if path.suffix not in SUFFIXES:
     raise UserError(
@@ -115,12 +114,12 @@ def _state_dict(value: Any, path) -> dict[str, np.ndarray]:
     raise UserError(
       f"{path} holds a {type(value).__name__}, expected a state dict"
     )
-  found = lambda keys: [  # noqa: E731
-    k for k in keys if isinstance(value.get(k), Mapping)
-  ]
-  if networks := found(NETWORKS):
+  inner = [k for k, v in value.items() if isinstance(v, Mapping)]
+  nested = [k for k in _KEYS if k in inner]
+  # safetensors is flat: so these are also the names that are written.
+  if networks := [n for n in NETWORKS if n in inner]:
     value = {f"{n}.{k}": v for n in networks for k, v in value[n].items()}
-  elif nested := found(_KEYS):
+  elif nested:
     value = value[nested[0]]
   others = [k for k, v in value.items() if not isinstance(v, np.ndarray)]
   if others:
@@ -241,7 +240,7 @@ def new_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     with written_whole(path) as temporary:
       yield temporary
   except OSError as e:
-    raise UserError(f"cannot write {path}: {e.strerror or e}") from None
+    raise file_error(e, f"cannot write {path}: {e.strerror or e}") from None
 
 
 def write_safetensors(

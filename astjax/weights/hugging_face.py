@@ -263,6 +263,8 @@ def _config(info: ModelInfo, front_end: FrontEnd) -> dict[str, Any]:
 
 def _extractor(front_end: FrontEnd) -> dict[str, Any]:
   """Its preprocessor_config.json."""
+  # Its extractor divides by 2 * std, as `standardize` does, so statistics go
+  # over as they are; without normalising they are not looked at.
   mean, std = front_end.statistics or (0.0, 0.5)
   return {
     "feature_extractor_type": "ASTFeatureExtractor",

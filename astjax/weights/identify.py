@@ -193,6 +193,7 @@ class _Bare:
   def guess(self, grid: tuple[int, int]) -> ModelInfo:
     """What a bare file, its name and the registry tell."""
     width, patch = self.model["width"], self.model["patch_size"]
+    # 64 numbers a head, as in all models that are known here.
     num_heads = self.options.num_heads or (0 if width % 64 else width // 64)
     if not num_heads or width % num_heads:
       raise UserError(

@@ -82,6 +82,8 @@ def _from_file(path: pathlib.Path, source: str, options: Options) -> Loaded:
   known = registry.CHECKPOINTS.get(source) or registry.of_file(path.name)
   notes: tuple[str, ...] = ()
   if known and not digest.startswith(known.sha256):
+    # Asked for by its name it has to be that file; a file of one's own may have
+    # any name.
     if source in registry.CHECKPOINTS:
       raise UserError(
         f"{path} is not the published file: its SHA-256 begins with "
@@ -158,10 +160,12 @@ def _from_native(path: pathlib.Path, options: Options) -> Loaded:
 def _from_workdir(path: pathlib.Path, options: Options) -> Loaded:
   """The best checkpoint of a run, else the newest."""
   info = read_info(path / MODEL)
+  # The original fine-tunes the teacher, which lies in the state of its task.
   is_teacher = _has_teacher(info) and options.network == "teacher"
   step, flat = orbax_params.read_params(
     path, "task_state/teacher" if is_teacher else "params"
   )
+  # Of the arrays, whatever files orbax keeps them in.
   digest = hashlib.sha256()
   for array in flat.values():
     digest.update(np.ascontiguousarray(array))
@@ -229,6 +233,7 @@ def start(
         "spectrograms: leave rows at 'frequency' (config.init_kw.rows)"
       )
     have["patch_size"] = tuple(have["patch_size"])[::-1]
+  # The number of heads shows in no shape; the others would end in a long list.
   for name in ("width", "depth", "num_heads", "patch_size"):
     if have.get(name) != want.get(name):
       raise UserError(

@@ -319,6 +319,7 @@ def _one_of_two(names: Mapping[str, np.ndarray], network: str):
   if not found:
     return dict(names), (), ""
   if network not in found:
+    # Not the other one in its place: a student is no teacher.
     raise UserError(
       f"the file has no {network}, only a {found[0]}: "
       f"network={found[0]!r} takes that"
@@ -380,6 +381,9 @@ def _recognise(names, is_inside):
     return next((k.removesuffix(end) for k in names if k.endswith(end)), None)
 
   if (source := before("blocks.0.norm1.weight")) is not None:
+    # No shape shows whose patches they are, for ASiT's positions only go
+    # through the mel bins first: so the names decide. AST and SSAST have a dist
+    # token, ASiT has none; plain names are timm's.
     if source == "v." and "mask_embed" in names:
       found = Recognised("official SSAST", SSAST_PTH, names)
       return found._replace(pretrained_by="SSAST")

@@ -438,14 +438,14 @@ def test_models_that_cannot_be_used(tmp_path):
   with pytest.raises(UserError, match="2 class names for 3 classes"):
     astjax.load(tmp_path / "bare", recipe=INFO.recipe, class_names=("a", "b"))
   model_info.save_model(tmp_path / "m", INFO, params)
-  with pytest.raises(UserError, match="number 1 is 'cow' and 'cat'"):
+  with pytest.raises(UserError, match="differ at number 2"):
     astjax.load(tmp_path / "m", class_names=("dog", "cow", "Glocke, groß"))
   half = astjax.load(tmp_path / "m", dtype="bfloat16")
   error = np.abs(half.logits(noise(5_000), 16_000) - want.logits).max()
   assert 0 < error < 0.1 * np.abs(want.logits).max()
   with pytest.raises(UserError, match="batch_size=0"):
     astjax.load(tmp_path / "m", batch_size=0)
-  with pytest.raises(UserError, match="unknown dtype 'int8'"):
+  with pytest.raises(UserError, match="dtype='int8'"):
     astjax.load(tmp_path / "m", dtype="int8")
 
 

@@ -360,7 +360,7 @@ def test_parts_of_both_are_taken_strictly():
 
 def test_the_rule_for_positions_is_told():
   source, target = model(16, 4), model(20, 5)
-  taken, report = fit(source, target, resize=adapt.resize_ssast_grid)
+  taken, report = fit(source, target, resize="ssast")
   np.testing.assert_array_equal(
     taken[convert.GRID],
     adapt.resize_ssast_grid(source[convert.GRID], (20, 5)),
@@ -369,7 +369,7 @@ def test_the_rule_for_positions_is_told():
     "positions, frequency 16 -> 20 (interpolated), time 4 -> 5 (interpolated), "
     "through 8 rows, as the original SSAST"
   )
-  _, report = fit(source, model(16, 4), resize=adapt.resize_ssast_grid)
+  _, report = fit(source, model(16, 4), resize="ssast")
   assert report.changed[convert.GRID].startswith("positions, through 8 rows")
 
 

@@ -20,13 +20,13 @@ from astjax.tools import convert_weights
 from astjax.weights import (
   adapt,
   convert,
-  identify,
   load,
   registry,
   tables,
 )
 from astjax.weights import info as model_info
 from astjax.weights.front_end import FrontEnd
+from astjax.weights.identify import identify
 from astjax.weights.info import ModelInfo
 from tests.parity.conftest import HERE, Fixture
 from tests.weights.test_info import same
@@ -119,8 +119,7 @@ def test_usual_sizes_are_not_told():
   shapes = info.expected_params(GRID)
   params = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), shapes)
   names = convert.revert(params, TABLES["r2"])
-  hints = identify.Hints(file_name="x", num_heads=2, num_mel_bins=48)
-  found = identify.identify(names, hints)
+  found = identify(names, options(num_mel_bins=48), digest="", file_name="x")
   assert found.info.objective == {"name": "asit", "preset": "r2"}
 
 

@@ -10,6 +10,7 @@ from astjax.models import ast, heads
 from astjax.weights import convert, tables
 from astjax.weights.convert import Rule, Transform
 
+# Eleven blocks, so that 1 and 10 have to be told apart.
 D, DEPTH, CLASSES, GRID, PATCH = 8, 11, 5, (2, 3), (4, 6)
 
 # The names of a published AST checkpoint, after "module.".
@@ -124,27 +125,17 @@ def test_every_array_arrives(prefix, expected):
   same(head["linear"]["bias"], w["mlp_head.1.bias"])
 
 
-@pytest.mark.parametrize("name", SHAPES)
-def test_no_name_may_be_missing(name, expected):
-  source = state_dict()
-  del source[name]
-  if name.startswith("v.head"):  # not used, so not needed
-    convert.convert(source, tables.AST_PTH, expected)
-    return
-  problems = message(source, tables.AST_PTH, expected)
-  assert len(problems) == (2 if name == "v.pos_embed" else 1)
-  assert all(f"({name})" in p for p in problems)
-  assert all(p.startswith("- ") for p in problems)
-  assert all(p.endswith(" is not in the file") for p in problems)
-
-
-def test_a_missing_name_is_told(expected):
-  source = state_dict()
-  del source["v.blocks.3.mlp.fc1.weight"]
-  assert message(source, tables.AST_PTH, expected) == [
-    "- backbone/encoder/block_3/mlp/fc1/kernel (v.blocks.3.mlp.fc1.weight) is "
-    "not in the file"
-  ]
+def test_no_name_may_be_missing(expected):
+  for name in SHAPES:
+    source = state_dict()
+    del source[name]
+    if name.startswith("v.head"):  # not used, so not needed
+      convert.convert(source, tables.AST_PTH, expected)
+      continue
+    problems = message(source, tables.AST_PTH, expected)
+    assert len(problems) == (2 if name == "v.pos_embed" else 1)
+    for p in problems:
+      assert p.startswith("- ") and p.endswith(f" ({name}) is not in the file")
 
 
 @pytest.mark.parametrize(
@@ -339,12 +330,3 @@ def test_two_sources_for_one_target_and_back():
   assert list(back) == ["n.7.q", "n.7.k"]
   np.testing.assert_array_equal(back["n.7.k"], Y)
   assert message({"n.7.q": X}, rules, tree) == ["- n.7.k is not in the file"]
-
-
-def test_flatten_and_unflatten():
-  tree = {"a": {"b": X, "c": {"d": Y}}, "e": X}
-  flat = convert.flatten(tree)
-  assert list(flat) == ["a/b", "a/c/d", "e"]
-  back = convert.unflatten(flat)
-  assert jax.tree.structure(back) == jax.tree.structure(tree)
-  assert back["a"]["c"]["d"] is Y

@@ -82,9 +82,9 @@ def test_a_recipe_of_a_config():
     ("to_float", "to_float|echo(3)", "has echo, which is no part"),
     ("num_mel_bins=36", "frame_shift_ms=5.0", "fbank's frame_shift_ms=5.0"),
     ("quantise", "quantise|patchify((16, 16), (10, 10))", "can follow only"),
-    ("resample(16000)", "resample(8000)", r"rates \[8000, 16000\]"),
-    ("|pad_frames(sample_rate=16000)", "", "has no pad_frames"),
-    ("center", "center(num_samples='')", "and pad_frames, which only astjax"),
+    ("resample(16000)", "resample(8000)", "the rates 16000, 8000"),
+    ("|pad_frames(sample_rate=16000)", "", "differ in whether padding"),
+    ("center", "center(num_samples='')", "differ in whether padding"),
     ("quantise", "quantise|quantise", "can follow only"),
     (
       "|pad_frames(sample_rate=16000)|standardize(-4.0, 4.5)",
@@ -275,7 +275,7 @@ def test_another_rate_is_noted(tmp_path):
   ("file", "change", "told"),
   [
     ("config", {"model_type": "bert"}, "of model_type 'bert'; known are"),
-    ("config", {"hidden_size": "x"}, "width is 'x', expected a number"),
+    ("config", {"hidden_size": "x"}, "hidden_size='x' is str, expected int"),
     (
       "config",
       {"hidden_size": 64},
@@ -284,15 +284,23 @@ def test_another_rate_is_noted(tmp_path):
     ("config", {"num_hidden_layers": 1}, "says depth=1, its weights 2"),
     ("config", {"intermediate_size": 5}, "says mlp_dim=5, its weights 64"),
     ("config", {"patch_size": 8}, "says patch_size"),
-    ("config", {"hidden_act": "relu"}, "hidden_act 'relu'"),
+    (
+      "config",
+      {"hidden_act": "relu"},
+      "hidden_act='relu' is str",
+    ),
     ("config", {"max_length": 200}, "has max_length 36, config.json 200"),
     ("preprocessor_config", {"num_mel_bins": 64}, "num_mel_bins 64, config"),
-    ("preprocessor_config", {"std": 0}, "standard deviation 0"),
-    ("preprocessor_config", {"sampling_rate": -1}, "front-end of -1 Hz"),
-    ("config", {"layer_norm_eps": None}, "layer_norm_eps is None, expected"),
-    ("config", {"layer_norm_eps": -1}, "layer_norm_eps is -1, expected"),
-    ("config", {"patch_size": [16]}, "patch_size is"),
-    ("config", {"patch_size": []}, "patch_size is"),
+    ("preprocessor_config", {"std": 0}, "std=0 must be positive"),
+    (
+      "preprocessor_config",
+      {"sampling_rate": -1},
+      "sampling_rate=-1 must be",
+    ),
+    ("config", {"layer_norm_eps": None}, "layer_norm_eps=None is NoneType"),
+    ("config", {"layer_norm_eps": -1}, "layer_norm_eps=-1 must be in"),
+    ("config", {"patch_size": [16]}, "patch_size="),
+    ("config", {"patch_size": []}, "patch_size="),
     ("config", {"problem_type": "regression"}, "unknown problem_type"),
     ("config", {"id2label": {}, "num_labels": "x"}, "num_labels is 'x'"),
     ("config", {"num_attention_heads": 5}, "multiple of num_heads"),
@@ -333,20 +341,9 @@ def test_its_weights_alone_are_read_with_the_folder(tmp_path):
   assert loaded.info.class_names == INFO.class_names
 
 
-@pytest.mark.parametrize(
-  "make",
-  [
-    lambda: Head(num_classes=0),
-    lambda: Head(num_classes=3, layer_norm_eps=-1.0),
-    lambda: FrontEnd(0, 10, 10, None),
-    lambda: FrontEnd(16_000, 10, 10, (float("nan"), 1.0)),
-    lambda: FrontEnd(16_000, 10, 10, (0.0, 0.0)),
-    lambda: replaced(model={"prefix": ()}),
-  ],
-)
-def test_what_makes_no_sense(make):
-  with pytest.raises(UserError):
-    make()
+def test_a_classifier_on_tokens_that_are_not_there():
+  with pytest.raises(UserError, match="needs prefix tokens"):
+    replaced(model={"prefix": ()})
 
 
 def test_files_can_be_read_by_others(tmp_path):
