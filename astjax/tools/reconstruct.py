@@ -171,7 +171,7 @@ def _of_ssast(loaded: Loaded, batch: Batch, key, num_mask: int):
     **how,
     backbone=models.build(info.model, "config.json: model"),
     objective=next(k for k, v in ssast.OBJECTIVES.items() if set(v) == heads),
-    passes=1,
+    passes=1,  # both heads judge the same hidden patches
   )
 
   @jax.jit
@@ -214,7 +214,7 @@ def _of_ssast(loaded: Loaded, batch: Batch, key, num_mask: int):
 
 
 def _of_asit(loaded: Loaded, batch: Batch, key, num_mask: int):
-  """The same; a single clip has no other one to take blocks from."""
+  """As `_of_ssast`, of an ASiT's blocks."""
   if num_mask:
     raise UserError(
       f"num_mask={num_mask} hides patches of an SSAST; ASiT's blocks cover the "
@@ -224,6 +224,7 @@ def _of_asit(loaded: Loaded, batch: Batch, key, num_mask: int):
   patch_size = module.backbone.patch_size
   how = asit.PRESETS[objective.get("preset", "r2")]
   how = {"drop_perc": how["drop_perc"], **objective.get("task_kw", {})}
+  # Of what is corrupted, a part is replaced by another clip's.
   is_alone = len(batch["id"]) == 1
   corruption = gmml.Gmml(
     drop=how["drop_perc"],
@@ -323,6 +324,7 @@ def subplots(rows: int, columns: int, figsize: tuple[float, float], **grid):
     UserError: matplotlib is not installed.
   """
   try:
+    # Not pyplot, which would look for a screen.
     from matplotlib.figure import Figure
   except ModuleNotFoundError:
     raise UserError(

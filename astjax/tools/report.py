@@ -101,6 +101,7 @@ def predictions(
   chosen = lookup(
     loaded.own_evals, split or next(iter(loaded.own_evals)), "evaluation"
   )
+  # No more of the evaluation than is drawn.
   count = -(-clips // chosen.config.batch_size)
   with contextlib.closing(chosen.batches()) as batches:
     head = list(itertools.islice(batches, count))
