@@ -328,12 +328,10 @@ def report(
   """
   device, memory = job.mesh.devices.flat[0], _memory_of(job.mesh)
   if suggest and not memory:
-    raise UserError(
-      "--suggest needs devices of which the memory is known: give --topology"
-    )
+    raise UserError("--suggest needs devices of known memory: give --topology")
   with platform.compiling_for(device.platform):
     step, args = _step(job, job.config.input.batch_size)
-    total = count_flops(step, *args)
+    chip, total = chip_of(device), count_flops(step, *args)
     found = compile_step(job)
     size = found["batch_size"]
     found |= {
@@ -343,9 +341,7 @@ def report(
       "parameters": sum(x.size for x in jax.tree.leaves(args[0].params)),
       "model_flops": job.flops_per_example() * size,
       "matmul_flops": total,
-      "at_best": at_best(
-        chip_of(device), job.mesh.size, total, found["traffic"]
-      ),
+      "at_best": at_best(chip, job.mesh.size, total, found["traffic"]),
     }
 
     def fits(tried):

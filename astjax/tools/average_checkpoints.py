@@ -74,6 +74,7 @@ def average(
   if out.exists():
     raise UserError(f"{out} is there already; give a new folder")
   info = read_info(path)
+  # The mean of students is not what the run is rated by, or goes on with.
   if info.pretraining and info.pretraining.teacher:
     raise UserError(
       f"the run in {folder} keeps a teacher, which is a running average of its "

@@ -29,7 +29,7 @@ from astjax.ops import frontend, host_ops, recipe
 from astjax.run import config as run_config
 from astjax.run import log
 
-_BATCH = 1000  # the original's
+_BATCH = 1000  # the original's; its statistics are a mean over batches
 _ON_HOST = ("decode", "resample", "mix", "fit", "quantise")
 _ON_DEVICE = ("to_float", "center", "fbank", "pad_frames")
 _ON_DEVICE += ("freq_mask", "time_mask")
@@ -70,6 +70,7 @@ def clean(
 
   A streaming sum in float64 over [T, F] of every recording.
   """
+  # Of what a recording is, not of what a training does to it.
   ops = _ops(run)
   for name in _AUGMENTATIONS:
     ops.pop(name, None)
@@ -91,7 +92,7 @@ def clean(
 def original(
   run: run_config.RunConfig, reader: Reader
 ) -> tuple[float, float, int]:
-  """The same as the original's script computes it.
+  """What `clean` gives, as the original's script computes it.
 
   With mixing (rate 0.5), padding and masks of up to 24 mel bins and 192 frames
   (or as many as there are), and as the mean over batches of 1,000 of each

@@ -15,7 +15,6 @@ several machines can be put together.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import pathlib
 import sys
@@ -25,8 +24,6 @@ from typing import Any
 import numpy as np
 
 from astjax import cli
-from astjax.data import pipeline
-from astjax.engine.step import make_eval_step
 from astjax.errors import UserError, located, lookup
 from astjax.ops import metrics
 from astjax.run import evaluation, job
@@ -147,18 +144,7 @@ def predict(
     if loaded.task.head is None:
       raise UserError(f"the task {loaded.config.task!r} has no classifier")
     chosen = lookup(evals, split or next(iter(evals)), "evaluation")
-    size = chosen.config.batch_size
-    batches = pipeline.eval_batches(
-      chosen.reader, chosen.host_ops, batch_size=size
-    )
-    progress = Console().ticker(
-      f"{folder} {chosen.name}", pipeline.num_eval_batches(chosen.reader, size)
-    )
-    step = make_eval_step(loaded.task, chosen.device_ops, loaded.mesh)
-    with contextlib.closing(batches):
-      out = evaluation.outputs(
-        step, state, batches, loaded.mesh, progress=progress
-      )
+    out = evaluation.evaluate(loaded, state, chosen, console=Console())
   return Predictions(
     split=chosen.name,
     step=int(state.step),

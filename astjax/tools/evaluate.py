@@ -52,6 +52,7 @@ def _evaluate(args: argparse.Namespace) -> int:
   paths = [str(data.root / data.name(i)) for i in range(len(data))]
   console = log.Console(stderr=True)
   logits, targets, unreadable = [], [], []
+  # The beginning alone, as in training: the published numbers are of that.
   heard = predict.hear(model, paths, console, whole=False)
   for i, found in enumerate(heard):
     if isinstance(found, UserError):

@@ -92,6 +92,7 @@ def _predict(args: argparse.Namespace) -> int:
   failed = 0
   try:
     with _output(args.output, text) as (done, write):
+      # Those that could not be used are in no file, and are tried again.
       if passed := [p for p in paths if p in done]:
         told = f"{args.output} has {len(passed)} of {len(paths)} recordings"
         console.say(told)
@@ -127,6 +128,7 @@ def _output(name: str | None, text: Text) -> Iterator[tuple[set, Callable]]:
         log.Console().table("", columns, rows)
   elif path.suffix == ".jsonl":
     done = text.resume(path)
+    # Each line is flushed: what a kill can lose is one recording.
     with open(path, "a", **_ENCODING) as f:
       yield done, lambda *one: print(text.line(*one), file=f, flush=True)
   elif path.suffix == ".csv":
@@ -286,7 +288,7 @@ class Text:
           f"{path} was made by another model or with other flags (--top, "
           "--windows); give a new name"
         )
-    if end < len(text):
+    if end < len(text):  # an interruption left a part of a line
       os.truncate(path, end)
     return done
 

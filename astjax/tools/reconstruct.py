@@ -26,11 +26,12 @@ import numpy as np
 from astjax import cli, models
 from astjax.errors import UserError, file_error
 from astjax.models import asit, ast
-from astjax.ops import gmml, losses, patches, xp
+from astjax.ops import gmml, losses, patches
 from astjax.ops.recipe import apply_rows, row_keys
 from astjax.serving import recording
 from astjax.serving.recording import Recording
-from astjax.tasks import base, ssast
+from astjax.tasks import ssast
+from astjax.tasks.base import cut
 from astjax.types import Batch
 from astjax.weights import convert, files, load
 from astjax.weights.info import Loaded, Options
@@ -171,26 +172,26 @@ def _of_ssast(loaded: Loaded, batch: Batch, key, num_mask: int):
     **how,
     backbone=models.build(info.model, "config.json: model"),
     objective=next(k for k, v in ssast.OBJECTIVES.items() if set(v) == heads),
-    passes=1,
+    passes=1,  # both heads judge the same hidden patches
   )
 
   @jax.jit
   def run(params, batch):
     batch = task.corrupt(batch, key, 0)
-    cut, index = base.cut(batch, task.backbone), batch["mask_index"][:, 0]
-    return cut, index, task.model.apply({"params": params}, cut, index)
+    whole, index = cut(batch, task.backbone), batch["mask_index"][:, 0]
+    return whole, index, task.model.apply({"params": params}, whole, index)
 
-  cut, index, out = jax.tree.map(np.asarray, run(params, batch))
-  count, *_, cells = cut.shape
+  clean, index, out = jax.tree.map(np.asarray, run(params, batch))
+  count, *_, cells = clean.shape
   at = (np.arange(count)[:, None], index)
-  in_line = cut.reshape(count, -1, cells)
+  in_line = clean.reshape(count, -1, cells)
   true = in_line[at]  # [B, M, cells]
 
   def whole(values, elsewhere):  # [B, M, cells] -> [B, T, F]
     flat = np.array(np.broadcast_to(elsewhere, in_line.shape), np.float32)
     flat[at] = values
     return patches.unpatchify(
-      flat.reshape(cut.shape), patch_size=task.backbone.patch_size
+      flat.reshape(clean.shape), patch_size=task.backbone.patch_size
     )
 
   measured, drawn, identified = {}, None, None
@@ -214,7 +215,7 @@ def _of_ssast(loaded: Loaded, batch: Batch, key, num_mask: int):
 
 
 def _of_asit(loaded: Loaded, batch: Batch, key, num_mask: int):
-  """The same; a single clip has no other one to take blocks from."""
+  """As `_of_ssast`, of an ASiT's blocks."""
   if num_mask:
     raise UserError(
       f"num_mask={num_mask} hides patches of an SSAST; ASiT's blocks cover the "
@@ -224,6 +225,7 @@ def _of_asit(loaded: Loaded, batch: Batch, key, num_mask: int):
   patch_size = module.backbone.patch_size
   how = asit.PRESETS[objective.get("preset", "r2")]
   how = {"drop_perc": how["drop_perc"], **objective.get("task_kw", {})}
+  # Of what is corrupted, a part is replaced by another clip's.
   is_alone = len(batch["id"]) == 1
   corruption = gmml.Gmml(
     drop=how["drop_perc"],
@@ -232,20 +234,17 @@ def _of_asit(loaded: Loaded, batch: Batch, key, num_mask: int):
     fill=how.get("drop_fill", "zeros"),
   )
 
-  def cut(fbank):
-    return patches.patchify(
-      fbank, patch_size=patch_size, stride=patch_size, xp=xp.JAX
-    )
-
   @jax.jit
   def run(params, batch):
-    given = base.inputs(batch)
-    clean = given["patches"] if "patches" in given else cut(given["fbank"])
+    clean = cut(batch, module.backbone)
     fbank = patches.unpatchify(clean, patch_size=patch_size)
     keys = row_keys(key, len(fbank))[:, None]
     seen, hidden = gmml.corrupt(keys, fbank[:, None], corruption)
     seen, hidden = seen[:, 0], hidden[:, 0]
-    out = module.apply({"params": params}, cut(seen), parts=("reconstruction",))
+    seen_patches = cut({"fbank": seen}, module.backbone)
+    out = module.apply(
+      {"params": params}, seen_patches, parts=("reconstruction",)
+    )
     drawn = patches.unpatchify(out["reconstruction"], patch_size=patch_size)
     maps = ast.attention_maps(module.backbone, params["backbone"], clean)
     attention = jnp.mean(maps, axis=1)[:, 0]  # [B, F', T'] of the class token
@@ -326,6 +325,7 @@ def subplots(rows: int, columns: int, figsize: tuple[float, float], **grid):
     UserError: matplotlib is not installed.
   """
   try:
+    # Not pyplot, which would look for a screen.
     from matplotlib.figure import Figure
   except ModuleNotFoundError:
     raise UserError(

@@ -20,7 +20,6 @@ import numpy as np
 import scipy.special
 
 from astjax import cli
-from astjax.data import pipeline
 from astjax.engine import sharding
 from astjax.engine.step import TrainState, make_eval_step, train_key
 from astjax.errors import UserError, lookup
@@ -102,12 +101,10 @@ def predictions(
   chosen = lookup(
     loaded.own_evals, split or next(iter(loaded.own_evals)), "evaluation"
   )
-  size = chosen.config.batch_size
-  batches = pipeline.eval_batches(
-    chosen.reader, chosen.host_ops, batch_size=size
-  )
-  with contextlib.closing(batches):
-    head = list(itertools.islice(batches, -(-clips // size)))
+  # No more of the evaluation than is drawn.
+  count = -(-clips // chosen.config.batch_size)
+  with contextlib.closing(chosen.batches()) as batches:
+    head = list(itertools.islice(batches, count))
   step = make_eval_step(loaded.task, chosen.device_ops, loaded.mesh)
   out = evaluation.outputs(step, state, head, loaded.mesh)
   spectrograms = np.concatenate([_fbank(chosen, loaded, b) for b in head])

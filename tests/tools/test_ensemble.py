@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 import scipy.special
 
-from astjax.data import pipeline
-from astjax.engine.step import make_eval_step
 from astjax.ops import metrics
 from astjax.run import evaluation, job
 from astjax.tools import ensemble
@@ -37,12 +35,7 @@ def runs(tiny_run, tmp_path_factory):
 def logits(folder):
   """By hand, from the work directory."""
   built, state = job.load_run(folder)
-  split = built.evals["val"]
-  step = make_eval_step(built.task, split.device_ops, built.mesh)
-  batches = pipeline.eval_batches(
-    split.reader, split.host_ops, batch_size=split.config.batch_size
-  )
-  return evaluation.outputs(step, state, batches, built.mesh)
+  return evaluation.evaluate(built, state, built.evals["val"])
 
 
 def test_mean_of_scores(runs, tmp_path, capsys):
