@@ -36,14 +36,14 @@ def compile_step(
   import jax
   import numpy as np
 
-  from astjax import models, tasks
+  from astjax import tasks
   from astjax.engine import optim, sharding
   from astjax.engine.step import init_state, make_train_step, train_key
 
   task = tasks.build(
     task_name,
     task_kw,
-    backbone=models.build(model),
+    model=model,
     num_classes=527,
     steps_per_epoch=1000.0,
     total_steps=100_000,

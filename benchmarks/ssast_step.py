@@ -36,7 +36,7 @@ def make_step(name: str, model: dict, batch: dict, mesh):
   task = tasks.build(
     kind,
     given,
-    backbone=models.build(model),
+    model=model,
     num_classes=CLASSES,
     steps_per_epoch=1.0,
     total_steps=1,

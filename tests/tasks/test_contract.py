@@ -30,9 +30,7 @@ def build(name, **kw):
   return tasks.build(
     name,
     KWARGS[name] | kw,
-    backbone=ast.make_backbone(
-      **MODEL | ({"prefix": ("cls",)} if name == "asit" else {})
-    ),
+    model=MODEL | ({"prefix": ("cls",)} if name == "asit" else {}),
     num_classes=3,
     steps_per_epoch=10.0,
     total_steps=100,
