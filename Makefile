@@ -56,6 +56,7 @@ test-tpu:
 lint: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(PY) -m mypy
 
 clean:
 	rm -rf $(VENV) .venv-torch .venv-tpu runs build *.egg-info
