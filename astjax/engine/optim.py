@@ -198,7 +198,7 @@ def make_optimizer(
     no_decay: expressions of parameters that are not decayed; all others are.
     clip_norm: global norm to which gradients are clipped; 0 is off.
     clip_each: norm to which the gradient of each tensor is clipped, as ASiT
-      does it; 0 is off. Positions of prefix and patches are one tensor there.
+      does it; 0 is off.
     lr_multipliers: ((expression, factor), ...).
     freeze: expressions of parameters that do not move (no decay, no moments).
     freeze_first: expressions of those that do not move in the first
@@ -258,9 +258,8 @@ def _scale_by_name(pairs: Sequence) -> optax.GradientTransformation:
 def _clip_each(limit: float) -> optax.GradientTransformation:
   """Scales the gradient of each of the original's tensors to a norm."""
 
-  def tensor(path):
-    head, found, _ = _name_of(path).partition("pos_embed/")
-    return head + found if found else _name_of(path)
+  def tensor(path):  # positions of prefix and patches are one there
+    return re.sub("(pos_embed/).*", r"\1", _name_of(path))
 
   def clip(updates, params):
     leaves, treedef = jax.tree_util.tree_flatten_with_path(updates)

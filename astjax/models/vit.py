@@ -236,15 +236,9 @@ class Encoder(nn.Module):
     return layer_norm(self.layer_norm_eps, self.dtype, "norm")(x), hidden
 
   def _block(self, drop_path, block_type=Block, **kwargs):
-    return block_type(
-      self.num_heads,
-      self.mlp_dim,
-      drop_path,
-      self.layer_norm_eps,
-      self.attention,
-      self.dtype,
-      **kwargs,
-    )
+    sizes = (self.num_heads, self.mlp_dim)
+    how = (self.layer_norm_eps, self.attention, self.dtype)
+    return block_type(*sizes, drop_path, *how, **kwargs)
 
   def _scanned(self, x, train):
     # The blocks' parameters are stacked here and nowhere else: as one stack

@@ -48,8 +48,8 @@ class Asit(Task):
   (cut without overlap), and `fbank_local` [B, V', T', F] if there are local
   views; no labels. It remembers the teacher's parameters and two centers.
 
-  The defaults are the original's; what is None or empty is the preset's, which
-  of `models.asit.PRESETS` it is. Sizes of the heads are as in `models.asit`.
+  The defaults are the original's; what is None or empty is taken from `preset`,
+  a key of `models.asit.PRESETS`.
 
   Attributes:
     drop_perc: largest part of a spectrogram that is dropped, see `gmml.Gmml`.
@@ -296,18 +296,14 @@ class Asit(Task):
 
   def _see(self, params, patches, parts, rng=None) -> dict[str, Any]:
     """What the module says of views: {part: [B, V, ...]}, and its `kernels`."""
-    out: Any = self.model.apply(
-      {"params": params},
-      # The views of a clip follow each other, so that no row leaves its device.
-      patches.reshape(-1, *patches.shape[2:]),
-      parts=parts,
-      train=rng is not None,
-      rngs=None if rng is None else {"drop_path": rng},
-    )
+    rngs = None if rng is None else {"drop_path": rng}
+    model = self.model.bind({"params": params}, rngs=rngs)
+    # The views of a clip follow each other, so that no row leaves its device.
+    rows = patches.reshape(-1, *patches.shape[2:])
+    out = model(rows, parts=parts, train=rng is not None)
     views = patches.shape[:2]
     out = {k: x.reshape(*views, *x.shape[1:]) for k, x in out.items()}
-    kernels = self.model.apply({"params": params}, method="kernels")
-    return out | {"kernels": kernels}
+    return out | {"kernels": model.kernels()}
 
   def _see_local(self, params, batch, rng) -> Array:
     """Class tokens of the local views, [B, V', K]."""

@@ -47,17 +47,13 @@ class Supervised(Task):
 
   def loss(self, params, task_state, batch, rng, step) -> tuple[Array, LossOut]:
     """Mean loss over the batch, on logits."""
-    logits = self.model.apply(
-      {"params": params}, **inputs(batch), train=True, rngs={"drop_path": rng}
-    )
-    loss = jnp.mean(LOSSES[self.loss_name](logits, _label(batch)))
+    rngs = {"drop_path": rng}
+    loss = jnp.mean(self._rate(params, batch, train=True, rngs=rngs)["loss"])
     return loss, LossOut({"loss": loss}, task_state)
 
   def evaluate(self, params, task_state, batch, step) -> dict[str, Array]:
     """{"logits": [B, C], "loss": [B]}."""
-    logits = self.model.apply({"params": params}, **inputs(batch))
-    loss = LOSSES[self.loss_name](logits, _label(batch))
-    return {"logits": logits, "loss": loss}
+    return self._rate(params, batch)
 
   def features(self, params, task_state, batch) -> Array:
     """Pooled tokens [B, D]."""
@@ -72,13 +68,14 @@ class Supervised(Task):
     summary, per_class = metrics.classification(logits, label)
     return {"loss": float(np.mean(outputs["loss"]))} | summary, per_class
 
-
-def _label(batch: Batch) -> Array:
-  if "label" not in batch:
-    raise errors.UserError(
-      "the batch has no 'label': put multi_hot into input.on_host and keep it"
-    )
-  return batch["label"]
+  def _rate(self, params, batch, **kwargs) -> dict[str, Array]:
+    if "label" not in batch:
+      raise errors.UserError(
+        "the batch has no 'label': put multi_hot into input.on_host and keep it"
+      )
+    logits = self.model.apply({"params": params}, **inputs(batch), **kwargs)
+    loss = LOSSES[self.loss_name](logits, batch["label"])
+    return {"logits": logits, "loss": loss}
 
 
 def make(
