@@ -24,7 +24,7 @@ import scipy.special
 
 from astjax import models
 from astjax.errors import UserError
-from astjax.models import ast
+from astjax.models import ast, heads
 from astjax.ops.recipe import apply_rows, row_keys
 from astjax.serving import recording
 from astjax.serving.recording import Recording
@@ -422,7 +422,7 @@ class Bundle:
       known = self.info.pretraining
       pooling = known.pooling if known else "prefix"
       pooling = pooling if self._backbone.prefix else "tokens"
-      found = {"clip": ast.pool(out, pooling)}
+      found = {"clip": heads.pool(out, pooling)}
     else:
       model = ast.classifier(self._backbone, self.info.head)
       out = model.apply({"params": params}, **inputs, method="outputs")

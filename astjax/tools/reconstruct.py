@@ -25,7 +25,7 @@ import numpy as np
 
 from astjax import cli, models
 from astjax.errors import UserError, file_error
-from astjax.models import asit, ast
+from astjax.models import asit, vit
 from astjax.ops import gmml, losses, patches
 from astjax.ops.recipe import apply_rows, row_keys
 from astjax.serving import recording
@@ -246,7 +246,7 @@ def _of_asit(loaded: Loaded, batch: Batch, key, num_mask: int):
       {"params": params}, seen_patches, parts=("reconstruction",)
     )
     drawn = patches.unpatchify(out["reconstruction"], patch_size=patch_size)
-    maps = ast.attention_maps(module.backbone, params["backbone"], clean)
+    maps = vit.attention_maps(module.backbone, params["backbone"], clean)
     attention = jnp.mean(maps, axis=1)[:, 0]  # [B, F', T'] of the class token
     attention = jnp.broadcast_to(attention[..., None], clean.shape)
     return {
