@@ -14,6 +14,8 @@ from __future__ import annotations
 import math
 from typing import Annotated
 
+import numpy as np
+
 from astjax.errors import (
   Count,
   CountOrZero,
@@ -24,7 +26,8 @@ from astjax.errors import (
 )
 from astjax.ops import fbank as fbank_ops
 from astjax.ops import patches
-from astjax.ops.recipe import Op
+from astjax.ops.recipe import Op, Random
+from astjax.types import Array, Example
 
 INT16_SCALE = 32_768.0
 
@@ -35,19 +38,24 @@ def to_float(audio: str = "audio") -> Op:
   """int16 [..., S] -> float32 in [-1, 1)."""
 
   def op(example, key, xp):
-    if "int16" not in str(example[audio].dtype):
+    x = example[audio]
+    if x.dtype != np.int16:
       raise UserError(
-        f"to_float reads int16, {audio!r} is not: put quantise before it"
+        f"to_float reads int16, {audio!r} is {x.dtype}: put quantise before it"
       )
-    x = xp.asarray(example[audio], xp.float32)
+    x = xp.asarray(x, xp.float32)
     return example | {audio: x * (1.0 / INT16_SCALE)}
 
   return op
 
 
-def _float_waveform(example, audio, name):
-  if "int" in str(example[audio].dtype):
-    raise UserError(f"{name} reads a float waveform: put to_float before it")
+def float_waveform(example: Example, audio: str, op: str) -> Array:
+  """The entry `audio`; a UserError of the op if it holds 16-bit samples."""
+  if (kind := example[audio].dtype) != np.float32:
+    raise UserError(
+      f"{op} reads a float waveform, {audio!r} is {kind}: put it before "
+      "quantise, or put to_float before it"
+    )
   return example[audio]
 
 
@@ -58,7 +66,7 @@ def center(audio: str = "audio", num_samples: str = "num_samples") -> Op:
   """
 
   def op(example, key, xp):
-    x = _float_waveform(example, audio, "center")  # [..., S]
+    x = float_waveform(example, audio, "center")  # [..., S]
     length = x.shape[-1]
     count = example[num_samples] if num_samples else length
     real = xp.arange(length, dtype=xp.int32) < count
@@ -97,10 +105,9 @@ def fbank(
 
   def op(example, key, xp):
     rest = {k: v for k, v in example.items() if k != audio}
-    x = _float_waveform(example, audio, "fbank")
+    x = float_waveform(example, audio, "fbank")
     return rest | {out: fbank_ops.fbank(x, spec, xp)}
 
-  op.spec = spec
   return op
 
 
@@ -144,7 +151,6 @@ def cut_frames(num_frames: Count, fbank: str = "fbank") -> Op:
       x = xp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, missing), (0, 0)])
     return example | {fbank: x}
 
-  op.num_frames = num_frames
   return op
 
 
@@ -158,7 +164,8 @@ def time_mask(max_width: CountOrZero, fbank: str = "fbank") -> Op:
   return _mask(max_width, fbank, -2)
 
 
-def _mask(width, name, axis):
+def _mask(width: int, name: str, axis: int) -> Op:
+  @Random
   def op(example, key, xp):
     x = example[name]  # [..., T, F]
     length = x.shape[axis]
@@ -175,7 +182,6 @@ def _mask(width, name, axis):
       inside = inside[:, None]
     return example | {name: xp.where(inside, 0.0, x)}
 
-  op.draws = True
   return op
 
 
@@ -194,13 +200,13 @@ def noise(max_scale: Positive = 0.1, fbank: str = "fbank") -> Op:
   After standardising (the original's noise augmentation); never negative.
   """
 
+  @Random
   def op(example, key, xp):
     x = example[fbank]  # [..., T, F]
     u = xp.uniform(key, math.prod(x.shape) + 1)
     scale = u[0] * max_scale
     return example | {fbank: x + u[1:].reshape(x.shape) * scale}
 
-  op.draws = True
   return op
 
 
@@ -211,6 +217,7 @@ def roll(max_shift: Count = 10, fbank: str = "fbank") -> Op:
   original.
   """
 
+  @Random
   def op(example, key, xp):
     x = example[fbank]  # [..., T, F]
     length = x.shape[-2]
@@ -219,7 +226,6 @@ def roll(max_shift: Count = 10, fbank: str = "fbank") -> Op:
     source = (xp.arange(length, dtype=xp.int32) - shift) % length
     return example | {fbank: xp.take(x, source, axis=-2, mode="clip")}
 
-  op.draws = True
   return op
 
 

@@ -26,24 +26,19 @@ _DRAWS = 64  # blocks drawn at once: half a spectrogram takes 24 to 59
 
 @dataclasses.dataclass(frozen=True)
 class Gmml:
-  """How spectrograms are corrupted.
+  """How spectrograms are corrupted."""
 
-  Attributes:
-    drop: part of a spectrogram that is filled; above 0.5 it is drawn from
-      [0.5, drop), as is `replace`.
-    replace: part that comes from another clip; 0 never does so, else half of
-      all views have it, and nothing filled.
-    align: blocks begin and end at multiples of so many cells.
-    fill: "zeros", the mean of standardised log-mels; "time" and "freq" zero
-      all of the frames or mel bins that a block touches; "noise" is normal.
-    noise: its mean and standard deviation. Those of log-mels that are not
-      standardised, as in the original.
-  """
-
+  # The part of a spectrogram that is filled; above 0.5 it is drawn from
+  # [0.5, drop), as is `replace`.
   drop: float
+  # The part that comes from another clip; 0 never does so, else half of all
+  # views have it, and nothing filled.
   replace: float = 0.3
-  align: int = 1
+  align: int = 1  # blocks begin and end at multiples of so many cells
+  # Zero is the mean of standardised log-mels; "time" and "freq" zero all of the
+  # frames or mel bins that a block touches.
   fill: Literal["zeros", "noise", "time", "freq"] = "zeros"
+  # Mean and deviation of log-mels before standardising, as in the original.
   noise: tuple[float, float] = (-4.2677393, 4.5689974)
 
 
@@ -52,8 +47,7 @@ def corrupt(keys: Array, fbank: Array, how: Gmml) -> tuple[Array, Array]:
 
   Args:
     keys: [B, V], one for each view.
-    fbank: [B, V, T, F] standardised log-mels of all devices: another clip may
-      be any of them, itself too, at the same view.
+    fbank: [B, V, T, F] standardised log-mels of all devices.
     how: what is done.
 
   Returns:
@@ -62,11 +56,9 @@ def corrupt(keys: Array, fbank: Array, how: Gmml) -> tuple[Array, Array]:
   Raises:
     UserError: a spectrogram in which such blocks cannot be drawn.
   """
-  batch, views, *shape = fbank.shape
-  check(tuple(shape), how)
-
-  # The original draws the other clip from the same process. Here it is any clip
-  # of the whole batch, so that the number of devices changes nothing.
+  batch, views, *sides = fbank.shape
+  shape = (sides[0], sides[1])
+  check(shape, how)
 
   def draw(key, x):
     coin, donor, fraction, blocks, noise = jax.random.split(key, 5)
@@ -74,7 +66,10 @@ def corrupt(keys: Array, fbank: Array, how: Gmml) -> tuple[Array, Array]:
     most = jnp.where(is_other, how.replace, how.drop)
     least = jnp.minimum(most, 0.5)
     part = least + (most - least) * jax.random.uniform(fraction)
-    mask, _ = block_mask(blocks, part, shape=tuple(shape), align=how.align)
+    mask, _ = block_mask(blocks, part, shape=shape, align=how.align)
+    # The original draws the other clip from the same process. Here it is any
+    # clip of the batch, itself too, so that the number of devices changes
+    # nothing.
     donor = jax.random.randint(donor, (), 0, batch)
     return is_other, donor, mask, _fill(noise, x, mask, how)
 
@@ -93,15 +88,7 @@ def block_mask(
   A block has its first cell drawn evenly, but never in the last `align` frames
   or mel bins, and its sides up to `MAX_SIDE`, cut at the borders: so the first
   frames and the lowest mel bins are hardly ever covered, as in the original.
-
-  Args:
-    key: of this spectrogram.
-    fraction: of its cells.
-    shape: (T, F).
-    align: see `Gmml`.
-
-  Returns:
-    (mask [T, F] bool, number of blocks).
+  Of one spectrogram of `shape` (T, F): (mask [T, F] bool, number of blocks).
   """
   target = fraction * math.prod(shape)
   blocks = jnp.arange(_DRAWS)[:, None, None]

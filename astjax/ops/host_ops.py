@@ -12,16 +12,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from astjax.errors import (
-  Count,
-  CountOrZero,
-  Fraction,
-  Positive,
-  UserError,
-)
+from astjax.errors import Count, CountOrZero, Fraction, Positive, UserError
 from astjax.ops import frontend, waveform
 from astjax.ops.fbank import FbankSpec
-from astjax.ops.recipe import Op
+from astjax.ops.frontend import float_waveform
+from astjax.ops.recipe import Op, Random
+from astjax.types import Array, Example
 
 # A `data.reader.Reader`: what there is to read, and its labels.
 Reader = Any
@@ -61,7 +57,7 @@ def resample(sample_rate: Count) -> Op:
   """To this rate in Hz, whatever the recording's (soxr, high quality)."""
 
   def op(example, key, xp):
-    audio = _float_waveform(example, "audio", "resample")
+    audio = float_waveform(example, "audio", "resample")
     rate = example["sample_rate"] or sample_rate
     audio = waveform.resample(audio, rate, sample_rate)
     return example | {
@@ -73,16 +69,7 @@ def resample(sample_rate: Count) -> Op:
   return op
 
 
-def _float_waveform(example, name, op):
-  if example[name].dtype != np.float32:
-    raise UserError(
-      f"{op} reads a float waveform, {name!r} is {example[name].dtype}: "
-      "put it before quantise"
-    )
-  return example[name]
-
-
-def _one_waveform(example, op):
+def _one_waveform(example: Example, op: str) -> Array:
   if example["audio"].ndim != 1:
     raise UserError(
       f"{op} works on one waveform, not on views of it: put it before views "
@@ -91,7 +78,7 @@ def _one_waveform(example, op):
   return example["audio"]
 
 
-def _check_rate(example, op, sample_rate):
+def _check_rate(example: Example, op: str, sample_rate: int) -> None:
   if example["sample_rate"] not in (0, sample_rate):
     raise UserError(
       f"{op}(sample_rate={sample_rate}) met a recording of "
@@ -106,6 +93,7 @@ def random_crop(num_samples: Count) -> Op:
   Before `fit`, which pads.
   """
 
+  @Random
   def op(example, key, xp):
     audio = _one_waveform(example, "random_crop")
     count = example["num_samples"]
@@ -115,11 +103,10 @@ def random_crop(num_samples: Count) -> Op:
       "num_samples": np.int32(min(count, num_samples)),
     }
 
-  op.draws = True
   return op
 
 
-def _place(u, count):
+def _place(u: Array, count: int) -> np.ndarray:
   """One of 0 ... count - 1, evenly, from float32 u in [0, 1)."""
   # In double precision the product stays below the count.
   return np.floor(np.asarray(u, np.float64) * count).astype(np.int32)
@@ -131,13 +118,13 @@ def roll_waveform(rate: Fraction = 0.5) -> Op:
   How far is drawn evenly. Before whatever pads. (ASiT, first release.)
   """
 
+  @Random
   def op(example, key, xp):
     audio = _one_waveform(example, "roll_waveform")
     u = xp.uniform(key, 2)
     shift = _place(u[1], len(audio) + 1) if u[0] < rate else 0
     return example | {"audio": np.roll(audio, shift)}
 
-  op.draws = True
   return op
 
 
@@ -157,14 +144,6 @@ def views(
   the beginning, the last one ends at the end, the others lie evenly between.
 
   Padding counts as sound: `num_samples` becomes S.
-
-  Args:
-    count: V, of global crops.
-    seconds: how long these are.
-    local_count: V', of local crops; 0 for none.
-    local_seconds: how long these are.
-    sample_rate: Hz, of the recordings.
-    random: whether places are drawn.
   """
   if local_count and local_seconds > seconds:
     raise UserError(
@@ -196,9 +175,7 @@ def views(
       example["audio_local"] = crops(local_size, count, local_count)
     return example
 
-  op.draws = random
-  op.num_samples = size
-  return op
+  return Random(op) if random else op
 
 
 def fit(
@@ -225,7 +202,6 @@ def fit(
     audio, count = waveform.fit(audio, length)
     return example | {"audio": audio, "num_samples": np.int32(count)}
 
-  op.spec = spec
   return op
 
 
@@ -237,7 +213,7 @@ def quantise(audio: str = "audio") -> Op:
   """
 
   def op(example, key, xp):
-    x = _float_waveform(example, audio, "quantise")
+    x = float_waveform(example, audio, "quantise")
     return example | {audio: waveform.quantise(x)}
 
   return op
@@ -271,8 +247,9 @@ def mix(
     out[:count] = mixed - mixed.mean()
     return {"audio": out, "partner": partner, "share": share}
 
+  @Random
   def op(example, key, xp):
-    _float_waveform(example, "audio", "mix")
+    float_waveform(example, "audio", "mix")
     _one_waveform(example, "mix")
     if "label" in example:
       raise UserError("mix changes the labels: put it before multi_hot")
@@ -284,7 +261,6 @@ def mix(
     share = np.float32(random.beta(alpha, alpha))
     return example | blend(example, partner, share)
 
-  op.draws = True
   return op
 
 
@@ -297,15 +273,9 @@ def multi_hot(num_classes: CountOrZero = 0, *, reader: Reader) -> Op:
   source = reader.source
   size = len(source.class_names)
   if not size:
-    raise UserError(
-      "multi_hot needs labels, the source has none: a pattern needs a group "
-      "(?P<label>...), a table a column 'labels', a manifest a label_list"
-    )
+    raise UserError("multi_hot needs labels, the source has none")
   if num_classes not in (0, size):
-    raise UserError(
-      f"multi_hot({num_classes}) does not fit the source, which has {size} "
-      "classes"
-    )
+    raise UserError(f"multi_hot({num_classes}): the source has {size} classes")
 
   def op(example, key, xp):
     share = example.get("share", np.float32(1.0))
@@ -322,12 +292,6 @@ def keep(*names: str) -> Op:
   """Drops every entry but these (id and valid always stay)."""
 
   def op(example, key, xp):
-    missing = [n for n in names if n not in example]
-    if missing:
-      raise UserError(
-        f"keep({missing[0]!r}): there is no such entry; there are "
-        f"{', '.join(sorted(example))}"
-      )
     return {n: example[n] for n in {*names, "id", "valid"}}
 
   return op

@@ -62,8 +62,7 @@ class Numpy:
   def fold_in(self, key, data):
     key, data = np.asarray(key, np.uint32), np.asarray(data, np.uint32)
     with np.errstate(over="ignore"):  # the sums are meant to wrap around
-      words = threefry2x32(key[..., 0], key[..., 1], data)
-    return np.stack(words, axis=-1)
+      return _threefry2x32(key[..., 0], key[..., 1], data)
 
   def uniform(self, key, count):
     bits = self.fold_in(key, np.arange(count))[:, 0]
@@ -71,11 +70,7 @@ class Numpy:
 
 
 class Jax:
-  """On the device, traceable.
-
-  Args:
-    double: whether `wide` is float64; None asks for it on a CPU only.
-  """
+  """On the device, traceable; `double` None: in float64 on a CPU only."""
 
   def __init__(self, double: bool | None = None):
     self._double = double
@@ -89,9 +84,8 @@ class Jax:
     return self._double
 
   def precise(self):
-    return (
-      jax.enable_x64(True) if self._is_double() else (contextlib.nullcontext())
-    )
+    is_double = self._is_double()
+    return jax.enable_x64(True) if is_double else contextlib.nullcontext()
 
   def wide(self, x):
     return jnp.asarray(x, jnp.float64 if self._is_double() else jnp.float32)
@@ -123,18 +117,11 @@ def random_key(seed: int) -> np.ndarray:
   return np.array([seed >> 32 & 0xFFFFFFFF, seed & 0xFFFFFFFF], np.uint32)
 
 
-def threefry2x32(k0: Array, k1: Array, data: Array) -> tuple[Array, Array]:
+def _threefry2x32(k0: Array, k1: Array, data: Array) -> np.ndarray:
   """Threefry-2x32 with 20 rounds, as `jax.random.fold_in` applies it.
 
-  Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (2011).
-
-  Args:
-    k0: first word of the key, uint32 of any shape.
-    k1: second word.
-    data: uint32, the low word of the counter (the high word is zero).
-
-  Returns:
-    The two words of the result.
+  Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (2011). The words
+  of the key and the low word of the counter -> uint32 [..., 2].
   """
   schedule = (k0, k1, k0 ^ k1 ^ np.uint32(0x1BD11BDA))
   rotations = ((13, 15, 26, 6), (17, 29, 16, 24))
@@ -146,4 +133,4 @@ def threefry2x32(k0: Array, k1: Array, data: Array) -> tuple[Array, Array]:
       x1 = x1 ^ x0
     x0 = x0 + schedule[(block + 1) % 3]
     x1 = x1 + schedule[(block + 2) % 3] + np.uint32(block + 1)
-  return x0, x1
+  return np.stack([x0, x1], axis=-1)

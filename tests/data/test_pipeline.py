@@ -492,7 +492,10 @@ WRONG = {
   ),
   "quantise twice": (f"{FIT}|quantise|quantise", ["quantise"]),
   "to_float of floats": (f"{FIT}|to_float", ["to_float", "quantise"]),
-  "keep the unknown": (f"{FIT}|keep('lable')", ["keep('lable')", "audio, id"]),
+  "keep the unknown": (
+    f"{FIT}|keep('lable')",
+    ["keep needs 'lable'", "audio, id"],
+  ),
   "no such entry": (f"{FIT}|quantise('sound')", ["quantise", "'sound'"]),
   "no such op": ("decode|reed", ["unknown op 'reed'", "config.input.on_host"]),
   "no such argument": (

@@ -6,7 +6,7 @@ import pytest
 
 from astjax.errors import UserError
 from astjax.ops import xp
-from astjax.ops.recipe import apply, parse
+from astjax.ops.recipe import Random, apply, parse
 
 MADE = []
 
@@ -23,10 +23,10 @@ def scale(by: float, how: Literal["up", "down"] = "up"):
 
 
 def draw():
+  @Random
   def op(example, key, backend):
     return example | {"drawn": [*example.get("drawn", []), tuple(key.tolist())]}
 
-  op.draws = True
   return op
 
 
