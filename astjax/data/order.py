@@ -19,14 +19,10 @@ from astjax.ops.xp import NUMPY, random_key
 
 
 class Order:
-  """The stream of a source of `num_examples` examples.
+  """The stream of n = `num_examples` examples in batches of B.
 
-  Args:
-    seed: of the order and of the keys.
-    num_examples: n.
-    batch_size: B.
-    weights: [n], how likely each example is at each position; None goes through
-      all of them once per epoch.
+  `weights` [n] say how likely each example is at each position; None goes
+  through all of them once per epoch.
   """
 
   def __init__(
@@ -92,11 +88,6 @@ def draw_weights(source: Source, draw: str, where: str) -> np.ndarray | None:
   A source made of several with shares (`Several`) keeps them under any draw:
   its parts' weights are scaled to their shares.
 
-  Args:
-    source: of the training.
-    draw: a key of `DRAWS`.
-    where: section of the config, for errors.
-
   Raises:
     UserError: an unknown draw, or examples that would never be drawn.
   """
@@ -115,7 +106,7 @@ def draw_weights(source: Source, draw: str, where: str) -> np.ndarray | None:
   return weights
 
 
-def _check_drawn(weights, what):
+def _check_drawn(weights: np.ndarray, what: str) -> None:
   if not weights.sum() > 0:
     raise UserError(f"{what} has a label, so none would be drawn")
 

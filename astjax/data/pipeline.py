@@ -54,16 +54,8 @@ def train_batches(
 ) -> Iterator[dict[str, np.ndarray]]:
   """Rows of one process, of the steps first_step ... last_step - 1.
 
-  Args:
-    reader: the recordings.
-    ops: of the host, made with the same reader.
-    batch_size: B, over all processes.
-    seed: of the order and of all draws.
-    first_step: where to begin.
-    last_step: where to end.
-    weights: from `order.draw_weights`.
-    process_index: of this process.
-    process_count: number of processes.
+  `ops` are made with the same reader, `batch_size` is that of all processes
+  together, `weights` come from `order.draw_weights`.
 
   Raises:
     UserError: no readable recording, or one that does not suit the recipe.
@@ -112,8 +104,6 @@ def num_eval_batches(reader: Reader, batch_size: int) -> int:
 def row_shapes(reader: Reader, ops: tuple[recipe.NamedOp, ...]) -> Shapes:
   """{name: (shape, type)} of one row of the batches that these ops give.
 
-  Runs the ops on the first readable recording, and on its beginning.
-
   Raises:
     UserError: ops that do not follow on each other, rows without a fixed
       length, a recording that does not suit the ops, or none readable.
@@ -121,6 +111,7 @@ def row_shapes(reader: Reader, ops: tuple[recipe.NamedOp, ...]) -> Shapes:
   key = random_key(0)
   read = recipe.apply(ops[:1], _start(0, replace=True), key, NUMPY)
   shapes = _shapes(recipe.apply(ops[1:], read, key, NUMPY))
+  # The ops are plain functions, so nothing but running them tells the shapes.
   # What is as long as its recording shows where the recording is cut short.
   if "audio" in read:
     audio = read["audio"][:_FEW]
@@ -157,15 +148,8 @@ def _no_fixed_length(name: str) -> UserError:
 def _batches(
   row: Callable[[int], Example], span: range, size: int, shapes: Shapes
 ) -> Iterator[dict[str, np.ndarray]]:
-  """Batches of `size` rows, in order.
-
-  Args:
-    row: gives row i, from any thread.
-    span: which rows.
-    size: of a batch.
-    shapes: of the rows.
-  """
-  failed = []
+  """Batches of `size` rows, in order; `row` is called from any thread."""
+  failed: list[Exception] = []
 
   def call(i):
     try:

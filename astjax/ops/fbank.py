@@ -27,9 +27,9 @@ class FbankSpec:
   """Settings of the front-end; rates and frequencies in Hz."""
 
   sample_rate: int = 16_000
-  num_mel_bins: int = 128  # F, triangular filters
   frame_length_ms: float = 25.0
   frame_shift_ms: float = 10.0
+  num_mel_bins: int = 128  # F, triangular filters
   low_freq: float = 20.0  # lower edge of the first filter
   high_freq: float = 0.0  # upper edge of the last; <= 0 counts from Nyquist
   preemphasis: float = 0.97  # of the first-order high pass inside a frame

@@ -40,21 +40,17 @@ def to_float(audio: str = "audio") -> Op:
   def op(example, key, xp):
     x = example[audio]
     if x.dtype != np.int16:
-      raise UserError(
-        f"to_float reads int16, {audio!r} is {x.dtype}: put quantise before it"
-      )
-    x = xp.asarray(x, xp.float32)
-    return example | {audio: x * (1.0 / INT16_SCALE)}
+      raise UserError(f"to_float reads int16, {audio!r} is {x.dtype}: quantise")
+    return example | {audio: xp.asarray(x, xp.float32) * (1.0 / INT16_SCALE)}
 
   return op
 
 
 def float_waveform(example: Example, audio: str, op: str) -> Array:
   """The entry `audio`; a UserError of the op if it holds 16-bit samples."""
-  if (kind := example[audio].dtype) != np.float32:
+  if example[audio].dtype != np.float32:
     raise UserError(
-      f"{op} reads a float waveform, {audio!r} is {kind}: put it before "
-      "quantise, or put to_float before it"
+      f"{op} reads float32: put to_float before it, or put it before quantise"
     )
   return example[audio]
 
@@ -93,15 +89,11 @@ def fbank(
   out: str = "fbank",
 ) -> Op:
   """Waveform [..., S] -> log-mels [..., T, F]; drops the waveform."""
-  spec = fbank_ops.FbankSpec(
-    sample_rate=sample_rate,
-    num_mel_bins=num_mel_bins,
-    frame_length_ms=frame_length_ms,
-    frame_shift_ms=frame_shift_ms,
-    low_freq=low_freq,
-    high_freq=high_freq,
-    preemphasis=preemphasis,
+  settings = (
+    *(sample_rate, frame_length_ms, frame_shift_ms, num_mel_bins),
+    *(low_freq, high_freq, preemphasis),
   )
+  spec = fbank_ops.FbankSpec(*settings)
 
   def op(example, key, xp):
     rest = {k: v for k, v in example.items() if k != audio}
@@ -123,11 +115,7 @@ def pad_frames(
   The original pads the log-mels, not the waveform, and before standardising:
   with AudioSet's statistics a padded cell becomes +0.467.
   """
-  spec = fbank_ops.FbankSpec(
-    sample_rate=sample_rate,
-    frame_length_ms=frame_length_ms,
-    frame_shift_ms=frame_shift_ms,
-  )
+  spec = fbank_ops.FbankSpec(sample_rate, frame_length_ms, frame_shift_ms)
 
   def op(example, key, xp):
     x = example[fbank]  # [..., T, F]
@@ -141,8 +129,7 @@ def pad_frames(
 def cut_frames(num_frames: Count, fbank: str = "fbank") -> Op:
   """The first `num_frames` frames; where there are fewer, 0.0 for the others.
 
-  Before standardising. ASiT cuts the 598 frames of six seconds to 592, which
-  its patches cover.
+  ASiT cuts the 598 frames of six seconds to 592, which its patches cover.
   """
 
   def op(example, key, xp):
@@ -170,16 +157,13 @@ def _mask(width: int, name: str, axis: int) -> Op:
     x = example[name]  # [..., T, F]
     length = x.shape[axis]
     if width > length:
-      raise UserError(
-        f"a mask of up to {width} does not fit an axis of {length} cells"
-      )
+      raise UserError(f"a mask of up to {width} on an axis of {length} cells")
     u = xp.uniform(key, 2)
     span = u[0] * float(width)
     start = xp.floor(u[1] * (float(length) - span))
     cell = xp.arange(length, dtype=xp.float32)
     inside = (cell >= start) & (cell < start + xp.floor(span))
-    if axis == -2:
-      inside = inside[:, None]
+    inside = inside if axis == -1 else inside[:, None]
     return example | {name: xp.where(inside, 0.0, x)}
 
   return op
@@ -197,7 +181,7 @@ def standardize(mean: Finite, std: Positive, fbank: str = "fbank") -> Op:
 def noise(max_scale: Positive = 0.1, fbank: str = "fbank") -> Op:
   """Adds uniform noise in [0, r), r uniform in [0, max_scale) once a clip.
 
-  After standardising (the original's noise augmentation); never negative.
+  The original's, after standardising; never negative.
   """
 
   @Random

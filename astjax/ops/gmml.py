@@ -1,9 +1,8 @@
 """Group masked model learning: ASiT's corruption of spectrograms.
 
-Blocks of random places and sizes are drawn until they cover a part of a
-spectrogram. What they cover is filled, or comes from another clip: one or the
-other, drawn for each view of each clip. (ASiT, arXiv 2211.13189, and the
-original's code.)
+Random blocks are drawn until they cover a part of a spectrogram. What they
+cover is filled, or comes from another clip: one or the other, drawn for each
+view of each clip. (ASiT, arXiv 2211.13189, and the original's code.)
 """
 
 from __future__ import annotations
@@ -45,13 +44,8 @@ class Gmml:
 def corrupt(keys: Array, fbank: Array, how: Gmml) -> tuple[Array, Array]:
   """Corrupts the views of a whole batch.
 
-  Args:
-    keys: [B, V], one for each view.
-    fbank: [B, V, T, F] standardised log-mels of all devices.
-    how: what is done.
-
-  Returns:
-    (corrupted, like `fbank`; mask, [B, V, T, F] bool, True in the blocks).
+  Of keys [B, V] and the standardised log-mels [B, V, T, F] of all devices:
+  (corrupted log-mels; mask, [B, V, T, F] bool, True in the blocks).
 
   Raises:
     UserError: a spectrogram in which such blocks cannot be drawn.
@@ -118,19 +112,15 @@ def block_mask(
   return mask, count
 
 
-def _spans(key, length, align):
+def _spans(key: Array, length: int, align: int) -> Array:
   """Where the drawn blocks are along one axis, [draws, length] bool."""
   start_key, size_key = jax.random.split(key)
   start = jax.random.randint(start_key, (_DRAWS,), 0, length - align)
   start = start // align * align
-  size = jax.random.randint(size_key, (_DRAWS,), align, _longest(length))
+  size = jax.random.randint(size_key, (_DRAWS,), align, int(MAX_SIDE * length))
   size = _to_multiple(jnp.minimum(size, length - start), align)
   cell = jnp.arange(length)
   return (cell >= start[:, None]) & (cell < (start + size)[:, None])
-
-
-def _longest(length):
-  return int(MAX_SIDE * length)
 
 
 def _to_multiple(n, align):
@@ -156,20 +146,20 @@ def check(shape: tuple[int, int], how: Gmml) -> None:
   """Raises a UserError if a spectrogram (T, F) is too small for the blocks."""
   most = 1.0
   for length, name in zip(shape, ("frames", "mel bins"), strict=True):
-    if _longest(length) <= how.align:
+    longest = int(MAX_SIDE * length)
+    if longest <= how.align:
       raise UserError(
         f"blocks are up to {MAX_SIDE} of a side long and at least drop_align="
         f"{how.align}: {length} {name} are too few"
       )
     ends = (
-      start + _to_multiple(min(_longest(length) - 1, length - start), how.align)
+      start + _to_multiple(min(longest - 1, length - start), how.align)
       for start in range(0, length - how.align, how.align)
     )
     most *= min(max(ends), length) / length
-  asked = max(how.drop, how.replace)
-  if asked > min(most, MAX_FRACTION):
+  asked, most = max(how.drop, how.replace), min(most, MAX_FRACTION)
+  if asked > most:
     raise UserError(
       f"blocks cannot cover {asked} of {shape[0]} frames x {shape[1]} mel bins "
-      f"with drop_align={how.align}: at most {min(most, MAX_FRACTION):.3g}; "
-      "lower task_kw.drop_perc and drop_replace"
+      f"with drop_align={how.align}: at most {most:.3g}"
     )

@@ -24,13 +24,13 @@ Reader = Any
 Channel = Literal["mean", "first"]
 
 
+# Channels are averaged, since a stereo recording may hold its event in either;
+# the original takes the first one.
 def decode(channel: Channel = "mean", *, reader: Reader) -> Op:
   """Reads the recording `index`: adds audio, sample_rate, num_samples and id.
 
-  Several channels are averaged, since a stereo recording may hold its event in
-  either; "first" takes the first one, as the original does. In training an
-  unreadable recording is replaced by the next readable one; in evaluation its
-  row becomes invalid and holds silence.
+  In training an unreadable recording is replaced by the next readable one; in
+  evaluation its row becomes invalid and holds silence.
   """
 
   def op(example, key, xp):
@@ -41,16 +41,15 @@ def decode(channel: Channel = "mean", *, reader: Reader) -> Op:
       audio, rate = found
     else:  # a rate of zero stands for it
       audio, rate, is_valid = np.zeros(1, np.float32), 0, False
-    audio = waveform.to_mono(audio, channel)
-    return example | {
-      "audio": audio,
-      "sample_rate": rate,
-      "num_samples": np.int32(len(audio)),
-      "id": np.int32(index),
-      "valid": is_valid,
-    }
+    read = {"id": np.int32(index), "valid": is_valid, "sample_rate": rate}
+    return example | read | _waveform(waveform.to_mono(audio, channel))
 
   return op
+
+
+def _waveform(audio: np.ndarray) -> Example:
+  """What an op that changes the length gives."""
+  return {"audio": audio, "num_samples": np.int32(len(audio))}
 
 
 def resample(sample_rate: Count) -> Op:
@@ -60,21 +59,14 @@ def resample(sample_rate: Count) -> Op:
     audio = float_waveform(example, "audio", "resample")
     rate = example["sample_rate"] or sample_rate
     audio = waveform.resample(audio, rate, sample_rate)
-    return example | {
-      "audio": audio,
-      "sample_rate": sample_rate,
-      "num_samples": np.int32(len(audio)),
-    }
+    return example | {"sample_rate": sample_rate} | _waveform(audio)
 
   return op
 
 
 def _one_waveform(example: Example, op: str) -> Array:
   if example["audio"].ndim != 1:
-    raise UserError(
-      f"{op} works on one waveform, not on views of it: put it before views "
-      "(fit and views exclude each other)"
-    )
+    raise UserError(f"{op} works on one waveform: put it before views")
   return example["audio"]
 
 
@@ -82,26 +74,22 @@ def _check_rate(example: Example, op: str, sample_rate: int) -> None:
   if example["sample_rate"] not in (0, sample_rate):
     raise UserError(
       f"{op}(sample_rate={sample_rate}) met a recording of "
-      f"{example['sample_rate']} Hz: put resample({sample_rate}) before it, or "
-      "give its rate"
+      f"{example['sample_rate']} Hz: put resample({sample_rate}) before it"
     )
 
 
 def random_crop(num_samples: Count) -> Op:
-  """So many samples from a place drawn evenly; shorter recordings stay whole.
-
-  Before `fit`, which pads.
-  """
+  """So many samples from a place drawn evenly, before `fit`, which pads."""
 
   @Random
   def op(example, key, xp):
     audio = _one_waveform(example, "random_crop")
     count = example["num_samples"]
     start = _place(xp.uniform(key, 1)[0], max(count - num_samples, 0) + 1)
-    return example | {
-      "audio": audio[start : start + num_samples],
-      "num_samples": np.int32(min(count, num_samples)),
-    }
+    # A shorter recording stays whole.
+    count = np.int32(min(count, num_samples))
+    audio = audio[start : start + num_samples]
+    return example | {"audio": audio, "num_samples": count}
 
   return op
 
@@ -115,7 +103,7 @@ def _place(u: Array, count: int) -> np.ndarray:
 def roll_waveform(rate: Fraction = 0.5) -> Op:
   """With probability `rate`, rolls the waveform around by 0 ... S samples.
 
-  How far is drawn evenly. Before whatever pads. (ASiT, first release.)
+  How far is drawn evenly. Before any op that pads. (ASiT, first release.)
   """
 
   @Random
@@ -138,17 +126,14 @@ def views(
 ) -> Op:
   """Crops of one recording: `audio` [V, S], and maybe `audio_local` [V', S'].
 
-  The waveform is padded with zeros at its end to a global crop, if it is
-  shorter; then every crop starts at a place of its own, drawn evenly (ASiT,
-  both releases). With random=False, for evaluations, the first one starts at
-  the beginning, the last one ends at the end, the others lie evenly between.
-
-  Padding counts as sound: `num_samples` becomes S.
+  A shorter waveform is padded with zeros at its end to S, which count as sound.
+  Then every crop starts at a place of its own, drawn evenly (ASiT, both
+  releases). With random=False, for evaluations, the first one starts at the
+  beginning, the last one ends at the end, the others lie evenly between.
   """
   if local_count and local_seconds > seconds:
     raise UserError(
-      f"views needs local crops no longer than global ones, got {count} of "
-      f"{seconds} s and {local_count} of {local_seconds} s"
+      f"views needs local crops no longer than global ones: {local_seconds} s"
     )
   size = max(1, round(seconds * sample_rate))
   local_size = max(1, round(local_seconds * sample_rate))
@@ -167,13 +152,10 @@ def views(
         starts = (places - 1) * np.arange(count) // max(count - 1, 1)
       return audio[starts[:, None] + np.arange(size)]
 
-    example = example | {
-      "audio": crops(size, 0, count),
-      "num_samples": np.int32(size),
-    }
+    out = {"audio": crops(size, 0, count), "num_samples": np.int32(size)}
     if local_count:
-      example["audio_local"] = crops(local_size, count, local_count)
-    return example
+      out["audio_local"] = crops(local_size, count, local_count)
+    return example | out
 
   return Random(op) if random else op
 
@@ -189,11 +171,7 @@ def fit(
   The first frames are kept, as in the original: 1,024 frames at 16 kHz are
   164,080 samples.
   """
-  spec = FbankSpec(
-    sample_rate=sample_rate,
-    frame_length_ms=frame_length_ms,
-    frame_shift_ms=frame_shift_ms,
-  )
+  spec = FbankSpec(sample_rate, frame_length_ms, frame_shift_ms)
   length = spec.num_samples(num_frames)
 
   def op(example, key, xp):
@@ -232,7 +210,7 @@ def mix(
   (AST paper, section 3.1; the original's order and means): each waveform loses
   its own mean first and the mixture its mean afterwards; the partner, uniform
   over the source, is cut or zero-padded to the length of the first. `multi_hot`
-  after it mixes the labels alike. `channel` is that of `decode`.
+  after it mixes the labels in the same way. `channel` is that of `decode`.
   """
 
   def blend(example, partner, share):

@@ -98,12 +98,9 @@ def distill_views(
 ) -> tuple[Array, Array]:
   """Cross-entropy between different views of a clip (DINO, ASiT).
 
-  Args:
-    student: logits [B, V', C]; its first V views are those of the teacher.
-    teacher: logits [B, V, C].
-    center: [C], a running mean of the teacher's logits.
-    student_temp: temperature of its softmax.
-    teacher_temp: lower, so that the targets are sharper.
+  Of the student's logits [B, V', C], whose first V views are those of the
+  teacher's [B, V, C]; `center` [C] is a running mean of the teacher's logits,
+  and its temperature is lower, so that the targets are sharper.
 
   Returns:
     (loss [B], the mean over all pairs of a teacher's view with another view of
