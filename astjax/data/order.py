@@ -8,6 +8,7 @@ position), so that any step can be reached directly, on any number of processes.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 
@@ -18,6 +19,7 @@ from astjax.errors import UserError, lookup
 from astjax.ops.xp import NUMPY, random_key
 
 
+@dataclasses.dataclass(eq=False)
 class Order:
   """The stream of n = `num_examples` examples in batches of B.
 
@@ -25,17 +27,13 @@ class Order:
   through all of them once per epoch.
   """
 
-  def __init__(
-    self,
-    seed: int,
-    num_examples: int,
-    batch_size: int,
-    weights: np.ndarray | None = None,
-  ):
-    self.seed = seed
-    self.num_examples = num_examples
-    self.batch_size = batch_size
-    self._cumulative = None if weights is None else np.cumsum(weights)
+  seed: int
+  num_examples: int
+  batch_size: int
+  weights: np.ndarray | None = None
+
+  def __post_init__(self):
+    self._cumulative = None if self.weights is None else np.cumsum(self.weights)
     self._epoch = functools.lru_cache(maxsize=2)(self._make_epoch)
 
   def _make_epoch(self, epoch: int) -> np.ndarray:
@@ -117,8 +115,7 @@ def process_rows(
   """The rows of a global batch that one process provides: disjoint slices."""
   if batch_size % process_count:
     raise UserError(
-      f"a batch of {batch_size} does not divide evenly over {process_count} "
-      "processes"
+      f"a batch of {batch_size} does not divide over {process_count} processes"
     )
   local = batch_size // process_count
   return range(process_index * local, (process_index + 1) * local)

@@ -61,16 +61,14 @@ def train_batches(
     UserError: no readable recording, or one that does not suit the recipe.
   """
   stream = order.Order(seed, len(reader.source), batch_size, weights)
-  rows = order.process_rows(batch_size, process_index, process_count)
 
-  def row(i):
-    step, place = divmod(i, len(rows))
-    position = step * batch_size + rows.start + place
+  def example(position):
     start = _start(stream.index(position), replace=True)
     return recipe.apply(ops, start, stream.key(position), NUMPY)
 
-  span = range(first_step * len(rows), last_step * len(rows))
-  return _batches(row, span, len(rows), row_shapes(reader, ops))
+  rows = order.process_rows(batch_size, process_index, process_count)
+  steps = range(first_step, last_step)
+  return _batches(example, steps, batch_size, rows, row_shapes(reader, ops))
 
 
 def eval_batches(
@@ -82,18 +80,17 @@ def eval_batches(
   process_count: int = 1,
 ) -> Iterator[dict[str, np.ndarray]]:
   """Rows of one process, of one pass over the source in its order."""
-  rows = order.process_rows(batch_size, process_index, process_count)
   num_examples = len(reader.source)
   key = random_key(0)
 
-  def row(i):
-    position = i // len(rows) * batch_size + rows.start + i % len(rows)
+  def example(position):
     index = min(position, num_examples - 1)
     start = _start(index, replace=False, valid=position < num_examples)
     return recipe.apply(ops, start, NUMPY.fold_in(key, index), NUMPY)
 
-  span = range(num_eval_batches(reader, batch_size) * len(rows))
-  return _batches(row, span, len(rows), row_shapes(reader, ops))
+  rows = order.process_rows(batch_size, process_index, process_count)
+  steps = range(num_eval_batches(reader, batch_size))
+  return _batches(example, steps, batch_size, rows, row_shapes(reader, ops))
 
 
 def num_eval_batches(reader: Reader, batch_size: int) -> int:
@@ -140,24 +137,28 @@ def _shapes(example: Example) -> Shapes:
 
 def _no_fixed_length(name: str) -> UserError:
   return UserError(
-    f"{name!r} has no fixed length, so it cannot be batched; use fit(...) or "
-    "drop it with keep(...)"
+    f"{name!r} has no fixed length: use fit(...), or drop it with keep(...)"
   )
 
 
 def _batches(
-  row: Callable[[int], Example], span: range, size: int, shapes: Shapes
+  example: Callable[[int], Example],
+  steps: range,
+  batch_size: int,
+  rows: range,
+  shapes: Shapes,
 ) -> Iterator[dict[str, np.ndarray]]:
-  """Batches of `size` rows, in order; `row` is called from any thread."""
+  """These rows of each step; `example` is called from any thread."""
   failed: list[Exception] = []
 
   def call(i):
     try:
-      example = row(int(i))
+      step, place = divmod(int(i), len(rows))
+      found = example(step * batch_size + rows[place])
       for name, (shape, _) in shapes.items():
-        if np.shape(example[name]) != shape:
+        if np.shape(found[name]) != shape:
           raise _no_fixed_length(name)
-      return [np.asarray(example[k], dtype) for k, (_, dtype) in shapes.items()]
+      return [np.asarray(found[k], dtype) for k, (_, dtype) in shapes.items()]
     except Exception as e:
       failed.append(e)
       raise
@@ -170,7 +171,8 @@ def _batches(
       value.set_shape(shape)
     return dict(zip(shapes, values, strict=True))
 
-  dataset = tf.data.Dataset.range(span.start, span.stop).map(
+  size = len(rows)
+  dataset = tf.data.Dataset.range(steps.start * size, steps.stop * size).map(
     tf.autograph.experimental.do_not_convert(example_at),
     num_parallel_calls=tf.data.AUTOTUNE,
     deterministic=True,

@@ -52,7 +52,17 @@ class Recordings(Source):
     if self.holdout:
       rows = hold_out(rows, self.holdout)
     # Before splits are selected, so that all of them have the same classes.
-    self.class_names, number = self._classes(rows)
+    found = {label for row in rows for label in row.labels}
+    names = sorted(found, key=tables.natural)
+    number = {name: i for i, name in enumerate(names)}
+    if self.label_list:
+      if not found:
+        raise UserError(
+          f"source_kw.label_list={self.label_list!r}, but the recordings have "
+          f"no labels: {LABELS_COME_FROM}"
+        )
+      names, number = tables.read_label_list(str(self.root / self.label_list))
+    self.class_names = tuple(names)
     among = ""
     if self.split:
       rows = select(rows, "split", (self.split,))
@@ -65,22 +75,6 @@ class Recordings(Source):
   def rows(self) -> list[Row]:
     """What the list names, in its order."""
     raise NotImplementedError
-
-  def _classes(
-    self, rows: Sequence[Row]
-  ) -> tuple[tuple[str, ...], Mapping[str, int]]:
-    """(names, {any way to write a label: its number})."""
-    found = {n for row in rows for n in row.labels}
-    if not self.label_list:
-      names = sorted(found, key=tables.natural)
-      return tuple(names), {n: i for i, n in enumerate(names)}
-    if not found:
-      raise UserError(
-        f"source_kw.label_list={self.label_list!r}, but the recordings have no "
-        f"labels: {LABELS_COME_FROM}"
-      )
-    names, number = tables.read_label_list(str(self.root / self.label_list))
-    return tuple(names), number
 
   def read(self, index: int) -> tuple[np.ndarray, int]:
     """Decodes the file."""
@@ -137,10 +131,8 @@ class Filenames(Recordings):
     if len(given) + has_group > 1:
       given += ["a group 'split'"] * has_group
       raise UserError(f"source_kw says the splits twice: {' and '.join(given)}")
-    if self.split_lists or self.split_table:
-      listed = tables.read_splits(
-        self.root, self.split_lists or {}, self.split_table
-      )
+    if lists := self.split_lists or self.split_table:
+      listed = tables.read_splits(self.root, lists)
       return lambda path: listed.get(path, "train" if self.split_lists else "")
     rules = {
       name: tables.compile_pattern(rule, f"source_kw.splits.{name}")

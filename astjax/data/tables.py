@@ -64,28 +64,27 @@ def read_table(
 
 
 def read_splits(
-  root: pathlib.Path, lists: Mapping[str, str], table: str
+  root: pathlib.Path, lists: Mapping[str, str] | str
 ) -> dict[str, str]:
   """{path below `root`: split} of text files.
 
-  Of `lists`, {split: file with a path a line}, and of `table`, a file with a
-  split and a path a line, unless it is empty.
+  `lists` is {split: file with a path a line}, or one file with a split and a
+  path a line.
   """
   out: dict[str, str] = {}
-  for split, name in lists.items():
-    file = _existing_file(root / name, f"source_kw.split_lists.{split}")
-    paths = _lines(file)
-    _check_there(root, file, paths)
-    out |= dict.fromkeys(paths, split)
-  if table:
-    file = _existing_file(root / table, "source_kw.split_table")
+  files = {"": lists} if isinstance(lists, str) else lists
+  for split, name in files.items():
+    file = _existing_file(root / name, f"the list of the split {split!r}")
+    own: dict[str, str] = {}
     for line in _lines(file):
-      split, path = (*line.split(maxsplit=1), "")[:2]
+      of, path = (split, line) if split else (*line.split(maxsplit=1), "")[:2]
       if not path:
         raise UserError(f"{file}: {line!r} is not a split and a path")
-      if out.setdefault(path, split) != split:
-        raise UserError(f"{file}: {path} is in {out[path]!r} and in {split!r}")
-    _check_there(root, file, list(out))
+      if own.setdefault(path, of) != of:
+        raise UserError(f"{file}: {path} is in {own[path]!r} and in {of!r}")
+    if not any((root / path).is_file() for path in own):
+      raise UserError(f"{file} lists no recording below {root}: {[*own][:1]}")
+    out |= own
   return out
 
 
@@ -95,11 +94,6 @@ def _lines(file: pathlib.Path) -> list[str]:
   except UnicodeDecodeError as e:
     raise UserError(f"{file} is not UTF-8 text: {e.reason}") from None
   return [line.strip() for line in lines if line.strip()]
-
-
-def _check_there(root: pathlib.Path, file: pathlib.Path, paths: list[str]):
-  if not any((root / path).is_file() for path in paths):
-    raise UserError(f"{file} lists no recording below {root}, but {paths[:1]}")
 
 
 def read_manifest(

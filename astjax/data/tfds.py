@@ -99,8 +99,8 @@ def _builder(tfds: Any, name: str, data_dir: str) -> Any:
     f"the dataset {name!r} {problem} in {builder.data_dir}; expected "
     "ArrayRecord. Prepare it with: "
     'python -c "import tensorflow_datasets as tfds; tfds.builder('
-    f"{name!r}{keep}, file_format='array_record').download_and_prepare()\" "
-    "(remove another format's folder first)"
+    f"{name!r}{keep}, file_format='array_record').download_and_prepare()\", "
+    "after removing the folder of another format"
   )
 
 

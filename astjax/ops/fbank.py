@@ -44,8 +44,7 @@ class FbankSpec:
     if self.window_size < 2 or self.hop_size < 1:
       raise UserError(
         f"fbank frames of {self.frame_length_ms} ms every "
-        f"{self.frame_shift_ms} ms are shorter than two samples (window) or "
-        f"one sample (shift) at {self.sample_rate} Hz"
+        f"{self.frame_shift_ms} ms are too short at {self.sample_rate} Hz"
       )
     if not 0 <= self.low_freq < self.top_freq <= self.sample_rate / 2:
       raise UserError(

@@ -71,10 +71,9 @@ def _one_waveform(example: Example, op: str) -> Array:
 
 
 def _check_rate(example: Example, op: str, sample_rate: int) -> None:
-  if example["sample_rate"] not in (0, sample_rate):
+  if (rate := example["sample_rate"]) not in (0, sample_rate):
     raise UserError(
-      f"{op}(sample_rate={sample_rate}) met a recording of "
-      f"{example['sample_rate']} Hz: put resample({sample_rate}) before it"
+      f"{op} met a recording of {rate} Hz: put resample({sample_rate}) first"
     )
 
 
@@ -132,9 +131,7 @@ def views(
   beginning, the last one ends at the end, the others lie evenly between.
   """
   if local_count and local_seconds > seconds:
-    raise UserError(
-      f"views needs local crops no longer than global ones: {local_seconds} s"
-    )
+    raise UserError(f"local crops longer than global ones: {local_seconds} s")
   size = max(1, round(seconds * sample_rate))
   local_size = max(1, round(local_seconds * sample_rate))
 

@@ -13,7 +13,7 @@ and the device agree to 1e-6. Accelerators compute in float32.
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,53 +23,37 @@ from astjax.ops import platform
 from astjax.types import Array
 
 
-class Xp(Protocol):
-  """The functions of `numpy`, and these; keys are those of `jax.random`."""
+class Xp:
+  """NumPy, on the host. Keys are those of `jax.random`, as two words uint32."""
 
-  def __getattr__(self, name: str) -> Any: ...
+  def __getattr__(self, name: str) -> Any:
+    return getattr(np, name)
 
   def precise(self) -> contextlib.AbstractContextManager:
     """Inside it, `wide` may give float64."""
+    return contextlib.nullcontext()
 
   def wide(self, x: Array) -> Array:
     """Casts to the widest float that the front-end should compute in."""
+    return np.asarray(x, np.float64)
 
   def matmul(self, x: Array, y: np.ndarray) -> Array:
     """[..., n] x [n, m] at full precision; y is cast to x's type."""
+    return x @ y.astype(x.dtype)
 
   def fold_in(self, key: Array, data: Array) -> Array:
     """A new key from a key and a number (threefry-2x32)."""
-
-  def uniform(self, key: Array, count: int) -> Array:
-    """float32 [count] in [0, 1): number i from the key folded with i."""
-
-
-class Numpy:
-  """On the host. Keys are their two words, uint32 [2]."""
-
-  def __getattr__(self, name):
-    return getattr(np, name)
-
-  def precise(self):
-    return contextlib.nullcontext()
-
-  def wide(self, x):
-    return np.asarray(x, np.float64)
-
-  def matmul(self, x, y):
-    return x @ y.astype(x.dtype)
-
-  def fold_in(self, key, data):
     key, data = np.asarray(key, np.uint32), np.asarray(data, np.uint32)
     with np.errstate(over="ignore"):  # the sums are meant to wrap around
       return _threefry2x32(key[..., 0], key[..., 1], data)
 
-  def uniform(self, key, count):
+  def uniform(self, key: Array, count: int) -> Array:
+    """float32 [count] in [0, 1): number i from the key folded with i."""
     bits = self.fold_in(key, np.arange(count))[:, 0]
     return (bits >> np.uint32(8)).astype(np.float32) * np.float32(2**-24)
 
 
-class Jax:
+class Jax(Xp):
   """On the device, traceable; `double` None: in float64 on a CPU only."""
 
   def __init__(self, double: bool | None = None):
@@ -108,7 +92,7 @@ class Jax:
     return (bits >> 8).astype(jnp.float32) * jnp.float32(2**-24)
 
 
-NUMPY = Numpy()
+NUMPY = Xp()
 JAX = Jax()
 
 
