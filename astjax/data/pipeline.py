@@ -27,8 +27,6 @@ Shapes = dict[str, tuple[tuple[int, ...], np.dtype]]
 # What the host needs on the way and the device does not.
 _HOST_ONLY = ("index", "replace", "sample_rate", "partner", "share")
 
-_FEW = 100  # samples
-
 
 def hide_accelerators() -> None:
   """Keeps TensorFlow off the devices that JAX will use.
@@ -111,7 +109,7 @@ def row_shapes(reader: Reader, ops: tuple[recipe.NamedOp, ...]) -> Shapes:
   # The ops are plain functions, so nothing but running them tells the shapes.
   # What is as long as its recording shows where the recording is cut short.
   if "audio" in read:
-    audio = read["audio"][:_FEW]
+    audio = read["audio"][:100]
     read |= {"audio": audio, "num_samples": np.int32(len(audio))}
   try:
     short = _shapes(recipe.apply(ops[1:], read, key, NUMPY))

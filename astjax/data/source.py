@@ -9,7 +9,7 @@ import numpy as np
 
 from astjax.errors import UserError
 
-# Ends the sentence that labels are missing.
+# Where a user who misses labels has to look.
 LABELS_COME_FROM = (
   "a pattern needs a group (?P<label>...), a table a column 'labels', a "
   "manifest a label_list"

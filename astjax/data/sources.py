@@ -96,10 +96,7 @@ def build(
   split: str = "",
   folds: tuple[str, ...] = (),
 ) -> Source:
-  """The source that the section `where` of a config describes.
-
-  One that needs no folder or split is not told them.
-  """
+  """The source that the section `where` of a config describes."""
   make = errors.lookup(SOURCES, source, f"{where}.source")
   takes = inspect.signature(make).parameters
   if folds and "folds" not in takes:

@@ -78,9 +78,8 @@ def cluster_mask(
     return number + 1, grown[last], earlier
 
   nothing = jnp.zeros(num_patches, bool)
-  _, hidden, earlier = jax.lax.while_loop(
-    is_short, draw, (jnp.int32(0), nothing, nothing)
-  )
+  start = (jnp.int32(0), nothing, nothing)
+  _, hidden, earlier = jax.lax.while_loop(is_short, draw, start)
   # What is hidden first, then the others; in between the last cluster.
   rank = jnp.where(hidden, 0.0, 2.0)
   if not reference_quirks:

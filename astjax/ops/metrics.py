@@ -13,9 +13,8 @@ import scipy.special
 
 def average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
   """[C], NaN where a class has no positive; of [n, C], positive where > 0.5."""
-  return np.array(
-    [_average_precision(s, t) for s, t in _columns(scores, targets)]
-  )
+  columns = _columns(scores, targets)
+  return np.array([_average_precision(s, t) for s, t in columns])
 
 
 def roc_auc(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -23,7 +22,7 @@ def roc_auc(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
   return np.array([_roc_auc(s, t) for s, t in _columns(scores, targets)])
 
 
-def _columns(scores, targets):
+def _columns(scores: np.ndarray, targets: np.ndarray) -> zip:
   return zip(np.asarray(scores).T, np.asarray(targets).T > 0.5, strict=True)
 
 

@@ -1,5 +1,7 @@
 """SSAST's masks: exact counts, and rates against the original's simulation."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -17,13 +19,18 @@ ORIGINAL = {
 }
 
 
+@functools.cache
+def compiled(grid, count, quirks):
+  mask = functools.partial(
+    masking.cluster_mask, grid=grid, count=count, reference_quirks=quirks
+  )
+  return jax.jit(jax.vmap(mask))
+
+
 def clusters(count, *, grid=GRID, draws=DRAWS, seed=0, quirks=True):
   """[draws, F', T'] bool."""
-  mask = lambda key: masking.cluster_mask(
-    key, grid=grid, count=count, reference_quirks=quirks
-  )
   keys = jax.random.split(jax.random.key(seed), draws)
-  index = np.asarray(jax.jit(jax.vmap(mask))(keys))
+  index = np.asarray(compiled(grid, count, quirks)(keys))
   assert index.shape == (draws, count)
   assert (np.diff(index, axis=1) > 0).all()  # ascending, so all different
   hidden = np.zeros((draws, grid[0] * grid[1]), bool)
