@@ -84,7 +84,7 @@ def parse(text: str) -> Recipe:
     raise UserError(
       f"{where} begins with {'|'.join(_HOST)}, each at most once: {text!r}"
     )
-  frames = host["fit"].op.spec
+  frames = FbankSpec.of(host["fit"].arguments)
   if "resample" in host:
     rate = host["resample"].arguments["sample_rate"]
     if rate != frames.sample_rate:

@@ -30,6 +30,7 @@ import numpy as np
 from jax.experimental import topologies
 
 from astjax import cli
+from astjax.data.source import Source
 from astjax.engine import sharding
 from astjax.engine.devices import CHIPS, Chip, chip_of, count_flops
 from astjax.engine.step import train_key
@@ -150,7 +151,7 @@ def _nbytes(shape: str) -> int:
   return total
 
 
-class _Silence:
+class _Silence(Source):
   """A source for shapes alone: recordings of one sample, one label each."""
 
   def __init__(self, num_classes: int, sample_rate: int):

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from astjax.errors import Count, Positive, UserError, Within, call
 from astjax.ops import host_ops
 from astjax.ops import recipe as recipes
+from astjax.ops.fbank import FbankSpec
 
 Finite = Annotated[float, Within(math.isfinite, "finite")]
 
@@ -158,7 +159,7 @@ def inference_recipe(
     for op, text in zip(ops, calls, strict=True)
     if not _is_local(*text)
   ]
-  by_name = {op.name: op.op for op, _ in kept}
+  by_name = {op.name: op.arguments for op, _ in kept}
   written = []
   for op, text in kept:
     if op.name == "views" or (op.name == "fit" and "cut_frames" in by_name):
@@ -172,13 +173,14 @@ def _is_local(name: str, args: list, kwargs: dict[str, Any]) -> bool:
   return any(str(v).endswith("_local") for v in (*args, *kwargs.values()))
 
 
-def _length(ops: Mapping[str, Any]) -> dict[str, Any]:
+def _length(ops: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
   """Arguments of a `fit` to the frames that the model was trained on."""
-  spec = ops["fbank"].spec
+  spec = FbankSpec.of(ops["fbank"])
   if "cut_frames" in ops:
-    num_frames = ops["cut_frames"].num_frames
+    num_frames = ops["cut_frames"]["num_frames"]
   else:
-    num_frames = spec.num_frames(ops["views"].num_samples)
+    views = ops["views"]
+    num_frames = spec.num_frames(round(views["seconds"] * views["sample_rate"]))
   names = ("sample_rate", "frame_length_ms", "frame_shift_ms")
   usual = {f.name: f.default for f in dataclasses.fields(spec)}
   unusual = {k: getattr(spec, k) for k in names if getattr(spec, k) != usual[k]}
