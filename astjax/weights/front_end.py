@@ -37,35 +37,23 @@ _USUAL = {
 
 @dataclasses.dataclass(frozen=True)
 class FrontEnd:
-  """The part of a recipe that other formats can express.
+  """The part of a recipe that other formats can express."""
 
-  Attributes:
-    sample_rate: Hz.
-    num_frames: T of the model's input.
-    num_mel_bins: F.
-    statistics: mean and standard deviation, None without standardising.
-    center: whether the waveform's mean is subtracted.
-    padding: of short recordings: "frames" that are not of real samples alone
-      become 0.0 before standardising (AST, SSAST), or the "waveform" gets
-      zeros, which count as sound (ASiT).
-    channel: "mean" or "first" of several.
-  """
-
-  sample_rate: Count
-  num_frames: Count
-  num_mel_bins: Count
+  sample_rate: Count  # Hz
+  num_frames: Count  # T of the model's input
+  num_mel_bins: Count  # F
+  # Mean and standard deviation, None without standardising.
   statistics: tuple[Finite, Positive] | None
-  center: bool = True
+  center: bool = True  # whether the waveform's mean is subtracted
+  # Of short recordings: frames that are not of real samples alone become 0.0
+  # before standardising (AST, SSAST), or the waveform gets zeros, which count
+  # as sound (ASiT).
   padding: Literal["frames", "waveform"] = "frames"
-  channel: Literal["mean", "first"] = "mean"
+  channel: Literal["mean", "first"] = "mean"  # of several
 
   @classmethod
   def from_recipe(cls, recipe: str) -> FrontEnd:
-    """Reads a recipe.
-
-    Raises:
-      UserError: it does what `FrontEnd` cannot say.
-    """
+    """Reads a recipe; a UserError if it does what `FrontEnd` cannot say."""
     where = "the recipe"
     names = [name for name, _, _ in recipes.calls(recipe, where)]
     for name in names:
@@ -84,9 +72,9 @@ class FrontEnd:
     for name, values in found.items():
       for k, usual in _USUAL.items():
         if values.get(k, usual) != usual:
+          what = f"{name}'s {k}={values[k]}"
           raise UserError(
-            f"the recipe has {name}'s {k}={values[k]}, which only astjax can "
-            "express"
+            f"the recipe has {what}, which only astjax can express"
           )
     rates = sorted(
       {str(v["sample_rate"]) for v in found.values() if "sample_rate" in v}
@@ -144,14 +132,11 @@ def inference_recipe(
 ) -> str:
   """From a recording to the model's input: nothing drawn, no label.
 
-  Where training takes views, whose length is drawn, inference takes one clip of
-  a global view's length, and what belongs to local views is left out. A second
-  recipe in the config, for inference, would have to be kept in step by hand.
-
-  Args:
-    ops: of all recipes, in order.
-    texts: the recipes of the host and of the device.
+  `ops` are those of all `texts`, in order. Where training takes views, whose
+  length is drawn, inference takes one clip of a global view's length, and what
+  belongs to local views is left out.
   """
+  # A second recipe in the config would have to be kept in step by hand.
   calls = [call for text in texts for call in recipes.calls(text, "recipe")]
   kept = [
     (op, text)
@@ -173,7 +158,7 @@ def _is_local(name: str, args: list, kwargs: dict[str, Any]) -> bool:
 
 
 def _length(ops: Mapping[str, Any]) -> dict[str, Any]:
-  """Arguments of a `fit` to the frames that the model was trained on."""
+  """Arguments of a `fit` to the frames of training."""
   spec = ops["fbank"].spec
   if "cut_frames" in ops:
     num_frames = ops["cut_frames"].num_frames
