@@ -77,7 +77,7 @@ def test_a_recipe_of_a_config():
 @pytest.mark.parametrize(
   ("old", "new", "told"),
   [
-    ("to_float", "to_float|echo(3)", "has echo, which is no part"),
+    ("to_float", "to_float|echo(3)", "has echo, which is no op"),
     ("num_mel_bins=36", "frame_shift_ms=5.0", "fbank's frame_shift_ms=5.0"),
     ("quantise", "quantise|patchify((16, 16), (10, 10))", "can follow only"),
     ("resample(16000)", "resample(8000)", "the rates 16000, 8000"),
