@@ -234,7 +234,7 @@ def check_array(audio: Any) -> tuple[np.ndarray, float]:
     raise UserError("it holds no samples")
   if audio.ndim == 2 and audio.shape[1] > _MAX_CHANNELS:
     raise UserError(
-      f"an array of shape {audio.shape} has more than {_MAX_CHANNELS} channels; "
+      f"an array of shape {audio.shape} has over {_MAX_CHANNELS} channels; "
       "[S, channels] is right, transpose it"
     )
   return audio, _SCALES.get(kind, 1.0)

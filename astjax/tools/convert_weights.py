@@ -173,10 +173,10 @@ def _labels(args) -> tuple[str, ...]:
 def _target(loaded: Loaded, args, labels) -> tuple[ModelInfo, tuple[int, int]]:
   """The model to write: the source's, with what the flags change."""
   info, model = loaded.info, dict(loaded.info.model)
-  for name, size in ast.VARIANTS.get(args.variant, {}).items():
-    if model[name] != size:
+  for name, wanted in ast.VARIANTS.get(args.variant, {}).items():
+    if model[name] != wanted:
       raise UserError(
-        f"the source has {name} {model[name]}, {args.variant} has {size}"
+        f"the source has {name} {model[name]}, {args.variant} has {wanted}"
       )
   if args.prefix is not None:
     model["prefix"] = tuple(p for p in args.prefix.split(",") if p)
@@ -191,7 +191,9 @@ def _target(loaded: Loaded, args, labels) -> tuple[ModelInfo, tuple[int, int]]:
   recipe, size = _recipe(info, args)
   grid = loaded.params[convert.GRID].shape[:2]
   if size:
-    grid = patches.grid_shape(*size[::-1], model["patch_size"], model["stride"])
+    bins, frames = size
+    patch, stride = model["patch_size"], model["stride"]
+    grid = patches.grid_shape(frames, bins, patch, stride)
   elif args.new_stride:
     raise UserError(f"--stride {_NEEDS_INPUT}")
   info = dataclasses.replace(

@@ -130,8 +130,8 @@ def _class_names(config, where) -> tuple[str, ...]:
 def _read_extractor(folder: pathlib.Path, config: Mapping) -> FrontEnd:
   path = folder / _EXTRACTOR
   given = files.read_json(path) if path.is_file() else {}
-  for name in ("max_length", "num_mel_bins"):
-    value = config.get(name, _front_end.__kwdefaults__[name])
+  for name, default in (("max_length", 1024), ("num_mel_bins", 128)):
+    value = config.get(name, default)
     if given.setdefault(name, value) != value:
       raise UserError(f"{path} has {name} {given[name]!r}, config.json {value}")
   return _call(_front_end, path, given)
@@ -181,7 +181,7 @@ def _check(info: ModelInfo) -> Head:
   """The classifier; a UserError for what Hugging Face's AST cannot be."""
   head, patch = info.head, tuple(info.model["patch_size"])
   if head is None:
-    raise UserError("Hugging Face's format has a classifier, this model none")
+    raise UserError("the model has no classifier, Hugging Face's AST has one")
   names = info.class_names
   problems = {
     "needs the tokens cls and dist": (

@@ -10,6 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from astjax.errors import UserError
+
+
+def _is_only_read(*arrays):
+  raise UserError("this format is only read, not written")
+
 
 class Transform(NamedTuple):
   """How arrays change on the way in and, if it is written too, out.
@@ -18,7 +24,7 @@ class Transform(NamedTuple):
   """
 
   forward: Callable[..., tuple[np.ndarray, ...]]
-  backward: Callable[..., tuple[np.ndarray, ...]] | None = None
+  backward: Callable[..., tuple[np.ndarray, ...]] = _is_only_read
 
 
 KEEP = Transform(lambda x: (x,), lambda x: (x,))
