@@ -57,9 +57,6 @@ def parse(text: str) -> Recipe:
 
   Without `resample`, recordings of another rate than the recipe's are resampled
   all the same. `multi_hot` and `keep` are passed over.
-
-  Raises:
-    UserError: not a recipe, or one that draws at random or has no `fit`.
   """
   where = "the recipe"
   calls = recipe.calls(text, where)
@@ -69,11 +66,11 @@ def parse(text: str) -> Recipe:
     raise UserError(f"{where} draws at random ({drawn[0]}): leave that out")
   names = [op.name for op in ops]
   host = {op.name: op for op in ops if op.name not in frontend.OPS}
-  if "fit" not in host:
-    raise UserError(f"{where} needs fit(num_frames=...): {text!r}")
-  if names[: len(host)] != [name for name in _HOST if name in host]:
+  in_order = [name for name in _HOST if name in host]
+  if "fit" not in host or names[: len(host)] != in_order:
     raise UserError(
-      f"{where} begins with {'|'.join(_HOST)}, each at most once: {text!r}"
+      f"{where} begins with {'|'.join(_HOST)}, each at most once, and needs "
+      f"fit(num_frames=...): {text!r}"
     )
   given = {name: op.arguments for name, op in host.items()}
   fit: Any = host["fit"].op
@@ -216,26 +213,17 @@ def check_rate(rate: Any) -> float:
 
 def check_array(audio: Any) -> tuple[np.ndarray, float]:
   """([S] or [S, channels], what full scale is); UserErrors for all others."""
-  if not hasattr(audio, "__array__"):
-    what = type(audio).__name__
-    raise UserError(f"expected a path or an array, got {what}")
   audio = np.asarray(audio)
   kind = str(audio.dtype)
   if kind not in _SCALES and audio.dtype.kind != "f":
     raise UserError(
       f"samples of type {kind}; expected floats in [-1, 1], int16 or int32"
     )
-  if audio.ndim not in (1, 2):
+  channels = audio.shape[1] if audio.ndim == 2 else 1
+  if audio.ndim not in (1, 2) or audio.size == 0 or channels > _MAX_CHANNELS:
     raise UserError(
-      f"an array of shape {audio.shape}; expected [S], [S, channels] or a list "
-      "of several arrays"
-    )
-  if audio.size == 0:
-    raise UserError("it holds no samples")
-  if audio.ndim == 2 and audio.shape[1] > _MAX_CHANNELS:
-    raise UserError(
-      f"an array of shape {audio.shape} has over {_MAX_CHANNELS} channels; "
-      "[S, channels] is right, transpose it"
+      f"an array of shape {audio.shape}; expected a path, [S] or [S, channels] "
+      f"of at most {_MAX_CHANNELS} channels, or a list of those"
     )
   return audio, _SCALES.get(kind, 1.0)
 

@@ -74,9 +74,10 @@ def resize_grid(grid: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
   An axis that gets shorter is cut around its middle, one that gets longer is
   interpolated linearly with half-pixel centres and without antialiasing
-  (torch's bilinear, align_corners=False). Time comes first, as in AST; ASiT's
-  fine-tuning has frequency first, which differs by rounding alone.
+  (torch's bilinear, align_corners=False).
   """
+  # Time comes first, as in AST; ASiT's fine-tuning has frequency first, which
+  # differs by rounding alone.
   grid = _resize_axis(grid, shape[1], axis=1)
   return _resize_axis(grid, shape[0], axis=0)
 
@@ -114,7 +115,7 @@ def resize_ssast_grid(grid: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
   """
   have, (rows, columns) = grid.shape[:2], shape
   grid = _resize_axis(grid, columns, axis=1)
-  if _detours(have, shape):
+  if columns >= have[1]:
     grid = _interpolate(grid, _SSAST_ROWS, axis=0)
   if rows >= have[0]:
     return _interpolate(grid, rows, axis=0)
@@ -147,29 +148,9 @@ RESIZES = {
 }
 
 
-def _detours(have, want):
-  """Whether the 8 rows in between change anything."""
-  # A single row is only repeated, and interpolates back to itself.
-  return want[1] >= have[1] and have[0] not in (1, _SSAST_ROWS)
-
-
 def by(pair: Sequence[int]) -> str:
   """A size for people."""
   return f"{pair[0]} x {pair[1]}"
-
-
-def _how(have: tuple[int, int], want: tuple[int, int], resize: Resize) -> str:
-  parts, is_bicubic = [], resize == "bicubic"
-  for name, old, new in zip(("frequency", "time"), have, want, strict=True):
-    if new < old and not is_bicubic:
-      start = old // 2 - new // 2
-      parts.append(f"{name} {old} -> {new} (cut {start} to {start + new - 1})")
-    elif new != old:
-      how = "bicubic" if is_bicubic else "interpolated"
-      parts.append(f"{name} {old} -> {new} ({how})")
-  if resize == "ssast" and _detours(have, want):
-    parts.append(f"through {_SSAST_ROWS} rows, as the original SSAST")
-  return "positions, " + ", ".join(parts)
 
 
 def fit(
@@ -190,9 +171,8 @@ def fit(
     model: the model's fresh parameters by path.
     source_prefix: names of the checkpoint's prefix tokens, in order.
     model_prefix: those of the model.
-    rows: what rows of the checkpoint's patches and grid become.
-    fresh: expressions for whole paths that are left fresh although the
-      checkpoint has them.
+    rows: as in `info.Options`, as is `fresh`.
+    fresh: see there.
     resize: how positions change, a key of `RESIZES`.
 
   Raises:
@@ -255,9 +235,9 @@ def _check_expressions(fresh: Sequence[str], model: Mapping) -> None:
     except re.error as e:
       raise UserError(f"fresh: {expression!r} is no expression: {e}") from None
     if not met and expression != HEAD:  # a backbone alone has no head
+      like = ", ".join(list(model)[:3])
       raise UserError(
-        f"fresh: {expression!r} meets none of the model's parameters, which "
-        f"are named like {', '.join(list(model)[:3])}"
+        f"fresh: {expression!r} meets no parameter, they are like {like}"
       )
 
 
@@ -266,7 +246,6 @@ def _part(path):
 
 
 def _parts(flat):
-  """The parts that belong to one objective."""
   return {_part(path) for path in flat} - {"backbone", "head"}
 
 
@@ -284,7 +263,8 @@ def _fit_grid(source, model, report, resize):
   grid = RESIZES[resize](source[convert.GRID], want[:2])
   if not np.array_equal(grid, source[convert.GRID]):
     source[convert.GRID] = grid
-    _note(report, convert.GRID, _how(have[:2], want[:2], resize))
+    sizes = f"{by(have)} -> {by(want)}"
+    _note(report, convert.GRID, f"positions, {sizes} ({resize})")
 
 
 def _fit_prefix(source, model, source_prefix, model_prefix, report):

@@ -159,23 +159,17 @@ def _from_hub(name: str) -> pathlib.Path:
       )
     )
 
-  kind = UserError
   try:
     folder = get("*.json", "*.safetensors")
     if not any(folder.glob("*.safetensors")):
       folder = get("*.json", "pytorch_model*.bin")
     return folder
-  except errors.GatedRepoError:
-    reason = "its owner has to grant you access first (hf auth login)"
-  except errors.RepositoryNotFoundError:
-    reason = "there is no such repository, or it is private"
-  except errors.RevisionNotFoundError:
-    reason = f"it has no revision {revision!r}"
   except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
+    kind: type[UserError] = Outage
     reason = "it is not in the cache and Hugging Face cannot be reached"
-    kind = Outage
   except Exception as e:  # also those of the HTTP library below it
-    reason = _reason(e)
+    # Such as GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError.
+    kind, reason = UserError, f"{type(e).__name__}: {_reason(e)}"
   raise kind(
     f"cannot get {name!r} (no existing path) from Hugging Face: {reason}"
   )

@@ -43,17 +43,13 @@ def identify(
   """Finds the table of a state dict and checks it strictly.
 
   Args:
-    names: the state dict, {name: array}.
+    names: the state dict.
     options: what the user says of it.
     digest: of its file.
     file_name: where the original writes the stride of AudioSet models.
     known: the published checkpoint that it is.
     info: from JSON beside the arrays, as is the grid (F', T') of its positions.
     grid: see there.
-
-  Raises:
-    UserError: nothing known, an incomplete or superfluous name, a shape that
-      does not fit, or something that has to be told.
   """
   found = tables.recognise(names, options.network)
   if found is None:
@@ -129,11 +125,7 @@ class _Bare:
     patch, count = self.model["patch_size"], self._num_patches
     bins, frames = self._input_size or (self.options.num_mel_bins, None)
     if frames is not None:  # SSAST's file says the size of its input
-      grid = patches.grid_shape(frames, bins, patch, stride)
-      if given and tuple(given) != grid:
-        raise UserError(
-          f"the file is of a grid of {by(grid)} patches, not {by(given)}"
-        )
+      grid = given or patches.grid_shape(frames, bins, patch, stride)
     elif given:
       self.notes.append(f"source stride {by(stride)} ({why})")
       return given
@@ -141,9 +133,8 @@ class _Bare:
       rows = (bins - patch[0]) // stride[0] + 1
       if rows < 1 or count < 1 or count % rows:
         raise UserError(
-          f"its {count:,} patch positions are no grid of {rows} rows, as "
-          f"{bins} mel bins at stride {stride[0]} ({why}) give; give its grid "
-          "or stride"
+          f"its {count:,} patch positions are no grid of {rows} rows, of {bins} "
+          f"mel bins at stride {stride[0]} ({why}); give its grid or stride"
         )
       grid = (rows, count // rows)
     self.notes.append(

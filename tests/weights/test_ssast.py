@@ -327,7 +327,7 @@ def test_official_names_of_one_objective(tmp_path, capsys):
 
 def test_hugging_face_has_no_such_model(tmp_path, capsys):
   model_info.save_model(tmp_path / "m", INFO, PARAMS)
-  assert command(tmp_path / "m", tmp_path / "hf", "--format=hf") == 1
+  assert command(tmp_path / "m", tmp_path / "hf", "--format=hf") == 2
   told = capsys.readouterr().err.strip()
   assert told == (
     "astjax: error: the model has no classifier; Hugging Face's format has one"
@@ -394,6 +394,7 @@ def started(given=None, *, info, grid, source=INFO, params=PARAMS, folder):
     init(jax.random.key(0)),
     backbone=info.backbone(),
     head=info.head,
+    objective=info.objective,
     options=given,
   )
 
@@ -450,7 +451,7 @@ def test_pre_training_goes_on(tmp_path):
   assert not report.dropped and not report.fresh and not report.changed
   _, report = started(info=INFO, grid=(3, 5), folder=tmp_path / "longer")
   assert report.changed == {
-    convert.GRID: "positions, time 4 -> 5 (interpolated)"
+    convert.GRID: "positions, 3 x 4 -> 3 x 5 (bilinear)"
   }
 
 
@@ -477,11 +478,11 @@ def test_a_classifier_by_command(tmp_path, capsys):
     num_classes=3, pooling="tokens"
   )
   cut = ["--num_classes=3", "--input=16x48"]
-  assert command(tmp_path / "m", tmp_path / "cut", *cut) == 1
+  assert command(tmp_path / "m", tmp_path / "cut", *cut) == 2
   assert "positions='corrected' can" in capsys.readouterr().err
   cut.append("--positions=corrected")
   assert command(tmp_path / "m", tmp_path / "cut", *cut) == 0
-  assert command(tmp_path / "m", tmp_path / "o", *args[1:]) == 1
+  assert command(tmp_path / "m", tmp_path / "o", *args[1:]) == 2
   assert "may not overlap" in capsys.readouterr().err
 
 
