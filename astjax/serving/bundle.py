@@ -121,17 +121,11 @@ def load(
   """
   loaded = weights.load(source, options)
   if loaded.is_image:
-    raise UserError(
-      f"{os.fspath(source)} is a model of images ({loaded.kind}): train it on "
-      "sounds first, with config.init_from"
-    )
+    raise UserError(f"a model of images ({loaded.kind}): train it on sounds")
   info, given = loaded.info, tuple(class_names)
   own = info.class_names
   if given and own and given != own:
-    raise UserError(
-      f"{len(given)} class names are given, the model has {len(own)} others of "
-      "its own: leave them out"
-    )
+    raise UserError("the model has other class names: leave them out")
   info = dataclasses.replace(
     info, recipe=recipe or info.recipe, class_names=given or own
   )
@@ -244,10 +238,7 @@ class Bundle:
   def _predictions(self, found, whole, progress=None):
     head = self.info.head
     if head is None:
-      raise UserError(
-        f"this model ({self.info.origin}) has no classifier: it can embed, not "
-        "predict"
-      )
+      raise UserError(f"this model ({self.info.origin}) has no classifier")
     for heard in self._hear(found, ("logits",), whole, progress):
       yield heard.error or self._prediction(heard, head.scores)
 

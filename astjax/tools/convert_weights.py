@@ -164,9 +164,7 @@ def _labels(args) -> tuple[str, ...]:
 
   labels = tuple(tables.read_label_list(args.labels)[0])
   if args.num_classes not in (None, len(labels)):
-    raise UserError(
-      f"--num_classes={args.num_classes}, but {args.labels} has {len(labels)}"
-    )
+    raise UserError(f"--num_classes differs from the {len(labels)} of --labels")
   return labels
 
 
@@ -175,9 +173,7 @@ def _target(loaded: Loaded, args, labels) -> tuple[ModelInfo, tuple[int, int]]:
   info, model = loaded.info, dict(loaded.info.model)
   for name, wanted in ast.VARIANTS.get(args.variant, {}).items():
     if model[name] != wanted:
-      raise UserError(
-        f"the source has {name} {model[name]}, {args.variant} has {wanted}"
-      )
+      raise UserError(f"the source has {name} {model[name]}, not {wanted}")
   if args.prefix is not None:
     model["prefix"] = tuple(p for p in args.prefix.split(",") if p)
   if loaded.is_image:
@@ -335,9 +331,7 @@ _OFFICIAL = {"asit": _official_asit, "ssast": _official_ssast}
 def _check_prefix(info: ModelInfo) -> None:
   prefix = tuple(info.model["prefix"])
   if prefix != ("cls", "dist"):
-    raise UserError(
-      f"the official AST has the tokens cls and dist, this model has {prefix}"
-    )
+    raise UserError(f"the official AST has tokens cls and dist, not {prefix}")
 
 
 if __name__ == "__main__":

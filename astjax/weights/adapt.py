@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import field
 from typing import Literal
 
 import numpy as np
@@ -29,27 +30,25 @@ _SSAST_ROWS = 8
 class Report:
   """What became of every leaf of the model, and of every name of the file."""
 
-  # Paths taken over as they are.
-  kept: list[str] = dataclasses.field(default_factory=list)
-  # Path -> what was done to it.
-  changed: dict[str, str] = dataclasses.field(default_factory=dict)
-  # Name or path -> why it has no place in the model.
-  dropped: dict[str, str] = dataclasses.field(default_factory=dict)
-  # Paths of the model that nothing of the file fills.
-  fresh: list[str] = dataclasses.field(default_factory=list)
-  notes: list[str] = dataclasses.field(default_factory=list)
+  kept: list[str] = field(default_factory=list)  # paths taken over as they are
+  changed: dict[str, str] = field(
+    default_factory=dict
+  )  # path -> what was done to it
+  dropped: dict[str, str] = field(
+    default_factory=dict
+  )  # name or path -> why it has no place
+  fresh: list[str] = field(
+    default_factory=list
+  )  # paths that nothing of the file fills
+  notes: list[str] = field(default_factory=list)
 
   def lines(self) -> list[str]:
     """For people; of leaves that stay as they are only the number."""
     lines = [f"taken: {len(self.kept)} arrays as they are"]
     lines += [f"adapted: {path}: {what}" for path, what in self.changed.items()]
-    reasons: dict[str, list[str]] = {}
-    for name, reason in self.dropped.items():
-      reasons.setdefault(reason, []).append(name)
-    lines += [
-      f"dropped ({reason}): {_listed(names)}"
-      for reason, names in reasons.items()
-    ]
+    for reason in dict.fromkeys(self.dropped.values()):
+      names = [name for name, why in self.dropped.items() if why == reason]
+      lines.append(f"dropped ({reason}): {_listed(names)}")
     if self.fresh:
       lines.append(f"fresh: {_listed(self.fresh)}")
     return lines + [f"note: {text}" for text in self.notes]
@@ -115,7 +114,8 @@ def resize_ssast_grid(grid: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
   """
   have, (rows, columns) = grid.shape[:2], shape
   grid = _resize_axis(grid, columns, axis=1)
-  if columns >= have[1]:
+  # A single row would only be repeated, and come back as it is.
+  if columns >= have[1] and have[0] not in (1, _SSAST_ROWS):
     grid = _interpolate(grid, _SSAST_ROWS, axis=0)
   if rows >= have[0]:
     return _interpolate(grid, rows, axis=0)
@@ -236,9 +236,7 @@ def _check_expressions(fresh: Sequence[str], model: Mapping) -> None:
       raise UserError(f"fresh: {expression!r} is no expression: {e}") from None
     if not met and expression != HEAD:  # a backbone alone has no head
       like = ", ".join(list(model)[:3])
-      raise UserError(
-        f"fresh: {expression!r} meets no parameter, they are like {like}"
-      )
+      raise UserError(f"fresh: {expression!r} meets no parameter, as {like}")
 
 
 def _part(path):

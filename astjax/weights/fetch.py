@@ -122,10 +122,7 @@ def download(url: str, path: pathlib.Path, *, sha256: str = "") -> None:
         raise Outage(f"{url} broke off after {file.tell():,} bytes")
     digest = files.sha256(part)
     if not digest.startswith(sha256):
-      raise UserError(
-        f"{url} gave another file than expected: SHA-256 {digest[:16]}..., "
-        f"expected {sha256[:16]}..."
-      )
+      raise UserError(f"{url} gave another file: SHA-256 {digest[:16]}...")
 
 
 def _read(source, url: str) -> bytes:
@@ -170,6 +167,4 @@ def _from_hub(name: str) -> pathlib.Path:
   except Exception as e:  # also those of the HTTP library below it
     # Such as GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError.
     kind, reason = UserError, f"{type(e).__name__}: {_reason(e)}"
-  raise kind(
-    f"cannot get {name!r} (no existing path) from Hugging Face: {reason}"
-  )
+  raise kind(f"cannot get {name!r} from Hugging Face: {reason}")

@@ -56,9 +56,7 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
   elif path.suffix in SUFFIXES:
     tensors = _state_dict(pth.read(path), path)
   else:
-    raise UserError(
-      f"{path} is not a known file of weights; known are {', '.join(SUFFIXES)}"
-    )
+    raise UserError(f"{path} is none of the known {', '.join(SUFFIXES)}")
   if not tensors:
     raise UserError(f"{path} has no tensors")
   return tensors
@@ -71,9 +69,7 @@ def _read_safetensors(path):
   except (safetensors.SafetensorError, OSError, ValueError) as e:
     raise _damaged(path, "safetensors", e) from None
   except (KeyError, TypeError, AttributeError) as e:
-    raise UserError(
-      f"{path} has a type of numbers that NumPy does not know: {e}"
-    ) from None
+    raise UserError(f"{path} has a type unknown to NumPy: {e}") from None
 
 
 def _read_npz(path):
@@ -161,9 +157,7 @@ def weight_files(folder: str | os.PathLike) -> list[pathlib.Path]:
         raise UserError(f"{index} lists no weights")
       # The last part alone: an index points to nothing outside of its folder.
       return [folder / pathlib.Path(s).name for s in sorted({*names})]
-  raise UserError(
-    f"{folder} has no weights: neither {' nor '.join(HF_WEIGHTS)}"
-  )
+  raise UserError(f"{folder} has no weights: no {' or '.join(HF_WEIGHTS)}")
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:

@@ -65,7 +65,7 @@ class FrontEnd:
     ]
     if said != steps:
       raise UserError(
-        f"the recipe is {recipe}, others can follow only {front_end.recipe()}"
+        f"others can follow only {front_end.recipe()}, not {recipe}"
       )
     return front_end
 

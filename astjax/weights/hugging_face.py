@@ -152,9 +152,7 @@ def save(
   head = _check(info)
   front_end = FrontEnd.from_recipe(info.recipe)
   if front_end.padding != "frames":
-    raise UserError(
-      "ASTFeatureExtractor pads log-mels; this model's recipe pads the waveform"
-    )
+    raise UserError("ASTFeatureExtractor pads log-mels, not the waveform")
   tensors = convert.revert(params, tables.HF_AST)
   with files.new_path(folder) as temporary:
     temporary.mkdir()
@@ -195,13 +193,9 @@ def _check(info: ModelInfo) -> Head:
   }
   for what, is_wrong in problems.items():
     if is_wrong:
-      raise UserError(
-        f"this model cannot be written: Hugging Face's AST {what}"
-      )
+      raise UserError(f"it cannot be written: Hugging Face's AST {what}")
   if not info.recipe:
-    raise UserError(
-      "the model's front-end is unknown; give --input, --mean and --std"
-    )
+    raise UserError("the front-end is unknown; give --input, --mean and --std")
   return head
 
 

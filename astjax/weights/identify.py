@@ -116,7 +116,7 @@ class _Bare:
       if side and side * side == count:
         return side, side
     raise UserError(
-      f"{self._num_positions} positions are no square grid; give the grid"
+      f"{self._num_positions} positions, no square; give the grid"
     )
 
   def layout(self) -> tuple[int, int]:
@@ -133,14 +133,11 @@ class _Bare:
       rows = (bins - patch[0]) // stride[0] + 1
       if rows < 1 or count < 1 or count % rows:
         raise UserError(
-          f"its {count:,} patch positions are no grid of {rows} rows, of {bins} "
-          f"mel bins at stride {stride[0]} ({why}); give its grid or stride"
+          f"its {count:,} patch positions are no grid of {rows} rows ({bins} "
+          f"mel bins, stride {stride[0]} {why}); give its grid or stride"
         )
       grid = (rows, count // rows)
-    self.notes.append(
-      f"source grid {by(grid)} (frequency x time) of {bins} mel bins at "
-      f"stride {by(stride)} ({why})"
-    )
+    self.notes.append(f"source grid {by(grid)} at stride {by(stride)} ({why})")
     return grid
 
   def _stride(self) -> tuple[tuple[int, int], str]:
@@ -169,7 +166,7 @@ class _Bare:
     for name, value in self.model.items():
       if said[name] != value:
         raise UserError(
-          f"its config.json says {name}={said[name]}, its weights {value}"
+          f"config.json says {name}={said[name]}, its weights {value}"
         )
     if _HEAD_BIAS not in self.flat:
       info = dataclasses.replace(info, head=None, class_names=())
@@ -181,9 +178,7 @@ class _Bare:
     # 64 numbers a head, as in all models that are known here.
     num_heads = self.options.num_heads or (0 if width % 64 else width // 64)
     if not num_heads:
-      raise UserError(
-        f"a width of {width} does not tell the number of heads; give num_heads"
-      )
+      raise UserError(f"a width of {width} tells no head count; give num_heads")
     objective = _objective(self.flat, self.pretrained_by, width)
     return ModelInfo(
       model=self.model

@@ -60,10 +60,7 @@ class ModelInfo:
       )
     has_tokens = self.model.get("prefix", True)
     if self.head and self.head.pooling == "prefix" and not has_tokens:
-      raise UserError(
-        "a classifier with pooling='prefix' needs prefix tokens, the model has "
-        "none"
-      )
+      raise UserError("pooling='prefix' needs prefix tokens, there are none")
 
   @classmethod
   def from_json(cls, value: Mapping[str, Any], where: str) -> ModelInfo:

@@ -138,10 +138,7 @@ def _from_hugging_face(path: pathlib.Path, source: str) -> Loaded:
 def _from_native(path: pathlib.Path, options: Options) -> Loaded:
   info, flat = saved.read_model(path)
   if options.network != "teacher" and _has_teacher(info):
-    raise UserError(
-      f"{path} is a saved model with one network ({info.origin}), not a "
-      f"{options.network}"
-    )
+    raise UserError(f"a saved model has one network, not a {options.network}")
   return _compared("model of astjax", info, flat, files.sha256(path / PARAMS))
 
 
@@ -213,10 +210,7 @@ def start(
   have, want = dict(loaded.info.model), backbone.describe()
   if options.rows == "time":
     if not loaded.is_image:
-      raise UserError(
-        "rows='time' (config.init_kw.rows) is for checkpoints of images, this "
-        "one is of spectrograms"
-      )
+      raise UserError("rows='time' is for images, this one is of spectrograms")
     have["patch_size"] = tuple(have["patch_size"])[::-1]
   # The number of heads shows in no shape; the others would end in a long list.
   for name in ("width", "depth", "num_heads", "patch_size"):
@@ -265,19 +259,13 @@ def _resize(info: ModelInfo, objective, options: Options) -> models.Resize:
 def _compare_heads(info, head, class_names, report):
   there, here = info.head.pooling, head.pooling
   if there != here:
-    raise UserError(
-      f"the checkpoint's classifier, trained on pooling={there!r}, cannot be "
-      f"taken: the model has {here!r}"
-    )
+    raise UserError(f"the classifier has pooling={there!r}, the model {here!r}")
   ours, theirs = dataclasses.asdict(head), dataclasses.asdict(info.head)
   _compare_epsilon(report, "classifier's layer norm has", theirs, ours)
   pairs = zip(info.class_names, class_names, strict=False)
   for i, (there, here) in enumerate(pairs):
     if there != here:
-      raise UserError(
-        f"the checkpoint's class {i} is {there!r}, the data's {here!r}: its "
-        "classifier cannot be taken"
-      )
+      raise UserError(f"the checkpoint's class {i} is {there!r}, here {here!r}")
 
 
 def _compare_epsilon(report, what, theirs, ours):

@@ -58,10 +58,7 @@ class Reader:
       UserError: there is no such checkpoint, or it is damaged.
     """
     if step not in self.steps():
-      raise UserError(
-        f"{self.folder.parent} has no checkpoint of step {step}; it has "
-        f"{', '.join(map(str, self.steps())) or 'none'}"
-      )
+      raise UserError(f"no checkpoint of step {step} among {self.steps()}")
     try:
       return self._params(step, part)
     except MemoryError:

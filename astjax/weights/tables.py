@@ -303,10 +303,7 @@ def _one_of_two(names: Mapping[str, np.ndarray], network: str):
     return dict(names), (), ""
   if network not in found:
     # Not the other one in its place: a student is no teacher.
-    raise UserError(
-      f"the file has no {network}, only a {found[0]}: "
-      f"network={found[0]!r} takes that"
-    )
+    raise UserError(f"the file has no {network}; network={found[0]!r} is there")
   start = f"{network}."
   chosen = {
     k.removeprefix(start): v for k, v in names.items() if k.startswith(start)

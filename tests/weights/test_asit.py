@@ -351,7 +351,7 @@ def test_a_folder(preset, tmp_path):
   assert loaded.info.objective["preset"] == preset
   assert loaded.info.objective["task_kw"] == how
   same(loaded.params, PARAMS[preset])
-  with pytest.raises(UserError, match="one network .* not a student"):
+  with pytest.raises(UserError, match=r"one network .* not a student"):
     load.load(tmp_path / "model", load.Options(network="student"))
 
 
