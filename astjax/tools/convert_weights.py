@@ -108,13 +108,10 @@ def _pair(text: str) -> tuple[int, int]:
 def _list() -> str:
   lines = []
   for name, c in registry.CHECKPOINTS.items():
-    lines.append(f"{name}\n  {c.what}; {c.licence}")
-    lines.append(f"  {c.expected}" if c.expected else "  no metric reported")
-    lines.append(f"  {c.url}")
-    if c.sha256:
-      lines.append(f"  SHA-256 begins with {c.sha256}")
-    if c.mirror:
-      lines.append(f"  also as {c.mirror}")
+    lines += [name, f"  {c.what}; {c.licence}"]
+    lines += [f"  {c.expected or 'no metric reported'}", f"  {c.url}"]
+    lines += [f"  SHA-256 begins with {c.sha256}"] if c.sha256 else []
+    lines += [f"  also as {c.mirror}"] if c.mirror else []
   return "\n".join(lines)
 
 

@@ -235,8 +235,9 @@ def _check_expressions(fresh: Sequence[str], model: Mapping) -> None:
     except re.error as e:
       raise UserError(f"fresh: {expression!r} is no expression: {e}") from None
     if not met and expression != HEAD:  # a backbone alone has no head
-      like = ", ".join(list(model)[:3])
-      raise UserError(f"fresh: {expression!r} meets no parameter, as {like}")
+      raise UserError(
+        f"fresh: {expression!r} meets none of the model's parameters"
+      )
 
 
 def _part(path):

@@ -187,23 +187,6 @@ def check(
   )
 
 
-def convert(
-  source: Mapping[str, np.ndarray], rules: Sequence[Rule], expected: Params
-) -> Params:
-  """`rename`, `lay_out` and `check`: a foreign state dict as parameters.
-
-  `expected` is a tree of arrays or `ShapeDtypeStruct`s, as from
-  `jax.eval_shape(model.init, ...)`; every leaf has to be filled.
-  """
-  flat, _ = rename(source, rules)
-  flat.pop(INPUT_SIZE, None)
-  leaves = flatten(expected)
-  if GRID in leaves:
-    num_prefix = leaves[PREFIX].shape[0] if PREFIX in leaves else 0
-    flat = lay_out(flat, num_prefix, leaves[GRID].shape[:2])
-  return check(flat, expected, rules)
-
-
 def revert(params: Params, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
   """Parameters under the foreign names: the table read backwards.
 

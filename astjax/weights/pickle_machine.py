@@ -212,7 +212,7 @@ class Machine:
       raise Damaged("the pickle names something by what is no text")
     text = f"{module}.{name}"
     if text not in self._callables and text not in self._names:
-      raise UserError(f"no state dict needs {text[:200]!r}")
+      raise UserError(f"it wants to use {text[:200]!r}, as no state dict does")
     self._push(Name(text))
 
   def _op_reduce(self, arg):

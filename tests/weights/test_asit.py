@@ -643,7 +643,7 @@ def test_images_for_a_classifier_have_ast_s_rule(tmp_path):
     info=tuned(),
     grid=(12, 50),
   )
-  assert "frequency 14 -> 12 (cut 1 to 12)" in report.changed[convert.GRID]
+  assert "14 x 14 -> 12 x 50 (bilinear)" in report.changed[convert.GRID]
 
 
 def test_a_classifier_by_command(tmp_path, capsys):

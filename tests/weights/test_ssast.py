@@ -28,6 +28,7 @@ from astjax.weights.front_end import FrontEnd
 from astjax.weights.identify import identify
 from astjax.weights.info import ModelInfo
 from tests.parity.conftest import HERE, Fixture
+from tests.weights.common import converted
 from tests.weights.test_info import same
 
 HEADS = ["discriminative", "generative"]
@@ -109,7 +110,7 @@ def test_the_table_both_ways(wrapper):
   found = tables.recognise({wrapper + k: v for k, v in names.items()})
   assert found.kind == "official SSAST" and found.table is tables.SSAST_PTH
   expected = INFO.expected_params(GRIDS[16, 16])
-  back = convert.convert(found.names, found.table, expected)
+  back = converted(found.names, found.table, expected)
   same(convert.flatten(back), PARAMS)
 
 
@@ -330,7 +331,7 @@ def test_hugging_face_has_no_such_model(tmp_path, capsys):
   assert command(tmp_path / "m", tmp_path / "hf", "--format=hf") == 2
   told = capsys.readouterr().err.strip()
   assert told == (
-    "astjax: error: the model has no classifier; Hugging Face's format has one"
+    "astjax: error: the model has no classifier, Hugging Face's AST has one"
   )
   assert not (tmp_path / "hf").exists()
 
@@ -427,9 +428,7 @@ def test_fine_tuning_starts(tmp_path):
     grid=(3, 6),
     folder=tmp_path / "corrected",
   )
-  assert report.changed[convert.GRID] == (
-    "positions, time 4 -> 6 (interpolated)"
-  )
+  assert report.changed[convert.GRID] == ("positions, 3 x 4 -> 3 x 6 (ssast)")
 
 
 def test_what_the_original_cannot_do_is_told(tmp_path):
