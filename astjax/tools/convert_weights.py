@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 import pathlib
 import re
 import sys
@@ -28,7 +27,7 @@ import numpy as np
 
 from astjax import cli
 from astjax.errors import UserError, call
-from astjax.models import ast, ssast
+from astjax.models import ast
 from astjax.models.heads import Head
 from astjax.ops import patches
 from astjax.types import Params
@@ -249,79 +248,51 @@ def _write(args, out, info: ModelInfo, grid, params: Params) -> list[str]:
   if args.format == "hf":
     return hugging_face.save(out, info, params)
   name = info.objective.get("name", "")
-  write = _OFFICIAL.get(name, _official_classifier)
-  tensors, notes = write(info, params, grid, args.network)
-  head_eps = info.head.layer_norm_eps if info.head else 1e-5
-  have = info.model["layer_norm_eps"], head_eps
-  if have != (1e-6, 1e-5):
-    notes.append(
-      "the official code has epsilons 1e-06 and 1e-05 (classifier), this model "
-      f"{have[0]:g} and {have[1]:g}"
-    )
+  tensors = _OFFICIAL.get(name, _official_classifier)(info, params, args, grid)
   # For this library: what the official names do not tell.
   own = json.dumps({"info": info.to_json(), "grid": grid})
   with files.new_path(out) as temporary:
     files.write_safetensors(temporary, tensors, {"format": "pt", "astjax": own})
-  return notes
+  head_eps = info.head.layer_norm_eps if info.head else 1e-5
+  have = info.model["layer_norm_eps"], head_eps
+  if have == (1e-6, 1e-5):
+    return []
+  return [f"the official code has epsilons 1e-06 and 1e-05, this model {have}"]
 
 
-_Tensors = tuple[dict[str, np.ndarray], list[str]]  # by official name; notes
+# Each gives arrays by their official names.
 
 
-def _official_asit(info: ModelInfo, params: Params, grid, network) -> _Tensors:
+def _official_asit(info: ModelInfo, params: Params, args, grid):
   is_first = info.objective.get("preset") == "r1"
   table = tables.ASIT_R1_PTH if is_first else tables.ASIT_R2_PTH
-  tensors = convert.revert(params, table)
   # How the names of the two networks begin where both are in one file.
-  start = "student.module." if network == "student" else "teacher."
-  return {start + name: value for name, value in tensors.items()}, [
-    f"names of the {'first' if is_first else 'second'} release, as its "
-    f"{network}; its checkpoint.pth has them under {network!r}"
-  ]
+  start = "student.module." if args.network == "student" else "teacher."
+  return {start + k: v for k, v in convert.revert(params, table).items()}
 
 
-def _official_ssast(info: ModelInfo, params: Params, grid, network) -> _Tensors:
+def _official_ssast(info: ModelInfo, params: Params, args, grid):
   _check_prefix(info)
-  patch, notes = tuple(info.model["patch_size"]), [_UNUSED]
   # The smallest input that has the grid, which is what it is read for.
-  size = np.array([g * p for g, p in zip(grid, patch, strict=True)])
-  tensors = convert.revert(
-    {**params, convert.INPUT_SIZE: size}, tables.SSAST_PTH
-  )
-  if absent := [k for k in ssast.HEADS if k not in params]:
-    notes.append(f"the official SSAST has a {absent[0]} head, this model none")
-  if math.prod(patch) != 256:
-    notes.append(f"the official SSAST has patches of 256 cells, not {patch}")
+  size = np.multiply(grid, info.model["patch_size"])
+  params = {**params, convert.INPUT_SIZE: size}
+  tensors = convert.revert(params, tables.SSAST_PTH)
   # The original takes no file without this prefix.
-  return {f"module.{k}": v for k, v in tensors.items()}, notes
+  return {f"module.{k}": v for k, v in tensors.items()}
 
 
-def _official_classifier(
-  info: ModelInfo, params: Params, grid, network
-) -> _Tensors:
+def _official_classifier(info: ModelInfo, params: Params, args, grid):
   head = info.head
   if not head:
     raise UserError("the official AST has a classifier; give --num_classes")
   if head.projection or head.pooling == "all":
-    raise UserError(
-      "the official classifiers read tokens of the last block alone; this "
-      f"model's has pooling={head.pooling!r} and projection={head.projection}"
-    )
+    raise UserError("the official classifiers read the last block alone")
   if tuple(info.model["prefix"]) == ("cls",) and head.pooling == "prefix":
-    return convert.revert(params, tables.ASIT_PTH), [
-      "names of a fine-tuned ASiT: a class token, time before frequency"
-    ]
+    return convert.revert(params, tables.ASIT_PTH)
   _check_prefix(info)
-  notes = [_UNUSED]
-  if head.pooling == "tokens":
-    notes.append(
-      "pooling='tokens' is ft_avgtok of the official SSAST; the official AST "
-      "would take the mean of the prefix tokens"
-    )
-  return convert.revert(params, tables.AST_PTH), notes
+  return convert.revert(params, tables.AST_PTH)
 
 
-_UNUSED = "v.head and v.head_dist, which AST never uses, are not written"
 _OFFICIAL = {"asit": _official_asit, "ssast": _official_ssast}
 
 
