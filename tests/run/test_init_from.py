@@ -74,7 +74,7 @@ def test_another_length(first):
   config = tiny_config(init_from=str(first), input={"on_host": on_host})
   flat, lines = params_after_no_step(config)
   assert flat[convert.GRID].shape[:2] == (2, 3)
-  assert any("time 2 -> 3 (interpolated)" in line for line in lines)
+  assert any("2 x 2 -> 2 x 3 (bilinear)" in line for line in lines)
 
 
 @pytest.mark.slow
