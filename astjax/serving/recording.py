@@ -11,7 +11,7 @@ import itertools
 import math
 import numbers
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -243,6 +243,20 @@ class Recording:
         f"{self.name} has samples up to {self.peak:g}; full scale is 1, and "
         "what lies above is clipped (divide int16 samples by 32768)",
       )
+
+
+def beginnings(
+  recipe: Recipe, heard: Iterable[Recording]
+) -> dict[str, np.ndarray]:
+  """A batch of the beginnings of recordings, each of the trained length."""
+  cutting = Cutting(
+    recipe, lengths=(recipe.num_frames,), column=1, num_columns=1
+  )
+  rows = [next(one.rows(cutting, whole=False)) for one in heard]
+  return {
+    "audio": np.stack([row.audio for row in rows]),
+    "num_samples": np.array([row.num_samples for row in rows], np.int32),
+  }
 
 
 def check_rate(rate: Any) -> float:

@@ -90,7 +90,7 @@ def test_log_mels_are_those_of_the_front_end(model):
   bundle = astjax.load(model)
   reader = readers(model)["train"]
   console = log.Console(False)
-  found = probe.hear(bundle, reader, console, "train")
+  found = probe.hear(bundle, reader, console)
   assert {k: v.shape for k, v in found.items()} == {
     "embedding": (4, 16),
     "log_mels": (4, 16),
