@@ -31,7 +31,7 @@ from jax.experimental import topologies
 
 from astjax import cli
 from astjax.engine import sharding
-from astjax.engine.devices import Chip, chip_of, count_flops
+from astjax.engine.devices import chip_of, count_flops
 from astjax.engine.step import train_key
 from astjax.errors import UserError, first_line
 from astjax.ops import host_ops, platform, recipe
@@ -145,10 +145,7 @@ def find_devices(topology: str) -> list[jax.Device]:
   if topology == "local":
     return jax.devices()
   if importlib.util.find_spec("libtpu") is None:
-    raise UserError(
-      f"--topology={topology} needs libtpu, not a TPU: pip install "
-      "'astjax[tpu]'"
-    )
+    raise UserError(f"{topology} needs libtpu: pip install 'astjax[tpu]'")
   for name, value in _NO_TPU.items():
     os.environ.setdefault(name, value)
   try:
@@ -168,9 +165,6 @@ def build(
 
   A source that makes its own sounds, or has a `data_dir`, is used as it is.
   `num_classes` is that of a classifier; 0 takes that of `multi_hot(...)`.
-
-  Raises:
-    UserError: a mistake in the config, or the number of classes is not known.
   """
   run = run_config.parse(config)
   mesh = sharding.make_mesh(devices)
@@ -186,8 +180,8 @@ def build(
         bind = inspect.signature(host_ops.OPS[name]).bind_partial
         named = bind(*args, **kwargs).arguments | named
   count = num_classes or named.get("num_classes", 0)
-  silence = _Silence(count or 2, named.get("sample_rate", 16_000))
-  job = jobs.build(config, mesh=mesh, source=silence)
+  source = _Silence(count or 2, named.get("sample_rate", 16_000))
+  job = jobs.build(config, mesh=mesh, source=source)
   if job.task.head and not count:
     raise UserError(
       "how many classes there are is left to the data by this config: give "
@@ -203,7 +197,7 @@ def report(job: jobs.Job) -> dict[str, Any]:
   TPU sets it aside before the step. A step that does not fit has no `memory`,
   but the compiler's `refusal`; `fits` is None where the memory is not known.
   """
-  size, count = job.config.input.batch_size, job.mesh.size
+  size = job.config.input.batch_size
   device = job.mesh.devices.flat[0]
   chip = chip_of(device)
   memory = chip.memory if chip else 0  # 0 is not known
@@ -217,13 +211,12 @@ def report(job: jobs.Job) -> dict[str, Any]:
     found = _compile(step, args, memory)
   return found | {
     "batch_size": size,
-    "devices": count,
+    "devices": job.mesh.size,
     "device_kind": device.device_kind,
     "device_memory": memory,
     "parameters": sum(x.size for x in jax.tree.leaves(args[0].params)),
     "model_flops": model_flops,
     "matmul_flops": matmul_flops,
-    "at_best": at_best(chip, count, matmul_flops, found["traffic"]),
   }
 
 
@@ -267,22 +260,6 @@ def _step(job: jobs.Job) -> tuple[Any, tuple]:
   return step, (state, batch, 0, key, *scale)
 
 
-def at_best(
-  chip: Chip | None, count: int, flops: float, traffic: Mapping[str, int]
-) -> dict[str, float]:
-  """Seconds of a step with pencil and paper, as far as the chip is known.
-
-  `compute` is all matrix products at the peak; `send` is what a ring of all
-  devices puts on the links of each of them: what an all-gather or a
-  reduce-scatter is about once, of an all-reduce twice.
-  """
-  found = {"compute": flops / count / chip.flops} if chip else {}
-  if chip and chip.link:
-    nbytes = sum(traffic.values()) + traffic.get("all-reduce", 0)
-    found["send"] = nbytes * (count - 1) / count / (chip.link / 2)
-  return found
-
-
 def _show(found: Mapping[str, Any]) -> None:
   console = Console()
   count, size = found["devices"], found["batch_size"]
@@ -294,8 +271,6 @@ def _show(found: Mapping[str, Any]) -> None:
     "as written": f"{found['matmul_flops']:.4g}, with front-end and remat",
     "compiled in": f"{found['seconds']:.1f} s",
   }
-  for name, seconds in found["at_best"].items():
-    facts[f"{name} at best"] = f"{1000 * seconds:.3g} ms, by its data sheet"
   console.block(f"{count} x {kind}", facts)
   for title, rows in (
     ("on each device", found["memory"]),

@@ -59,31 +59,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _ensemble(args: argparse.Namespace) -> None:
   check_folder("--json", args.json)
-  result = rate(
-    args.runs, split=args.split, data_dir=args.data_dir, dump=args.dump
-  )
+  result = rate(args.runs, args.split, args.data_dir, args.dump)
   if args.json:
     files.write_json(args.json, result)
   rows = [*result["runs"], {"run": "ensemble", **result["ensemble"]}]
-  keys = list(result["ensemble"])
-  Console().table(
-    f"{result['split']}, {result['num_examples']} recordings",
-    ["run", *keys],
-    [[row["run"], *(row[k] for k in keys)] for row in rows],
-  )
+  columns = ["run", *result["ensemble"]]
+  title = f"{result['split']}, {result['num_examples']} recordings"
+  Console().table(title, columns, [[row[k] for k in columns] for row in rows])
 
 
 def rate(
   runs: Sequence[str],
-  *,
   split: str = "",
   data_dir: str | None = None,
   dump: bool = False,
 ) -> dict[str, Any]:
-  """Metrics of each run, and of the mean of their scores.
-
-  `runs` are work directories or what `dump` wrote into them; `split` is by
-  default the first evaluation of the first run.
+  """Metrics of each run (a folder, or what `dump` wrote), and of their mean.
 
   Returns:
     {"split", "num_examples", "runs": [{"run", "step", "mAP", ...}],

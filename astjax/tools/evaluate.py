@@ -105,10 +105,7 @@ def _class_numbers(model: Bundle, data: Recordings) -> list[int]:
   check_labelled(data, "the data")
   known = model.info.class_names
   if not known:
-    raise UserError(
-      f"the names of the model's {len(model.class_names)} classes are not "
-      "known: give them with --label_list"
-    )
+    raise UserError("the model has no class names: give them with --label_list")
   for name in data.class_names:
     if name not in known:
       raise UserError(
@@ -120,14 +117,13 @@ def _class_numbers(model: Bundle, data: Recordings) -> list[int]:
 
 def _show(result) -> None:
   console = log.Console()
-  console.block(
-    f"{result['model']}, SHA-256 {result['weights'][:16]}...",
-    {
-      "data": f"fingerprint {result['data']}",
-      "recordings": result["num_examples"],
-      "unreadable": len(result["unreadable"]),
-    },
-  )
+  facts = {
+    "data": f"fingerprint {result['data']}",
+    "recordings": result["num_examples"],
+    "unreadable": len(result["unreadable"]),
+  }
+  title = f"{result['model']}, SHA-256 {result['weights'][:16]}..."
+  console.block(title, facts)
   rows = [
     [name, "none" if value is None else value, result["expected"].get(name, "")]
     for name, value in result["measured"].items()

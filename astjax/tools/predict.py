@@ -177,43 +177,29 @@ def hear(
 
 
 class Kind(NamedTuple):
-  """What has to be the same of all records in a file.
+  """What has to be the same of all records in a file."""
 
-  Attributes:
-    model: the beginning of a digest of weights, recipe, type and class names.
-    top: how many classes.
-    windows: whether each window's classes are written.
-  """
-
-  model: str
-  top: int
-  windows: bool
+  model: str  # the beginning of a digest of all that decides on the scores
+  top: int  # how many classes
+  windows: bool  # whether each window's classes are written
 
   def record(self, path: str, found: Prediction) -> dict[str, Any]:
     """What is written of a recording, as JSON has it."""
-    record = {
-      "model": self.model,
-      "path": path,
-      **_seconds(seconds=found.seconds),
-    }
-    record |= _best(found.top(self.top))
+    record: dict[str, Any] = {"model": self.model, "path": path}
+    record |= _part(found.top(self.top), seconds=found.seconds)
     if self.windows:
       record["windows"] = [
-        _seconds(start=start, end=end) | _best(found.top(self.top, i))
+        _part(found.top(self.top, i), start=start, end=end)
         for i, (start, end) in enumerate(found.window_times)
       ]
     return record
 
 
-def _seconds(**times: float) -> dict[str, Any]:
-  return {k: round(float(v), 4) for k, v in times.items()}
-
-
-def _best(best: list[tuple[str, float]]) -> dict[str, Any]:
-  return {
-    "classes": [name for name, _ in best],
-    "scores": [round(score, 6) for _, score in best],
-  }
+def _part(best: list[tuple[str, float]], **seconds: float) -> dict[str, Any]:
+  part: dict[str, Any] = {k: round(float(v), 4) for k, v in seconds.items()}
+  part["classes"] = [name for name, _ in best]
+  part["scores"] = [round(score, 6) for _, score in best]
+  return part
 
 
 def _print_json(record: dict[str, Any], file: IO[str] | None = None) -> None:

@@ -40,26 +40,16 @@ _HIDDEN = 400 / 512
 
 
 class Reconstruction(NamedTuple):
-  """One clip, corrupted once. All arrays are [T, F], the frames of patches.
-
-  Attributes:
-    name: of the clip.
-    fbank: as it is.
-    seen: what the model sees; NaN where that is nothing.
-    hidden: bool, what is hidden or corrupted.
-    drawn: what the model draws; None without that objective.
-    identified: 1 and -1 on hidden patches; None without that objective.
-    attention: of the class token, in the last block on the whole clip, mean
-      over heads; None where it learns nothing.
-    numbers: what can be said in numbers, by name.
-  """
+  """One clip, corrupted once. All arrays are [T, F], the frames of patches."""
 
   name: str
-  fbank: np.ndarray
-  seen: np.ndarray
-  hidden: np.ndarray
-  drawn: np.ndarray | None
-  identified: np.ndarray | None
+  fbank: np.ndarray  # as it is
+  seen: np.ndarray  # by the model; NaN where that is nothing
+  hidden: np.ndarray  # bool: hidden or corrupted
+  drawn: np.ndarray | None  # by the model; None without that objective
+  identified: np.ndarray | None  # 1 and -1 on hidden patches
+  # Of the class token, in the last block on the whole clip, mean over heads;
+  # None where it learns nothing.
   attention: np.ndarray | None
   numbers: Mapping[str, float]
 
@@ -74,8 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   add("--out", default="reconstruction.png", help="a picture")
   what = "hidden patches of a clip; by default as in training, or 400 of 512"
   add("--num_mask", type=int, default=0, help=f"of an SSAST: {what}")
-  add("--network", choices=files.NETWORKS, default=files.NETWORKS[0],
-      help="of ASiT's two")  # fmt: skip
+  networks = files.NETWORKS
+  add("--network", choices=networks, default=networks[0], help="of ASiT's two")
   add("--seed", type=int, default=0, help="of the masks")
   add("--recipe", default="", help="front-end, if the model has none")
   return cli.run(_reconstruct, parser, argv)
@@ -141,9 +131,7 @@ def reconstruct(
   ]
 
 
-def _of_ssast(
-  loaded: Loaded, batch: Batch, key, num_mask: int
-) -> dict[str, Any]:
+def _of_ssast(loaded: Loaded, batch: Batch, key, num_mask) -> dict[str, Any]:
   """The fields of `Reconstruction` after the name, [B, ...] each."""
   info, params = loaded.info, convert.unflatten(loaded.params)
   heads = set(info.objective["heads"])
@@ -178,9 +166,8 @@ def _of_ssast(
 
   drawn, identified, measured = None, None, dict[str, Any]()
   if "discriminative" in out:
-    _, hits = losses.info_nce(
-      true, out["discriminative"], over=task.softmax_over
-    )
+    predicted = out["discriminative"]
+    _, hits = losses.info_nce(true, predicted, over=task.softmax_over)
     identified = whole(np.where(hits, 1.0, -1.0)[..., None], 0.0)
     measured["identified"] = np.mean(hits, 1)  # of [B, M]
   if "generative" in out:
@@ -197,9 +184,7 @@ def _of_ssast(
   }
 
 
-def _of_asit(
-  loaded: Loaded, batch: Batch, key, num_mask: int
-) -> dict[str, Any]:
+def _of_asit(loaded: Loaded, batch: Batch, key, num_mask) -> dict[str, Any]:
   """As `_of_ssast`, of an ASiT's blocks."""
   if num_mask:
     raise UserError(
@@ -288,18 +273,13 @@ def _draw(found: Sequence[Reconstruction], path: pathlib.Path) -> None:
 
 
 def subplots(rows: int, columns: int, figsize: tuple[float, float], **grid):
-  """(matplotlib's figure, its axes [rows, columns]), apart from any screen.
-
-  Raises:
-    UserError: matplotlib is not installed.
-  """
+  """(matplotlib's figure, its axes [rows, columns])."""
   try:
     # Not pyplot, which would look for a screen.
     from matplotlib.figure import Figure
   except ModuleNotFoundError:
-    raise UserError(
-      "pictures need matplotlib: pip install 'astjax[report]'"
-    ) from None
+    told = "pictures need matplotlib: pip install 'astjax[report]'"
+    raise UserError(told) from None
   figure = Figure(figsize, layout="constrained")
   return figure, figure.subplots(rows, columns, squeeze=False, **grid)
 

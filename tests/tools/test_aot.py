@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from astjax.engine import sharding
-from astjax.engine.devices import chip_named, count_flops
+from astjax.engine.devices import count_flops
 from astjax.errors import UserError
 from astjax.models import vit
 from astjax.ops import platform
@@ -210,19 +210,6 @@ def test_the_number_of_classes_has_to_be_known():
   config.input.on_host = config.input.on_host.replace("hot", "hot(7)")
   job = aot.build(config, jax.devices()[:1])
   assert len(job.train.class_names) == 7
-
-
-def test_pencil_and_paper():
-  """197 TFLOP/s; 200 GB/s out of each chip; all-reduces count twice."""
-  chip = chip_named("TPU v5 lite")
-  traffic = {"all-reduce": 100_000_000, "all-gather": 50_000_000}
-  found = aot.at_best(chip, 16, 16 * 197e9, traffic)
-  assert found["compute"] == pytest.approx(1e-3)
-  assert found["send"] == pytest.approx(250e6 * 15 / 16 / 200e9)
-  assert aot.at_best(chip._replace(link=0.0), 16, 1e9, traffic).keys() == {
-    "compute"
-  }
-  assert aot.at_best(None, 16, 1e9, traffic) == {}
 
 
 def test_a_step_that_does_not_fit():
