@@ -152,8 +152,8 @@ def find_devices(topology: str) -> list[jax.Device]:
     found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
   except Exception as e:  # libtpu has no type of its own for it
     raise UserError(
-      f"libtpu does not take --topology={topology}; expected local or a TPU's "
-      f"version and shape, such as v5e:4x4: {first_line(e)}"
+      f"--topology={topology} is neither local nor such as v5e:4x4, says "
+      f"libtpu: {first_line(e)}"
     ) from None
   return list(found.devices)
 

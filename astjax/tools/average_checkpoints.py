@@ -59,8 +59,8 @@ def _average(args: argparse.Namespace) -> None:
       progress(mean.count)
   told = ", ".join(map(str, steps))
   origin = f"{info.origin}, averaged over steps {told}"
-  params = {k: v.astype(np.float32) for k, v in mean.value().items()}
   info = dataclasses.replace(info, origin=origin)
+  params = {k: v.astype(np.float32) for k, v in mean.value().items()}
   save_model(out, info, convert.unflatten(params))
   print(f"wrote {args.out}: the mean of steps {told}")
 

@@ -31,11 +31,9 @@ from astjax.run.config import RunConfig
 
 _BATCH = 1000  # the original's; its statistics are a mean over batches
 _ON_HOST = ("decode", "resample", "mix", "fit", "quantise")
-_ON_DEVICE = (
-  *("to_float", "center", "fbank", "pad_frames"),
-  *("freq_mask", "time_mask"),
-)
-_AUGMENTATIONS = {"mix", "freq_mask", "time_mask"}
+_MASKS = ("freq_mask", "time_mask")
+_ON_DEVICE = ("to_float", "center", "fbank", "pad_frames", *_MASKS)
+_AUGMENTATIONS = ("mix", *_MASKS)
 _NEEDED = ("decode", "fit", "quantise", "fbank", "pad_frames")
 
 
@@ -58,7 +56,7 @@ def _print_stats(args: argparse.Namespace) -> None:
     run.input.source_kw,
     data_dir=run.input.data_dir,
     split=run.input.split,
-    folds=tuple(str(f) for f in run.input.folds),
+    folds=tuple(map(str, run.input.folds)),
   )
   compute = original if args.original else clean
   mean, std, count = compute(run, Reader(source))

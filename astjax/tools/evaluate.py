@@ -85,8 +85,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _source(args) -> Recordings:
-  def file(text):
-    """As the shell means it, if that is there; else it is below the data."""
+  def file(text):  # as the shell means it, if it is there; else in the data
     path = pathlib.Path(text).expanduser().absolute()
     return str(path) if path.is_file() else text
 

@@ -33,8 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   add = parser.add_argument
   add("--config", required=True, help="as of astjax.main")
   add("--workdir", required=True, help="gets a folder per fold")
-  usual = ("1", "2", "3", "4", "5")
-  add("--folds", type=listed, default=usual, help="names, such as 1,2,3")
+  add("--folds", type=listed, default="1,2,3,4,5", help="their names")
   add("--evaluation", default="test", help="that of the left-out fold")
   add("--metric", default="accuracy", help="of that evaluation")
   return cli.run(_cross_validate, parser, argv, pass_on=True)
@@ -78,9 +77,8 @@ def _train(folder, fold, args) -> int:
   print(f"fold {fold} of {', '.join(args.folds)}: {folder}", flush=True)
   # A process of its own: the devices' memory is free again after each, and a
   # fold that crashes leaves the others as they are.
-  status = run(
-    [sys.executable, "-m", "astjax.main", *command, f"--workdir={folder}"]
-  )
+  program = [sys.executable, "-m", "astjax.main"]
+  status = run([*program, *command, f"--workdir={folder}"])
   if status == 0:
     files.write_json(done, training)
   return status
@@ -120,26 +118,23 @@ def summarise(curves: dict[str, list[float]]) -> dict:
   """
   counts = {fold: len(values) for fold, values in curves.items()}
   if len({*counts.values()}) > 1:
-    raise UserError(
-      f"the folds have different numbers of evaluations: {counts}"
-    )
+    raise UserError(f"folds have different numbers of evaluations: {counts}")
   values = np.array(list(curves.values()))  # [folds, evaluations]
   best = int(values.mean(axis=0).argmax())
 
   def at(i):
-    column = values[:, i]
     return {
       "evaluation": i % values.shape[1] + 1,
-      "folds": dict(zip(curves, map(float, column), strict=True)),
-      "mean": float(column.mean()),
-      "std": float(column.std(ddof=1)),
+      "folds": dict(zip(curves, values[:, i].tolist(), strict=True)),
+      "mean": values[:, i].mean(),
+      "std": values[:, i].std(ddof=1),
     }
 
   return {
     "evaluations": values.shape[1],
     "last": at(-1),
     "best_mean_on_the_test_folds": at(best),
-    "mean_curve": [float(x) for x in values.mean(axis=0)],
+    "mean_curve": values.mean(axis=0).tolist(),
   }
 
 

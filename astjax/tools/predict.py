@@ -62,13 +62,8 @@ def add_model(parser: cli.Parser, *, labels: bool = True) -> None:
 def load_model(args: argparse.Namespace, class_names: Sequence[str]) -> Bundle:
   """The model that the flags ask for; warnings become plain lines."""
   warnings.showwarning = lambda message, *_, **__: warn(str(message))
-  return bundle.load(
-    args.model,
-    recipe=args.recipe,
-    class_names=class_names,
-    batch_size=args.batch_size,
-    dtype=args.dtype,
-  )
+  how = {k: getattr(args, k) for k in ("recipe", "batch_size", "dtype")}
+  return bundle.load(args.model, class_names=class_names, **how)
 
 
 def listed(text: str) -> tuple[str, ...]:
@@ -106,8 +101,8 @@ def _predict(args: argparse.Namespace) -> int:
   except OSError as e:
     what = args.output or "to standard output"
     raise file_error(e, f"cannot write {what}: {e.strerror or e}") from None
-  told = f", {failed} could not be used" if failed else ""
   where = f" in {args.output}" if args.output else ""
+  told = f", {failed} could not be used" if failed else ""
   console.say(f"{len(new) - failed} recordings{where}{told}")
   return 1 if failed else 0
 

@@ -15,7 +15,7 @@ import argparse
 import ast
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -55,22 +55,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _probe(args: argparse.Namespace) -> int:
-  chosen = {
-    name: call(
-      lookup(probes.PROBES, name, "--probes"),
-      name,
-      {"k": args.k} if name == "knn" else {},
-    )
-    for name in args.probes or ("",)
-  }
-  known_part = (args.train_split, args.train_folds)
-  asked_part = (args.test_split, args.test_folds)
-  if known_part == asked_part:
+  given = {"knn": {"k": args.k}}
+  chosen = {}
+  for name in args.probes or ("",):
+    make = lookup(probes.PROBES, name, "--probes")
+    chosen[name] = call(make, name, given.get(name, {}))
+  parts = [
+    (args.train_split, args.train_folds),
+    (args.test_split, args.test_folds),
+  ]
+  if parts[0] == parts[1]:
     raise UserError(
       "the recordings to learn from and those to rate are the same: give other "
       "--train_split and --test_split, or folds"
     )
-  readers = [_reader(args, *part) for part in (known_part, asked_part)]
+  readers = [_reader(args, *part) for part in parts]
   names = [reader.source.class_names for reader in readers]
   if names[0] != names[1]:
     raise UserError(
@@ -88,15 +87,13 @@ def _probe(args: argparse.Namespace) -> int:
       rows.append([kind, name, *rated.values()])
   counts = [len(x["label"]) for x in (known, asked)]
   unreadable = sum(len(reader.unreadable) for reader in readers)
+  facts = {
+    "recordings": f"{counts[0]} to learn from, {counts[1]} to rate",
+    "classes": len(names[0]),
+    "unreadable": unreadable,
+  }
   out = log.Console()
-  out.block(
-    f"{model.info.origin}, SHA-256 {model.digest[:16]}...",
-    {
-      "recordings": f"{counts[0]} to learn from, {counts[1]} to rate",
-      "classes": len(names[0]),
-      "unreadable": unreadable,
-    },
-  )
+  out.block(f"{model.info.origin}, SHA-256 {model.digest[:16]}...", facts)
   out.table("", ["of", "probe", *probes.Probe.metric_names], rows)
   return 1 if unreadable else 0
 
@@ -119,52 +116,47 @@ def _reader(args, split: str, folds: tuple[str, ...]) -> Reader:
 def hear(
   model: Bundle, reader: Reader, console: log.Console
 ) -> dict[str, np.ndarray]:
-  """What a probe needs of each readable recording, with progress.
+  """{"embedding": [n, D], "log_mels": [n, F], "label": [n, C] multi-hot}.
 
-  Returns:
-    {"embedding": [n, D], "log_mels": [n, F], "label": [n, C] multi-hot}; the
-    log-mels are means over the frames of real samples.
+  Of each readable recording; log-mels are means over frames of real samples.
   """
   source = reader.source
-  log_mels = _LogMels(model.info.recipe)
+  log_mels = _mean_log_mels(model.info.recipe)
   progress = console.ticker("heard", len(source), what="recordings")
   out: dict[str, list[Any]] = {"embedding": [], "log_mels": [], "label": []}
   classes = np.arange(len(source.class_names))
-  heard = (
-    (i, x) for i in range(len(source)) if (x := reader.read(i)) is not None
-  )
+  heard = ((i, x) for i in range(len(source)) if (x := reader.read(i)))
   while block := list(itertools.islice(heard, _BLOCK)):
     waves, rates = zip(*(x for _, x in block), strict=True)
     embedded: Any = model.embed(waves, rates, whole=False)
     out["embedding"] += [e.clip for e in embedded]
     out["log_mels"] += map(log_mels, waves, rates)
     labels = [np.isin(classes, source.labels(i)) for i, _ in block]
-    out["label"] += np.array(labels, np.float32)
+    out["label"] += [label.astype(np.float32) for label in labels]
     progress(block[-1][0] + 1)
   if not out["label"]:
     raise reader.none_readable()
   return {k: np.stack(v) for k, v in out.items()}
 
 
-class _LogMels:
-  """A waveform's mean log-mels [F], by the front-end of a recipe."""
+def _mean_log_mels(text: str) -> Callable[[np.ndarray, int], np.ndarray]:
+  """A function of a waveform and its rate: mean log-mels [F], by a recipe."""
+  parsed = recording.parse(text)
+  # Literal patches are cut from what is wanted here.
+  ops = tuple(op for op in parsed.ops if op.name != "patchify")
 
-  def __init__(self, text: str):
-    self._recipe = recording.parse(text)
-    # Literal patches are cut from what is wanted here.
-    ops = tuple(op for op in self._recipe.ops if op.name != "patchify")
+  @jax.jit
+  def run(batch):
+    keys = row_keys(jax.random.key(0, impl="threefry2x32"), 1)
+    return apply_rows(ops, batch, keys)["fbank"][0]
 
-    def run(batch):
-      keys = row_keys(jax.random.key(0, impl="threefry2x32"), 1)
-      return apply_rows(ops, batch, keys)["fbank"][0]
-
-    self._run = jax.jit(run)
-
-  def __call__(self, audio: np.ndarray, rate: int) -> np.ndarray:
+  def mean(audio, rate):
     heard = recording.Recording(audio, rate)
-    batch = recording.beginnings(self._recipe, [heard])
-    real = self._recipe.frames.num_frames(int(batch["num_samples"][0]))
-    return np.asarray(self._run(batch))[:real].mean(0)
+    batch = recording.beginnings(parsed, [heard])
+    real = parsed.frames.num_frames(int(batch["num_samples"][0]))
+    return np.asarray(run(batch))[:real].mean(0)
+
+  return mean
 
 
 if __name__ == "__main__":

@@ -7,8 +7,7 @@ the hidden patches as the model draws them, and which of them it can tell apart
 (green; red if not). Of an ASiT: its spectrogram, the same corrupted, where that
 is, the whole as the model draws it, and where the class token looks in the last
 block (on the clean spectrogram, mean over heads). Clips are corrupted as in the
-model's training, as far as it is known, else as in the original's. The model is
-a work directory, a saved model, a published SSAST or ASiT's checkpoint.
+model's training, as far as it is known, else as in the original's.
 """
 
 from __future__ import annotations
@@ -24,13 +23,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from astjax import cli, models
-from astjax.errors import UserError, file_error
+from astjax.errors import UserError
 from astjax.models import asit, ast
 from astjax.ops import gmml, losses, patches
 from astjax.ops.recipe import apply_rows, row_keys
 from astjax.serving import recording
 from astjax.tasks import ssast
 from astjax.tasks.base import cut
+from astjax.tools.predict import check_folder
 from astjax.types import Batch
 from astjax.weights import convert, files, load
 from astjax.weights.info import Loaded, Options
@@ -72,13 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _reconstruct(args: argparse.Namespace) -> None:
-  found = reconstruct(
-    load.load(args.model, Options(network=args.network)),
-    args.clips,
-    num_mask=args.num_mask,
-    seed=args.seed,
-    recipe=args.recipe,
-  )
+  check_folder("--out", args.out)
+  loaded = load.load(args.model, Options(network=args.network))
+  how = {k: getattr(args, k) for k in ("num_mask", "seed", "recipe")}
+  found = reconstruct(loaded, args.clips, **how)
   _draw(found, pathlib.Path(args.out).expanduser())
   for one in found:
     numbers = (f"{name} {value:.4f}" for name, value in one.numbers.items())
@@ -106,7 +103,8 @@ def reconstruct(
   """
   info = loaded.info
   what = info.origin or loaded.kind
-  kind = _KINDS.get(info.objective.get("name", ""))
+  kinds = {"ssast": _of_ssast, "asit": _of_asit}
+  kind = kinds.get(info.objective.get("name", ""))
   if kind is None:
     raise UserError(
       f"{what} is no SSAST or ASiT as it was pre-trained: it has no heads that "
@@ -123,8 +121,7 @@ def reconstruct(
   key = jax.random.key(seed, impl="threefry2x32")
   keys = row_keys(key, len(clips))
   hear = jax.jit(lambda batch: apply_rows(parsed.ops, batch, keys))
-  found = kind(loaded, hear(batch), key, num_mask)
-  found = jax.tree.map(np.asarray, found)
+  found = jax.tree.map(np.asarray, kind(loaded, hear(batch), key, num_mask))
   return [
     Reconstruction(clip, **jax.tree.map(lambda x, i=i: x[i], found))
     for i, clip in enumerate(clips)
@@ -232,9 +229,6 @@ def _of_asit(loaded: Loaded, batch: Batch, key, num_mask) -> dict[str, Any]:
   return run(convert.unflatten(loaded.params), batch)
 
 
-_KINDS = {"ssast": _of_ssast, "asit": _of_asit}
-
-
 def _panels(one: Reconstruction) -> Iterator[tuple]:
   """(title, [T, F], how it is coloured) of each picture of a row."""
   low, high = one.fbank.min(), one.fbank.max()
@@ -255,10 +249,8 @@ def _panels(one: Reconstruction) -> Iterator[tuple]:
 
 def _draw(found: Sequence[Reconstruction], path: pathlib.Path) -> None:
   rows = [list(_panels(one)) for one in found]
-  columns = len(rows[0])
-  figure, axes = subplots(
-    len(rows), columns, figsize=(4 * columns, 2.4 * len(rows))
-  )
+  shape = (len(rows), len(rows[0]))
+  figure, axes = subplots(*shape, figsize=(4 * shape[1], 2.4 * shape[0]))
   for one, row, places in zip(found, rows, axes, strict=True):
     for axis, (_, picture, how) in zip(places, row, strict=True):
       show(axis, picture, interpolation="nearest", **how)
@@ -290,11 +282,8 @@ def show(axis, picture: np.ndarray, **how) -> None:
 
 
 def save(figure, path: pathlib.Path) -> None:
-  """Writes a picture; a UserError if it cannot be written."""
-  try:
-    figure.savefig(path, dpi=90)
-  except OSError as e:
-    raise file_error(e, f"cannot write {path}: {e.strerror}") from None
+  """Writes a picture."""
+  figure.savefig(path, dpi=90)
 
 
 if __name__ == "__main__":

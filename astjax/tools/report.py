@@ -44,8 +44,8 @@ def _report(args: argparse.Namespace) -> None:
   loaded, state = job.load_run(folder, data_dir=args.data_dir)
   print(f"wrote {learning_curve(folder)}")
   if loaded.task.head is not None:
-    how = {"split": args.split, "clips": args.clips}
-    print(f"wrote {predictions(loaded, state, folder, **how)}")
+    drawn = predictions(loaded, state, folder, args.split, args.clips)
+    print(f"wrote {drawn}")
   if loaded.task.saved_objective:
     more = f"astjax.tools.reconstruct --model={folder} RECORDING ..."
     print(f"what it makes of hidden patches: python -m {more}")
@@ -75,7 +75,6 @@ def predictions(
   loaded: job.Job,
   state: TrainState,
   workdir: pathlib.Path,
-  *,
   split: str = "",
   clips: int = 6,
 ) -> pathlib.Path:

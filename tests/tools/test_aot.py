@@ -229,7 +229,7 @@ def test_no_topology(monkeypatch):
 
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
   monkeypatch.setattr(aot.topologies, "get_topology_desc", refuse)
-  with pytest.raises(UserError, match=r"expected local.*v5e:4x4.*Unknown TPU"):
+  with pytest.raises(UserError, match=r"neither local.*v5e:4x4.*Unknown TPU"):
     aot.find_devices("v5e:4y4")
 
 
