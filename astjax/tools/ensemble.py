@@ -95,15 +95,15 @@ def rate(
   split = split or first.split
   mean, rated = Mean(), []
   for path in paths:
-    p = first if path == paths[0] else load(path)
-    _check_same(paths[0], first, split, path, p)
+    own = first if path == paths[0] else load(path)
+    _check_same(paths[0], first, split, path, own)
     if dump and path.is_dir():
       dumped = path / f"{split}_predictions.npz"
       with files.written_whole(dumped) as whole:
-        np.savez(whole, **dataclasses.asdict(p))
-    mean.add({"scores": p.scores})
-    rates, _ = metrics.classification(p.scores, p.labels)
-    rated.append({"run": str(path), "step": p.step, **rates})
+        np.savez(whole, **dataclasses.asdict(own))
+    mean.add({"scores": own.scores})
+    rates, _ = metrics.classification(own.scores, own.labels)
+    rated.append({"run": str(path), "step": own.step, **rates})
   return {
     "split": split,
     "num_examples": len(first.names),

@@ -106,10 +106,7 @@ def reconstruct(
   kinds = {"ssast": _of_ssast, "asit": _of_asit}
   kind = kinds.get(info.objective.get("name", ""))
   if kind is None:
-    raise UserError(
-      f"{what} is no SSAST or ASiT as it was pre-trained: it has no heads that "
-      "draw or identify what is hidden"
-    )
+    raise UserError(f"{what} is no SSAST or ASiT with its pre-training heads")
   if not (recipe or info.recipe):
     raise UserError(
       f"the front-end of {what} is not known; give --recipe, such as "
@@ -184,10 +181,8 @@ def _of_ssast(loaded: Loaded, batch: Batch, key, num_mask) -> dict[str, Any]:
 def _of_asit(loaded: Loaded, batch: Batch, key, num_mask) -> dict[str, Any]:
   """As `_of_ssast`, of an ASiT's blocks."""
   if num_mask:
-    raise UserError(
-      f"num_mask={num_mask} hides patches of an SSAST; ASiT's blocks cover the "
-      "part that they covered in its training"
-    )
+    # Its blocks cover the part that they covered in its training.
+    raise UserError(f"num_mask={num_mask} is for an SSAST, this is an ASiT")
   objective, module = loaded.info.objective, loaded.info.module()
   patch_size = module.backbone.patch_size
   preset: Mapping[str, Any] = asit.PRESETS[objective.get("preset", "r2")]
