@@ -11,7 +11,7 @@ import itertools
 import math
 import numbers
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -194,6 +194,20 @@ class Recording:
       if not np.isfinite(block).all():
         raise UserError("it holds samples that are not finite")
       yield block, self._rate
+
+
+def beginnings(
+  recipe: Recipe, heard: Iterable[Recording]
+) -> dict[str, np.ndarray]:
+  """A batch of the beginnings of recordings, each of the trained length."""
+  cutting = Cutting(
+    recipe, lengths=(recipe.num_frames,), column=1, num_columns=1
+  )
+  rows = [next(one.rows(cutting, whole=False)) for one in heard]
+  return {
+    "audio": np.stack([row.audio for row in rows]),
+    "num_samples": np.array([row.num_samples for row in rows], np.int32),
+  }
 
 
 def check_rate(rate: Any) -> float:

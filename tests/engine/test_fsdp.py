@@ -283,7 +283,8 @@ def test_a_checkpoint_keeps_its_bits_anywhere(tmp_path):
   path.write_text(json.dumps(saved))
   _, state = job.load_run(tmp_path)
   assert all(x.is_fully_replicated for x in jax.tree.leaves(state))
-  average_checkpoints.average(tmp_path, tmp_path / "mean", last=1)
+  args = [f"--workdir={tmp_path}", "--last=1", str(tmp_path / "mean")]
+  assert average_checkpoints.main(args) == 0
   _, params = model_info.read_model(tmp_path / "mean")
   for name, value in params.items():
     key = ".params" + "".join(f"['{part}']" for part in name.split("/"))
