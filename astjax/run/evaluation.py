@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -37,17 +38,10 @@ def outputs(
   *,
   progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, np.ndarray]:
-  """Per-example outputs of some batches, in order, without padding rows.
+  """Per-example outputs {name: [n, ...]} of some batches, without padding rows.
 
-  Args:
-    eval_step: from `engine.step.make_eval_step`.
-    state: what is evaluated.
-    batches: this process's rows of each batch, from `Stream.batches`.
-    mesh: the devices.
-    progress: called with the number of batches done.
-
-  Returns:
-    {name: [n, ...]}, the same on every process.
+  The same on every process, though `batches` are this process's rows of each.
+  `progress` is called with the number of batches done.
 
   Raises:
     UserError: no valid row at all.
@@ -73,7 +67,7 @@ def evaluate(
   make_step: Callable[[Stream, bool], Callable] | None = None,
   console: Console | None = None,
 ) -> dict[str, np.ndarray]:
-  """Runs a stream through the model once.
+  """Runs a stream, one of `job.evals`, through the model once.
 
   A probe learns from one pass over `stream.known` and rates the features of
   another: its outputs have `scores` [n, C] instead of `features`.
@@ -81,9 +75,8 @@ def evaluate(
   Args:
     job: gives the task and the devices.
     state: what is evaluated.
-    stream: one of `job.evals`.
-    make_step: (stream, features) -> `make_eval_step(...)`, to reuse compiled
-      ones.
+    stream: the recordings.
+    make_step: (stream, features) -> `make_eval_step(...)`; may reuse steps.
     console: says how far a long pass is.
 
   Returns:
@@ -93,14 +86,10 @@ def evaluate(
     UserError: no recording can be read, or features are not finite.
   """
   console = console or Console(active=False)
-
-  def new_step(part, features):
-    return make_eval_step(
-      job.task, part.device_ops, job.mesh, features=features
-    )
+  make_step = make_step or partial(_make_step, job, None)
 
   def run(part):
-    step = (make_step or new_step)(part, stream.probe is not None)
+    step = make_step(part, stream.probe is not None)
     progress = console.ticker(part.name, part.num_batches)
     with contextlib.closing(part.batches()) as batches:
       return outputs(step, state, batches, job.mesh, progress=progress)
@@ -114,10 +103,20 @@ def evaluate(
         raise UserError(f"the features {which} are not finite")
     features = out.pop("features")
     scores = stream.probe.scores(known["features"], known["label"], features)
-    # Each process has computed them; a solver's last bits may differ between
-    # machines.
+    # Each process has computed them, but a solver's last bits may differ
+    # between machines.
     scores = sharding.from_process_0(scores.astype(np.float32))
     return out | {"scores": scores}
+
+
+def _make_step(job, shardings, stream, features):
+  return make_eval_step(
+    job.task,
+    stream.device_ops,
+    job.mesh,
+    features=features,
+    shardings=shardings,
+  )
 
 
 def reduce(
@@ -137,43 +136,40 @@ def scores(out: Mapping[str, np.ndarray]) -> np.ndarray:
   return scipy.special.expit(out["logits"].astype(np.float64))
 
 
+@dataclasses.dataclass
 class Evaluations:
   """All that the training loop, or its end, wants to have rated.
 
-  Attributes:
-    results: the newest figures, by their full names such as "val/mAP".
+  `results` are the newest figures, by their full names such as "val/mAP".
   """
 
-  def __init__(
-    self,
-    job: Job,
-    shardings: TrainState,
-    record: RunRecord,
-    checkpoints: Checkpoints,
-    log: MetricLog,
-    console: Console,
-    folder: pathlib.Path,
-  ):
-    self.job, self.shardings, self.record = job, shardings, record
-    self.checkpoints, self.folder = checkpoints, folder
-    self.log, self.console = log, console
-    self.results: dict[str, float] = {}
-    self._steps: dict[tuple[str, bool], Callable] = {}
+  job: Job
+  shardings: TrainState
+  record: RunRecord
+  checkpoints: Checkpoints
+  log: MetricLog
+  console: Console
+  folder: pathlib.Path
+  results: dict[str, float] = dataclasses.field(default_factory=dict)
+  _steps: dict[tuple[str, bool], Callable] = dataclasses.field(
+    default_factory=dict
+  )
 
   def run(self, state: TrainState, streams: Mapping[str, Stream]) -> bool:
     """Runs these evaluations, logs them; whether there is a new best."""
-    step, results = int(state.step), {}
+    step = int(state.step)
+    results: dict[str, Any] = {}
     for name, stream in streams.items():
       out = self._outputs(stream, state)
       found = self._rate(stream, out)
-      if self.record.ensembles is not None and not stream.probe:
+      if self.record.wants_ensembles and not stream.probe:
         found |= self._ensemble(stream, out)
       results |= self._show(step, name, found)
     self._write(step, results)
     best, scale = self.record.best, self.record.lr_scale
     self.record.update(step, results)
     if self.record.lr_scale != scale:
-      config = self.record.plateau.config
+      config = self.job.config.plateau
       self.console.say(
         f"no better {config.metric} in the last {config.patience + 1} "
         f"evaluation(s): learning rate times {self.record.lr_scale:g}"
@@ -184,13 +180,8 @@ class Evaluations:
     """Streams with the same recipe share a compiled step."""
     kind = (stream.config.on_device, features)
     if kind not in self._steps:
-      self._steps[kind] = make_eval_step(
-        self.job.task,
-        stream.device_ops,
-        self.job.mesh,
-        features=features,
-        shardings=self.shardings,
-      )
+      step = _make_step(self.job, self.shardings, stream, features)
+      self._steps[kind] = step
     return self._steps[kind]
 
   def _outputs(self, stream, state):
@@ -211,14 +202,17 @@ class Evaluations:
   def run_average(
     self, state: TrainState, streams: Mapping[str, Stream]
   ) -> None:
-    """Rates the averaged weights, and saves them as a model in `average/`."""
-    mean = self.record.average.mean.value()
+    """Rates the averaged weights, if there are any; writes `average/`."""
+    if (average := self.record.average) is None:
+      return
     params = traverse_util.unflatten_dict(
-      {k: v.astype(np.float32) for k, v in mean.items()}, sep="/"
+      {k: v.astype(np.float32) for k, v in average.mean.value().items()},
+      sep="/",
     )
     step = int(state.step)
-    state = state.replace(params=jax.device_put(params, self.shardings.params))
-    results = {}
+    params_there = jax.device_put(params, self.shardings.params)
+    state = TrainState(**vars(state) | {"params": params_there})
+    results: dict[str, float] = {}
     for name, stream in streams.items():
       if stream.of_best:  # it is looked at once
         continue
@@ -227,14 +221,10 @@ class Evaluations:
       results |= {f"{name}/average_{k}": v for k, v in found.items()}
     self._write(step, results)
     if jax.process_index() == 0:
-      config = self.job.config.average
-      path = self.folder / MODEL
-      info = read_info(path)
-      info = dataclasses.replace(
-        info,
-        origin=f"{info.origin}, averaged over the epochs {config.first_epoch} "
-        f"to {config.last_epoch}",
-      )
+      info, first = read_info(self.folder / MODEL), average.config.first_epoch
+      origin = f"{info.origin}, averaged over the epochs {first} to "
+      origin += f"{average.config.last_epoch}"
+      info = dataclasses.replace(info, origin=origin)
       workdir.write_average(self.folder, info, params)
 
   def run_best(self, state: TrainState, streams: Mapping[str, Stream]) -> None:
@@ -243,11 +233,11 @@ class Evaluations:
     step, best = int(state.step), self.record.best_step
     if streams and best is not None and best != step:
       try:
-        state, _ = self.checkpoints.restore(state, step=best)
+        state, _ = self.checkpoints.restore_step(state, best)
       except UserError as e:
         warn(f"{e}: {', '.join(streams)} is of the last one instead")
         best = step
-    results = {}
+    results: dict[str, float] = {}
     for name, stream in streams.items():
       found = self._rate(stream, self._outputs(stream, state))
       results |= self._show(f"{best}, the best", name, found)
@@ -280,46 +270,39 @@ class Evaluations:
       self.log.write(step, results)
 
   def complete(self, state: TrainState) -> None:
-    """Makes up for the evaluations that a run of full length lacks.
-
-    A signal, or a kill after the last save, may have cut them off. Without
-    this, what the log has in the end would depend on when a machine was taken
-    away.
-    """
+    """Makes up for the evaluations that a run of full length lacks."""
+    # A signal, or a kill after the last save, may have cut them off. Without
+    # this, what the log has in the end would depend on when a machine was taken
+    # away.
     step = int(state.step)
-    logged = {
-      key: value
-      for line in self.log.history
-      if line["step"] == step
-      for key, value in line.items()
-      if key.split("/")[0] in self.job.evals
-    }
+    evals = self.job.evals
+    logged: dict[str, float] = {}
+    for line in self.log.history:
+      if line["step"] == step:
+        logged |= {k: v for k, v in line.items() if k.split("/")[0] in evals}
     self.results |= sharding.from_process_0(logged)
     # Averages and ensembles alone are not the evaluation.
-    done = {
+    names = [
       k.split("/")[0] for k in self.results if k.endswith("/num_examples")
-    }
-    missing = {k: v for k, v in self.job.evals.items() if k not in done}
+    ]
+    missing = {k: v for k, v in evals.items() if k not in names}
     of_last = {k: v for k, v in missing.items() if not v.of_best}
     if of_last:
       self.run(state, of_last)
     self.run_best(state, missing)
-    if self.record.average:
-      done = {k.split("/average_")[0] for k in self.results}
-      missing = {
-        k: v
-        for k, v in self.job.evals.items()
-        if k not in done and not v.of_best
-      }
-      is_there = (self.folder / workdir.AVERAGE).exists()
-      if missing or not sharding.from_process_0(is_there):
-        self.run_average(state, missing)
+    names = [k.split("/average_")[0] for k in self.results]
+    missing = {
+      k: v for k, v in evals.items() if k not in names and not v.of_best
+    }
+    is_there = (self.folder / workdir.AVERAGE).exists()
+    if missing or not sharding.from_process_0(is_there):
+      self.run_average(state, missing)
     self.say_results(step)
 
   def say_results(self, step: int) -> None:
     """The newest figures, in a table."""
     if self.results:
-      rows = [(k, v) for k, v in self.results.items()]
+      rows = self.results.items()
       self.console.table(f"results at step {step}", ["metric", "value"], rows)
     if self.record.best is not None:
       self.console.say(

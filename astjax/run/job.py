@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import math
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -23,7 +22,7 @@ from astjax import tasks
 from astjax.data import pipeline
 from astjax.data.source import Source
 from astjax.engine import optim, sharding, step
-from astjax.engine.devices import count_flops
+from astjax.engine.devices import chip_of, count_flops
 from astjax.engine.step import TrainState
 from astjax.engine.task import Task
 from astjax.errors import Outage, UserError, call, located, nearest
@@ -40,7 +39,7 @@ from astjax.weights.info import ModelInfo
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """A config turned into things that run."""
+  """A config turned into things that run; an epoch may end within a step."""
 
   config: RunConfig
   mesh: Mesh
@@ -90,11 +89,16 @@ class Job:
     In the loss and its gradient, with all passes and the teacher; without what
     `remat` computes again, and without the front-end.
     """
-    # What hides nothing from the count, and repeats nothing.
     plain = dataclasses.replace(self.task, backbone=self.task.backbone.plain())
     loss = partial(_loss, dataclasses.replace(self, task=plain))
     params = jax.eval_shape(self.fresh_params)
     return count_flops(jax.value_and_grad(loss), params)
+
+  def share_of_peak(self) -> float | None:
+    """What one example per second takes of the devices; None if not known."""
+    chip = chip_of(self.mesh.devices.flat[0])
+    peak = chip.flops * self.mesh.size if chip else None
+    return self.flops_per_example() / peak if peak else None
 
   def train_step(
     self, tx: optax.GradientTransformation, shardings: TrainState
@@ -118,25 +122,22 @@ class Job:
     data = (f"{n} {len(s.reader.source):,}" for n, s in streams.items())
     parts = f"in {run.accumulate} parts " if run.accumulate > 1 else ""
     start = f"resumed at step {first_step}" if first_step else run.init_from
+    epochs = self.total_steps / self.steps_per_epoch
+    dtype, classes = run.model.get("dtype"), len(self.train.class_names)
+    count = jax.process_count()
     return {
-      "devices": f"{self.mesh.size} x {kind}, {jax.process_count()} "
-      "process(es)",
+      "devices": f"{self.mesh.size} x {kind}, {count} process(es)",
       "mesh": ", ".join(f"{k}={v}" for k, v in self.mesh.shape.items()),
-      "precision": f"{run.model.get('dtype', 'float32')} compute, float32 "
-      "parameters",
+      "precision": f"{dtype or 'float32'} compute, float32 parameters",
       "parameters": f"{sum(x.size for x in jax.tree.leaves(params)):,}",
-      "data": f"{', '.join(data)} recordings, {len(self.train.class_names)} "
-      "classes",
+      "data": f"{', '.join(data)} recordings, {classes} classes",
       "steps": f"{self.total_steps:,} of {run.input.batch_size} examples "
-      f"{parts}({self.total_steps / self.steps_per_epoch:.4g} epochs)",
+      f"{parts}({epochs:.4g} epochs)",
       "start": start or "fresh",
     }
 
   def model_info(self, start: ModelInfo | None = None) -> ModelInfo:
-    """What turns this job's parameters into a model, without its data.
-
-    `start` is of the weights that the training began from.
-    """
+    """What turns its parameters, which began as `start`'s, into a model."""
     stream = next(iter(self.own_evals.values()), self.train)
     return ModelInfo(
       model=self.task.backbone.describe(),
@@ -164,9 +165,6 @@ def build(
     config: a ConfigDict or dict; see `run.config.RunConfig`.
     mesh: the devices; all of them by default. Their grid is the config's.
     source: takes the place of all the config's sources, where there is no data.
-
-  Raises:
-    UserError: anything in the config that does not work out.
   """
   pipeline.hide_accelerators()
   devices = jax.devices() if mesh is None else [*mesh.devices.flat]
@@ -177,8 +175,7 @@ def build(
   where = "config.input.batch_size"
   sharding.check_batch_size(run.input.batch_size, mesh, where, run.accumulate)
   steps_per_epoch = len(train.reader.source) / run.input.batch_size
-  # Less a hair: 25 epochs of 22 / 10 steps are 55, not 56.
-  total_steps = run.steps or math.ceil(run.epochs * steps_per_epoch - 1e-6)
+  total_steps = run.steps or run_config.steps_of(run.epochs, steps_per_epoch)
   evals = _evals(run, steps_per_epoch, make_stream)
   task = tasks.build(
     run.task,
@@ -189,7 +186,7 @@ def build(
     total_steps=total_steps,
   )
   job = Job(run, mesh, task, train, evals, steps_per_epoch, total_steps)
-  _check_streams(job)
+  _check_labels_and_classes(job)
   call(load.Options, "config.init_kw", run.init_kw)
   _check_record(job)
   _check_shapes(job)
@@ -202,9 +199,7 @@ def _evals(run, steps_per_epoch, make_stream):
   evals = {}
   for name, given in run.evals.items():
     where = f"config.evals.{name}"
-    every = run_config.interval(
-      given.every_epochs, given.every_steps, steps_per_epoch
-    )
+    every = run_config.interval(given, steps_per_epoch)
     if given.of_best and (every or not run.best):
       raise UserError(
         f"{where}.of_best is evaluated once, on the best checkpoint: it needs "
@@ -213,14 +208,12 @@ def _evals(run, steps_per_epoch, make_stream):
     stream = make_stream(name, given.input(run.input), where)
     if given.probe:
       stream = streams.with_probe(stream, given, where, run.input, make_stream)
-    evals[name] = dataclasses.replace(
-      stream, every=every, of_best=given.of_best
-    )
+    stream = dataclasses.replace(stream, every=every, of_best=given.of_best)
+    evals[name] = stream
   return evals
 
 
-def _check_streams(job):
-  """Labels and classes are those that the task needs."""
+def _check_labels_and_classes(job):
   for name, stream in job.own_evals.items() if job.task.head else ():
     streams.check_same_classes(
       f"config.evals.{name}",
@@ -254,23 +247,19 @@ def _outputs(job, stream, params):
   state = job.task.init_state(params)
   if not stream.probe:
     return job.task.evaluate(params, state, stream.one_row(), 0)
+  task = f"the task {job.config.task!r}"
   if type(job.task).features is Task.features:
-    raise UserError(
-      f"a probe needs features, and the task {job.config.task!r} has none"
-    )
-  found = []
+    raise UserError(f"a probe needs features, and {task} has none")
   for part in (stream, stream.known):
-    found.append(job.task.features(params, state, part.one_row()))
-    if found[-1].ndim != 2:
+    found = job.task.features(params, state, part.one_row())
+    if found.ndim != 2:
       raise UserError(
-        f"{part.name}: the task {job.config.task!r} gives features of shape "
-        f"{found[-1].shape}; a probe needs [B, D]"
+        f"a probe needs features [B, D]; {task} has {found.shape}"
       )
   return found
 
 
 def _check_record(job):
-  """What the run is to remember has to come up in it."""
   run, plateau = job.config, job.config.plateau.metric
   known = [
     f"{name}/{metric}"
@@ -280,10 +269,8 @@ def _check_record(job):
   ]
   for where, metric in (("best", run.best), ("plateau.metric", plateau)):
     if metric and metric not in known:
-      raise UserError(
-        f"config.{where}={metric!r} is no metric of an evaluation."
-        f"{nearest(metric, known)}"
-      )
+      hint = nearest(metric, known)
+      raise UserError(f"config.{where}={metric!r} is no metric.{hint}")
   name = plateau.split("/")[0]
   if plateau and not job.evals[name].every:
     raise UserError(
@@ -306,8 +293,7 @@ def _check_record(job):
     )
   if run.ensemble_predictions and job.task.head is None:
     raise UserError(
-      "config.ensemble_predictions needs a classifier, which the task "
-      f"{run.task!r} does not have"
+      f"config.ensemble_predictions: the task {run.task!r} has no classifier"
     )
 
 
@@ -317,9 +303,6 @@ def load_run(
   """The job of a work directory and its best (else newest) state.
 
   `data_dir` is where the recordings are now, if they have moved.
-
-  Raises:
-    UserError: not such a folder, or no intact checkpoint.
   """
   path = pathlib.Path(workdir).expanduser() / "config.json"
   if not path.is_file():
@@ -332,14 +315,14 @@ def load_run(
   _, state = fresh_state(job)
   checkpoints = Checkpoints(path.parent, read_only=True)
   try:
-    newest = checkpoints.restore(state)
-    if newest is None:
+    found = checkpoints.restore(state)
+    if found is None:
       raise UserError(f"{workdir} has no checkpoint yet")
-    best = newest[1].get("best_step")
+    best = found[1].get("best_step")
     if best in checkpoints.steps():
       with contextlib.suppress(UserError):  # warned of; the newest is intact
-        return job, checkpoints.restore(state, step=best)[0]
-    return job, newest[0]
+        found = checkpoints.restore_step(state, best)
+    return job, found[0]
   finally:
     checkpoints.close()
 
@@ -364,12 +347,8 @@ def fresh_state(
 def warm_params(job: Job) -> tuple[Params, ModelInfo, list[str]]:
   """The parameters that `config.init_from` asks for.
 
-  Returns:
-    (parameters on the host, what they are of, what was taken, in lines).
-
-  Raises:
-    UserError: the checkpoint cannot be had, or does not fit the model; the same
-      on all processes.
+  Returns (parameters on the host, what they are of, what was taken, in lines).
+  A UserError is the same on all processes.
   """
   options = call(load.Options, "config.init_kw", job.config.init_kw)
   with located("config.init_from"):
@@ -397,8 +376,8 @@ def _same_weights(source, options):
     loaded = load.load(source, options)
   except UserError as e:
     failure = f"{type(e).__name__}: {e}"
-  mine = (loaded.digest if loaded else "", failure)
-  everyone = sharding.union({"files": [mine]})["files"]
+  outcome = (loaded.digest if loaded else "", failure)
+  everyone = sharding.union({"files": [outcome]})["files"]
   for _, text in everyone:
     if text:
       kind, _, text = text.partition(": ")

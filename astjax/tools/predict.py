@@ -186,7 +186,7 @@ def hear(
     length = _seconds(paths[number])
     part = min(seconds / length, 1.0) if length else 1.0
     done = max(done, number + part)
-    console.advance(done, "heard")
+    console.advance(done)
     tick(done)
 
   try:
