@@ -64,19 +64,21 @@ def evaluate(
   state: TrainState,
   stream: Stream,
   *,
-  make_step: Callable[[Stream, bool], Callable] | None = None,
+  shardings: TrainState | None = None,
+  steps: dict[tuple[str, bool], Callable] | None = None,
   console: Console | None = None,
 ) -> dict[str, np.ndarray]:
   """Runs a stream, one of `job.evals`, through the model once.
 
   A probe learns from one pass over `stream.known` and rates the features of
-  another: its outputs have `scores` [n, C] instead of `features`.
+  another: the outputs have `scores` [n, C] instead of `features`.
 
   Args:
     job: gives the task and the devices.
     state: what is evaluated.
     stream: the recordings.
-    make_step: (stream, features) -> `make_eval_step(...)`; may reuse steps.
+    shardings: where the state lives, by default whole on each device.
+    steps: keeps what was compiled, since streams may have the same recipe.
     console: says how far a long pass is.
 
   Returns:
@@ -86,13 +88,16 @@ def evaluate(
     UserError: no recording can be read, or features are not finite.
   """
   console = console or Console(active=False)
-  make_step = make_step or partial(_make_step, job, None)
+  steps, features = {} if steps is None else steps, stream.probe is not None
 
   def run(part):
-    step = make_step(part, stream.probe is not None)
+    kind = (part.config.on_device, features)
+    if kind not in steps:
+      make = partial(make_eval_step, features=features, shardings=shardings)
+      steps[kind] = make(job.task, part.device_ops, job.mesh)
     progress = console.ticker(part.name, part.num_batches)
     with contextlib.closing(part.batches()) as batches:
-      return outputs(step, state, batches, job.mesh, progress=progress)
+      return outputs(steps[kind], state, batches, job.mesh, progress=progress)
 
   with located(f"evaluation {stream.name}"):
     if stream.probe is None:
@@ -101,22 +106,12 @@ def evaluate(
     for which, x in (("to learn from", known), ("to rate", out)):
       if not np.isfinite(x["features"]).all():
         raise UserError(f"the features {which} are not finite")
-    features = out.pop("features")
-    scores = stream.probe.scores(known["features"], known["label"], features)
+    rated = out.pop("features")
+    scores = stream.probe.scores(known["features"], known["label"], rated)
     # Each process has computed them, but a solver's last bits may differ
     # between machines.
     scores = sharding.from_process_0(scores.astype(np.float32))
     return out | {"scores": scores}
-
-
-def _make_step(job, shardings, stream, features):
-  return make_eval_step(
-    job.task,
-    stream.device_ops,
-    job.mesh,
-    features=features,
-    shardings=shardings,
-  )
 
 
 def reduce(
@@ -176,17 +171,14 @@ class Evaluations:
       )
     return self.record.best != best
 
-  def _make_step(self, stream, features):
-    """Streams with the same recipe share a compiled step."""
-    kind = (stream.config.on_device, features)
-    if kind not in self._steps:
-      step = _make_step(self.job, self.shardings, stream, features)
-      self._steps[kind] = step
-    return self._steps[kind]
-
   def _outputs(self, stream, state):
     return evaluate(
-      self.job, state, stream, make_step=self._make_step, console=self.console
+      self.job,
+      state,
+      stream,
+      shardings=self.shardings,
+      steps=self._steps,
+      console=self.console,
     )
 
   def _ensemble(self, stream, out):
@@ -216,8 +208,8 @@ class Evaluations:
     for name, stream in streams.items():
       if stream.of_best:  # it is looked at once
         continue
-      out = self._outputs(stream, state)
-      found, _ = (stream.probe or self.job.task).summarise(out)
+      task = stream.probe or self.job.task
+      found, _ = task.summarise(self._outputs(stream, state))
       results |= {f"{name}/average_{k}": v for k, v in found.items()}
     self._write(step, results)
     if jax.process_index() == 0:

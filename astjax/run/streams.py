@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -35,7 +36,6 @@ class Stream:
     row_shapes: {name: (shape, type)} of one row, before the device ops.
     weights: of the draws of a training, if they are not even.
     every: steps between two evaluations; 0 is at the end only.
-    of_best: evaluated once, at the end, on the best checkpoint.
   """
 
   name: str
@@ -52,16 +52,13 @@ class Stream:
 
   @property
   def class_names(self) -> tuple[str, ...]:
-    """[C], of the source."""
+    """[C]."""
     return self.reader.source.class_names
 
   def data(self) -> dict[str, Any]:
     """Fingerprint and size of the recordings, as `config.json` keeps them."""
     source = self.reader.source
-    return {
-      "fingerprint": fingerprint(source),
-      "num_examples": len(source),
-    }
+    return {"fingerprint": fingerprint(source), "num_examples": len(source)}
 
   @property
   def num_batches(self) -> int:
@@ -69,10 +66,7 @@ class Stream:
     return pipeline.num_eval_batches(self.reader, self.config.batch_size)
 
   def batches(self) -> Iterator[dict[str, np.ndarray]]:
-    """One pass in the order of the source: this process's rows of each batch.
-
-    Rows that only fill the last batch, or could not be read, are not `valid`.
-    """
+    """One pass in the source's order: this process's rows of each batch."""
     return pipeline.eval_batches(self.reader, self.host_ops, **self._share())
 
   def train_batches(
@@ -90,26 +84,20 @@ class Stream:
     )
 
   def _share(self):
-    return {
-      "batch_size": self.config.batch_size,
-      "process_index": jax.process_index(),
-      "process_count": jax.process_count(),
-    }
+    index, count = jax.process_index(), jax.process_count()
+    size = self.config.batch_size
+    return {"batch_size": size, "process_index": index, "process_count": count}
 
   def one_row(self) -> dict[str, Any]:
     """Zeros, shaped like a batch of one row after the device ops."""
-
-    def run(batch):
-      keys = recipe.row_keys(step.train_key(0), 1)
-      return recipe.apply_rows(self.device_ops, batch, keys)
-
     batch = {
       name: jax.ShapeDtypeStruct((1, *shape), dtype)
       for name, (shape, dtype) in self.row_shapes.items()
     }
-    return jax.tree.map(
-      lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(run, batch)
-    )
+    keys = jax.eval_shape(lambda: recipe.row_keys(step.train_key(0), 1))
+    run = partial(recipe.apply_rows, self.device_ops)
+    shapes = jax.eval_shape(run, batch, keys)
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
 
 def build(
@@ -120,11 +108,7 @@ def build(
   mesh: Mesh,
   source: Source | None,
 ) -> Stream:
-  """A stream from its section `where` of the config.
-
-  Raises:
-    UserError: anything in the section that does not work out.
-  """
+  """A stream from its section of the config, which is named `where`."""
   sharding.check_batch_size(config.batch_size, mesh, f"{where}.batch_size")
   if source is None:
     source = sources.build(
@@ -162,13 +146,7 @@ def with_probe(
   train: InputConfig,
   make: Callable[[str, InputConfig, str], Stream],
 ) -> Stream:
-  """The stream with its probe and what that learns from.
-
-  `make` is `build` for another name, section and place.
-
-  Raises:
-    UserError: there are no labels, or other classes in one than in the other.
-  """
+  """The stream with its probe and, by `make`, what the probe learns from."""
   probe = probes.build(given.probe, given.probe_kw, where)
   config = given.train_input(train, where)
   known = make(f"{stream.name}.train", config, f"{where}.train")

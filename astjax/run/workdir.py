@@ -36,8 +36,8 @@ from astjax.weights.info import MODEL, ModelInfo, save_model
 _SHARED_SECONDS = 20.0
 AVERAGE = "average"
 
-_PACKAGES = "jax jaxlib flax optax orbax-checkpoint numpy tensorflow "
-_PACKAGES += "tensorflow-cpu soundfile soxr"
+_PACKAGES = {"jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"}
+_PACKAGES |= {"tensorflow", "tensorflow-cpu", "soundfile", "soxr"}
 
 
 def prepare(path: str | os.PathLike) -> pathlib.Path:
@@ -164,11 +164,9 @@ def write_config(
 def write_versions(workdir: pathlib.Path) -> None:
   """versions.json: what the newest start of the run ran on."""
   versions: dict[str, Any] = {"python": platform.python_version()}
-  for name in _PACKAGES.split():
-    try:
-      versions[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-      continue
+  for package in importlib.metadata.distributions():
+    if (name := package.name.lower().replace("_", "-")) in _PACKAGES:
+      versions[name] = package.version
   versions |= {
     "platform": platform.platform(),
     "devices": sorted({d.device_kind for d in jax.devices()}),
