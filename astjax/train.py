@@ -43,7 +43,9 @@ def train_and_evaluate(
   stop_at: int | None = None,
   profile: tuple[int, int] | None = None,
 ) -> list[dict[str, Any]]:
-  """Trains, evaluates and saves; the same call resumes.
+  """Trains, evaluates and saves; returns the objects of `metrics.jsonl`.
+
+  The same call resumes.
 
   Args:
     config: see `run.config.RunConfig`.
@@ -51,9 +53,6 @@ def train_and_evaluate(
     mesh: the devices; all of them by default.
     stop_at: save and return at this step, as if asked to by a signal.
     profile: (first step, number of steps) to trace, to WORKDIR/profile.
-
-  Returns:
-    The objects of `metrics.jsonl`.
 
   Raises:
     UserError: a mistake in what was given, or a loss that is not finite.
@@ -69,8 +68,7 @@ def train_and_evaluate(
     )
   is_main = jax.process_index() == 0
   console = Console(is_main)
-  for notice in workdir.claim(folder, job):
-    console.say(f"note: {notice}")
+  notices = workdir.claim(folder, job)
 
   # --- Start or resume.
   record = run_record.start(job.config, job.steps_per_epoch)
@@ -78,11 +76,10 @@ def train_and_evaluate(
   tx, state, origin = _start_or_resume(job, record, checkpoints, folder)
   step = int(state.step)
   log = MetricLog(folder, step, is_main, job.config.log.tensorboard)
-  if is_main:
-    facts = job.facts(step) | {"workdir": folder}
-    console.block(f"astjax: {job.config.task}", facts)
-    for line in origin:
-      console.say(line)
+  facts = job.facts(step) | {"workdir": folder}
+  console.block(f"astjax: {job.config.task}", facts)
+  for line in [*notices, *origin]:
+    console.say(line)
 
   # --- Train.
   loop = _Loop(job, tx, state, record, checkpoints, log, console, folder)
@@ -259,8 +256,7 @@ class _Loop:
     raise UserError(
       f"step {step}: loss {metrics['loss']:.4g}, gradient norm "
       f"{metrics['grad_norm']:.4g}: not finite. Batch ids {ids} ({names}, "
-      f"...). The last good state is saved as step {int(self.state.step)} in "
-      f"{self.checkpoints.folder}"
+      f"...). The state before it is saved in {self.checkpoints.folder}"
     )
 
   def _save(self) -> None:
@@ -271,7 +267,7 @@ class _Loop:
     self._check()
     self.checkpoints.check()
     values = {f"train/{k}": v for k, v in self.window.means().items()}
-    lr = float(self.schedule(self.step - 1))
+    lr = float(self.schedule(self.step - 1))  # of the step just made
     values["train/lr"] = lr * self.record.lr_scale
     values["train/epoch"] = self.step / self.job.steps_per_epoch
     values |= self.window.speed(self.step, self.job.config.input.batch_size)

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from flax import traverse_util
 
 from astjax import errors
+from astjax.engine.optim import first_step
 from astjax.errors import (
   BelowOne,
   Count,
@@ -282,19 +282,13 @@ def _with_whole_batch(kind, plain, where, num_devices):
   return _section(kind, plain, where), plain
 
 
-def steps_of(epochs: float, steps_per_epoch: float) -> int:
-  """The first step at or after the end of so many epochs, at least 1."""
-  # Less a hair: 25 epochs of 22 / 10 steps are 55, not 56.
-  return max(1, math.ceil(epochs * steps_per_epoch - 1e-6))
-
-
 def interval(
   section: CheckpointConfig | EvalConfig, steps_per_epoch: float
 ) -> int:
   """Steps between its events; 0 means never."""
   if section.every_steps or not section.every_epochs:
     return section.every_steps
-  return steps_of(section.every_epochs, steps_per_epoch)
+  return max(1, first_step(section.every_epochs, steps_per_epoch))
 
 
 def to_plain(value: Any) -> Any:

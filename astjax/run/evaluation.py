@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import pathlib
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -15,6 +16,7 @@ import scipy.special
 from flax import traverse_util
 from jax.sharding import Mesh
 
+from astjax.data import pipeline
 from astjax.engine import sharding
 from astjax.engine.step import TrainState, make_eval_step
 from astjax.engine.task import Task
@@ -27,7 +29,7 @@ from astjax.run.log import Console, MetricLog
 from astjax.run.record import RunRecord
 from astjax.run.streams import Stream
 from astjax.tasks.probes import Probe
-from astjax.weights.info import MODEL, read_info
+from astjax.weights.info import MODEL, read_info, save_model
 
 
 def outputs(
@@ -95,7 +97,9 @@ def evaluate(
     if kind not in steps:
       make = partial(make_eval_step, features=features, shardings=shardings)
       steps[kind] = make(job.task, part.device_ops, job.mesh)
-    progress = console.ticker(part.name, part.num_batches)
+    size = part.config.batch_size
+    total = pipeline.num_eval_batches(part.reader, size)
+    progress = console.ticker(part.name, total)
     with contextlib.closing(part.batches()) as batches:
       return outputs(steps[kind], state, batches, job.mesh, progress=progress)
 
@@ -217,7 +221,9 @@ class Evaluations:
       origin = f"{info.origin}, averaged over the epochs {first} to "
       origin += f"{average.config.last_epoch}"
       info = dataclasses.replace(info, origin=origin)
-      workdir.write_average(self.folder, info, params)
+      folder = self.folder / workdir.AVERAGE
+      shutil.rmtree(folder, ignore_errors=True)
+      save_model(folder, info, params)
 
   def run_best(self, state: TrainState, streams: Mapping[str, Stream]) -> None:
     """The evaluations that look at the best checkpoint alone, at the end."""

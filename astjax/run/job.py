@@ -175,7 +175,7 @@ def build(
   where = "config.input.batch_size"
   sharding.check_batch_size(run.input.batch_size, mesh, where, run.accumulate)
   steps_per_epoch = len(train.reader.source) / run.input.batch_size
-  total_steps = run.steps or run_config.steps_of(run.epochs, steps_per_epoch)
+  total_steps = run.steps or optim.first_step(run.epochs, steps_per_epoch)
   evals = _evals(run, steps_per_epoch, make_stream)
   task = tasks.build(
     run.task,
@@ -274,8 +274,8 @@ def _check_record(job):
   name = plateau.split("/")[0]
   if plateau and not job.evals[name].every:
     raise UserError(
-      f"config.plateau.metric={plateau!r}, but {name} is evaluated only at the "
-      f"end: set config.evals.{name}.every_epochs or every_steps"
+      f"config.plateau.metric={plateau!r} is of an evaluation only at the end: "
+      f"set config.evals.{name}.every_epochs or every_steps"
     )
   average = record.start(run, job.steps_per_epoch).average
   remembered = jax.eval_shape(lambda: job.task.init_state(job.fresh_params()))
@@ -283,8 +283,8 @@ def _check_record(job):
     # It would rate the teacher of the last step under the name of averaged
     # weights, and save the student.
     raise UserError(
-      f"config.average: the task {run.task!r} keeps a running average of its "
-      "own, its teacher; leave config.average.last_epoch at 0"
+      f"config.average: the teacher of the task {run.task!r} is an average "
+      "already; leave config.average.last_epoch at 0"
     )
   if average and average.last_step > job.total_steps:
     raise UserError(

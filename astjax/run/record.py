@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from astjax.engine.optim import first_step
 from astjax.errors import UserError
-from astjax.run.config import AverageConfig, PlateauConfig, RunConfig, steps_of
+from astjax.run.config import AverageConfig, PlateauConfig, RunConfig
 
 
 class Mean:
@@ -84,7 +85,7 @@ class WeightAverage:
     self.config = config
     self.mean = Mean()
     self._ends = collections.Counter(
-      steps_of(epoch, steps_per_epoch)
+      max(1, first_step(epoch, steps_per_epoch))
       for epoch in range(config.first_epoch, config.last_epoch + 1)
     )
     self.last_step = max(self._ends)

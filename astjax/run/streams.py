@@ -60,11 +60,6 @@ class Stream:
     source = self.reader.source
     return {"fingerprint": fingerprint(source), "num_examples": len(source)}
 
-  @property
-  def num_batches(self) -> int:
-    """Of one pass."""
-    return pipeline.num_eval_batches(self.reader, self.config.batch_size)
-
   def batches(self) -> Iterator[dict[str, np.ndarray]]:
     """One pass in the source's order: this process's rows of each batch."""
     return pipeline.eval_batches(self.reader, self.host_ops, **self._share())

@@ -13,7 +13,6 @@ import os
 import pathlib
 import platform
 import secrets
-import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -30,7 +29,7 @@ from astjax.run.config import RunConfig, differences
 from astjax.run.job import Job
 from astjax.types import Params
 from astjax.weights import files
-from astjax.weights.info import MODEL, ModelInfo, save_model
+from astjax.weights.info import MODEL, ModelInfo
 
 # How late a network file system may show a new file to others.
 _SHARED_SECONDS = 20.0
@@ -70,7 +69,7 @@ def claim(workdir: pathlib.Path, job: Job) -> list[str]:
   # still be known.
   if jax.process_index() == 0:
     write_config(workdir, job.config, data)
-  return notices
+  return [f"note: {notice}" for notice in notices]
 
 
 def check_shared(workdir: pathlib.Path) -> None:
@@ -132,7 +131,7 @@ def check_config(
   # A run that ended before its first line of metrics has left nothing to lose.
   is_unused = not (workdir / "metrics.jsonl").exists()
   if is_unused and not _has_checkpoints(workdir):
-    return [] if of_training or old_data != data else of_rest
+    return []
   if of_training:
     more = f" (and {len(of_training) - 3} more)" if len(of_training) > 3 else ""
     raise UserError(
@@ -191,14 +190,6 @@ def write_start(
   if origin:
     text = "\n".join(origin) + "\n"
     (workdir / "init_from.txt").write_text(text, encoding="utf-8")
-
-
-def write_average(
-  workdir: pathlib.Path, info: ModelInfo, params: Params
-) -> None:
-  """average/: the averaged weights as a model, in place of an older one."""
-  shutil.rmtree(workdir / AVERAGE, ignore_errors=True)
-  save_model(workdir / AVERAGE, info, params)
 
 
 def write_unreadable(
