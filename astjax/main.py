@@ -38,7 +38,6 @@ def _train(args: argparse.Namespace) -> None:
     processes.join(group)
   try:
     from astjax import train
-    from astjax.engine.devices import parse_window
   except ModuleNotFoundError as e:
     if e.name != "tensorflow":
       raise
@@ -46,7 +45,7 @@ def _train(args: argparse.Namespace) -> None:
       "training from files needs TensorFlow: pip install 'astjax[data]' (or "
       "'astjax[data-cpu]' on a machine without a GPU)"
     ) from None
-  profile = parse_window(args.profile) if args.profile else None
+  profile = train.parse_window(args.profile) if args.profile else None
   try:
     train.train_and_evaluate(args.config, args.workdir, profile=profile)
   except (Stopped, UserError) as e:

@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 
 from astjax.engine import sharding
 from astjax.engine.devices import Trace, peak_memory
+from astjax.engine.devices import parse_window as parse_window
 from astjax.engine.step import train_key
 from astjax.errors import Stopped, UserError
 from astjax.run import record as run_record

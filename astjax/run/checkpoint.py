@@ -74,12 +74,8 @@ class Checkpoints:
   def save(self, state: TrainState, record: dict[str, Any]) -> None:
     """Saves; the writing goes on in the background, one save at a time.
 
-    The state is copied to the host and hashed before the call returns.
-
-    Args:
-      state: its `step` names the checkpoint.
-      record: what the host remembers, plain JSON but for the key `arrays`, a
-        flat dict of NumPy arrays, which must not change afterwards.
+    `record` is what the host remembers: plain JSON but for the key `arrays`, a
+    flat dict of NumPy arrays, which must not change afterwards.
     """
     step = int(state.step)
     # Orbax's own policy for the best one forgets it on a resume, and a
@@ -153,8 +149,7 @@ class Checkpoints:
       dict(vars(template)),
     )
     items = {"state": ocp.args.StandardRestore(abstract)}
-    digests = meta.get("arrays", {})
-    if digests:
+    if digests := meta.get("arrays", {}):
       shapes = {k: np.empty(s, d) for k, (s, d, _) in digests.items()}
       items["arrays"] = ocp.args.StandardRestore(shapes)
     args = ocp.args.Composite(**items)
@@ -163,9 +158,8 @@ class Checkpoints:
     arrays = dict(tree["arrays"]) if digests else {}
 
     def check():
-      found = describe(state) | {
-        k: describe_array(v) for k, v in arrays.items()
-      }
+      found = describe(state)
+      found |= {k: describe_array(v) for k, v in arrays.items()}
       saved = meta["leaves"] | digests
       if changed := [k for k, v in saved.items() if found.get(k) != v]:
         raise _Damaged(f"the digests of {', '.join(changed[:3])} do not match")
@@ -233,13 +227,11 @@ _WRONG_FILES = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 def _is_damage(error: Exception, folder: pathlib.Path) -> bool:
-  """Whether the files can be read: then what they hold is to blame.
-
-  Not so where memory or a device's memory was short, or where a disk does not
-  answer: the checkpoint may be fine.
-  """
+  """Whether the files can be read: then what they hold is to blame."""
   if isinstance(error, (_Damaged, *_WRONG_FILES)):
     return folder.is_dir()
+  # Where memory, or a device's, was short, or where a disk does not answer, the
+  # checkpoint may be fine.
   if isinstance(error, MemoryError) or getattr(error, "errno", None):
     return False
   if str(error).startswith("RESOURCE_EXHAUSTED"):  # XLA's status code
@@ -297,18 +289,18 @@ def describe(state: TrainState) -> dict[str, list]:
 
 
 def _check_same_model(saved: dict[str, list], template, where) -> None:
-  have = {path: leaf[:2] for path, leaf in saved.items()}
-  problems, expected = [], _by_path(template)
-  for path, leaf in expected.items():
-    want = [list(leaf.shape), str(leaf.dtype)]
-    if path not in have:
-      problems.append(f"- {path}")
-    elif have[path] != want:
-      problems.append(f"{path} is {have[path][0]} there, {want[0]} here")
-  problems += [f"+ {path}" for path in have if path not in expected]
-  if problems:
-    more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
+  here = {
+    k: [list(x.shape), str(x.dtype)] for k, x in _by_path(template).items()
+  }
+  there = {k: x[:2] for k, x in saved.items()}
+  changed = [
+    f"{k} is {there.get(k, 'absent')} there, {here.get(k, 'absent')} here"
+    for k in (here | there)
+    if here.get(k) != there.get(k)
+  ]
+  if changed:
+    more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
     raise UserError(
       f"the checkpoint {where} is of another model or optimiser: "
-      f"{'; '.join(problems[:4])}{more}"
+      f"{'; '.join(changed[:3])}{more}"
     )

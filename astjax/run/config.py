@@ -248,13 +248,10 @@ def parse(config: Mapping[str, Any], num_devices: int = 1) -> RunConfig:
       "range; epochs count from 1"
     )
   for name, part in run.evals.items():
-    is_half = not part.train if part.probe else part.train or part.probe_kw
-    if is_half:
+    if not part.probe and (part.train or part.probe_kw):
       raise UserError(
-        f"config.evals.{name}: a probe needs both probe, such as 'knn', and "
-        "train, the labelled recordings to learn from, such as {'split': "
-        f"'train'}}; got probe={part.probe!r}, train={dict(part.train)}, "
-        f"probe_kw={dict(part.probe_kw)}"
+        f"config.evals.{name}: train and probe_kw belong to a probe, such as "
+        "probe='knn'; there is none"
       )
   return run
 
@@ -275,7 +272,7 @@ def _with_whole_batch(kind, plain, where, num_devices):
       "one of them, and 0 for the other"
     )
   # The size of a batch is part of the training, the number of devices is not: a
-  # run whose batch grew with the machines would be another one after each move.
+  # batch that grew with the machines would train something else after a move.
   plain = {k: v for k, v in plain.items() if k != "batch_per_device"}
   if each:
     plain["batch_size"] = each * num_devices

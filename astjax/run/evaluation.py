@@ -44,9 +44,6 @@ def outputs(
 
   The same on every process, though `batches` are this process's rows of each.
   `progress` is called with the number of batches done.
-
-  Raises:
-    UserError: no valid row at all.
   """
   parts: list[dict[str, np.ndarray]] = []
   for batch in batches:
@@ -85,9 +82,6 @@ def evaluate(
 
   Returns:
     {name: [n, ...]}, the same on every process.
-
-  Raises:
-    UserError: no recording can be read, or features are not finite.
   """
   console = console or Console(active=False)
   steps, features = {} if steps is None else steps, stream.probe is not None
@@ -97,9 +91,8 @@ def evaluate(
     if kind not in steps:
       make = partial(make_eval_step, features=features, shardings=shardings)
       steps[kind] = make(job.task, part.device_ops, job.mesh)
-    size = part.config.batch_size
-    total = pipeline.num_eval_batches(part.reader, size)
-    progress = console.ticker(part.name, total)
+    count = pipeline.num_eval_batches(part.reader, part.config.batch_size)
+    progress = console.ticker(part.name, count)
     with contextlib.closing(part.batches()) as batches:
       return outputs(steps[kind], state, batches, job.mesh, progress=progress)
 
@@ -127,11 +120,9 @@ def reduce(
 
 
 def scores(out: Mapping[str, np.ndarray]) -> np.ndarray:
-  """What ensembles average: the sigmoid of the logits [n, C], in float64.
-
-  Also for a model trained with softmax, as in the original, whose numbers are
-  to be compared: a softmax would weigh clips by how sure a model is.
-  """
+  """What ensembles average: the sigmoid of the logits [n, C], in float64."""
+  # Also for a model trained with softmax, as in the original, whose numbers are
+  # to be compared: a softmax would weigh clips by how sure a model is.
   return scipy.special.expit(out["logits"].astype(np.float64))
 
 
@@ -157,13 +148,7 @@ class Evaluations:
   def run(self, state: TrainState, streams: Mapping[str, Stream]) -> bool:
     """Runs these evaluations, logs them; whether there is a new best."""
     step = int(state.step)
-    results: dict[str, Any] = {}
-    for name, stream in streams.items():
-      out = self._outputs(stream, state)
-      found = self._rate(stream, out)
-      if self.record.wants_ensembles and not stream.probe:
-        found |= self._ensemble(stream, out)
-      results |= self._show(step, name, found)
+    results = self._rate(streams, state, f"step {step}")
     self._write(step, results)
     best, scale = self.record.best, self.record.lr_scale
     self.record.update(step, results)
@@ -201,10 +186,8 @@ class Evaluations:
     """Rates the averaged weights, if there are any; writes `average/`."""
     if (average := self.record.average) is None:
       return
-    params = traverse_util.unflatten_dict(
-      {k: v.astype(np.float32) for k, v in average.mean.value().items()},
-      sep="/",
-    )
+    mean = {k: v.astype(np.float32) for k, v in average.mean.value().items()}
+    params = traverse_util.unflatten_dict(mean, sep="/")
     step = int(state.step)
     params_there = jax.device_put(params, self.shardings.params)
     state = TrainState(**vars(state) | {"params": params_there})
@@ -235,28 +218,24 @@ class Evaluations:
       except UserError as e:
         warn(f"{e}: {', '.join(streams)} is of the last one instead")
         best = step
-    results: dict[str, float] = {}
+    self._write(step, self._rate(streams, state, f"step {best}, the best"))
+
+  def _rate(self, streams, state, which):
+    """Metrics by their full names; shown, and the tables of classes written."""
+    results = {}
     for name, stream in streams.items():
-      found = self._rate(stream, self._outputs(stream, state))
-      results |= self._show(f"{best}, the best", name, found)
-    self._write(step, results)
-
-  def _rate(self, stream, out):
-    """The metrics of one evaluation; its table of classes is written."""
-    found, per_class = reduce(stream.probe or self.job.task, out)
-    if per_class and jax.process_index() == 0:
-      workdir.write_per_class(
-        self.folder, stream.name, stream.class_names, per_class
-      )
-    return found
-
-  def _show(self, step, name, found):
-    """Shows the metrics; gives them their full names."""
-    shown = "  ".join(
-      f"{k} {v:.4f}" for k, v in found.items() if isinstance(v, float)
-    )
-    self.console.say(f"step {step}  {name}: {shown}")
-    return {f"{name}/{k}": v for k, v in found.items()}
+      out = self._outputs(stream, state)
+      found, per_class = reduce(stream.probe or self.job.task, out)
+      if per_class and jax.process_index() == 0:
+        workdir.write_per_class(
+          self.folder, name, stream.class_names, per_class
+        )
+      if self.record.wants_ensembles and not (stream.probe or stream.of_best):
+        found |= self._ensemble(stream, out)
+      shown = [f"{k} {v:.4f}" for k, v in found.items() if isinstance(v, float)]
+      self.console.say(f"{which}  {name}: {'  '.join(shown)}")
+      results |= {f"{name}/{k}": v for k, v in found.items()}
+    return results
 
   def _write(self, step, results):
     """To the log, unless a run that was killed here has done so."""
@@ -273,8 +252,8 @@ class Evaluations:
     # this, what the log has in the end would depend on when a machine was taken
     # away.
     step = int(state.step)
-    evals = self.job.evals
     logged: dict[str, float] = {}
+    evals = self.job.evals
     for line in self.log.history:
       if line["step"] == step:
         logged |= {k: v for k, v in line.items() if k.split("/")[0] in evals}

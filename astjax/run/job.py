@@ -56,9 +56,8 @@ class Job:
 
   def fresh_params(self) -> Any:
     """Fresh parameters, a function of the seed (traceable)."""
-    return self.task.init_params(
-      step.train_key(self.config.seed), self.train.one_row()
-    )
+    key = step.train_key(self.config.seed)
+    return self.task.init_params(key, self.train.one_row())
 
   def schedule(self) -> optim.Schedule:
     """Learning rate by step."""
@@ -84,11 +83,9 @@ class Job:
     )
 
   def flops_per_example(self) -> int:
-    """FLOPs of the matrix products that training on one example needs.
-
-    In the loss and its gradient, with all passes and the teacher; without what
-    `remat` computes again, and without the front-end.
-    """
+    """FLOPs of the matrix products that training on one example needs."""
+    # In the loss and its gradient, with all passes and the teacher; without
+    # what `remat` computes again, and without the front-end.
     plain = dataclasses.replace(self.task, backbone=self.task.backbone.plain())
     loss = partial(_loss, dataclasses.replace(self, task=plain))
     params = jax.eval_shape(self.fresh_params)
@@ -214,13 +211,10 @@ def _evals(run, steps_per_epoch, make_stream):
 
 
 def _check_labels_and_classes(job):
+  classes = job.train.class_names
   for name, stream in job.own_evals.items() if job.task.head else ():
-    streams.check_same_classes(
-      f"config.evals.{name}",
-      stream.class_names,
-      "the training data",
-      job.train.class_names,
-    )
+    where, names = f"config.evals.{name}", stream.class_names
+    streams.check_same_classes(where, names, "the training data", classes)
   for stream in (job.train, *job.own_evals.values()):
     streams.check_labels(stream, job.task)
 
@@ -247,16 +241,13 @@ def _outputs(job, stream, params):
   state = job.task.init_state(params)
   if not stream.probe:
     return job.task.evaluate(params, state, stream.one_row(), 0)
-  task = f"the task {job.config.task!r}"
   if type(job.task).features is Task.features:
-    raise UserError(f"a probe needs features, and {task} has none")
-  for part in (stream, stream.known):
-    found = job.task.features(params, state, part.one_row())
-    if found.ndim != 2:
-      raise UserError(
-        f"a probe needs features [B, D]; {task} has {found.shape}"
-      )
-  return found
+    name = job.config.task
+    raise UserError(f"a probe needs features, and the task {name!r} has none")
+  return [
+    job.task.features(params, state, part.one_row())
+    for part in (stream, stream.known)
+  ]
 
 
 def _check_record(job):
@@ -313,27 +304,21 @@ def load_run(
     config["input"]["data_dir"] = data_dir
   job = build(config)
   _, state = fresh_state(job)
-  checkpoints = Checkpoints(path.parent, read_only=True)
-  try:
-    found = checkpoints.restore(state)
+  with contextlib.closing(Checkpoints(path.parent, read_only=True)) as saved:
+    found = saved.restore(state)
     if found is None:
       raise UserError(f"{workdir} has no checkpoint yet")
     best = found[1].get("best_step")
-    if best in checkpoints.steps():
+    if best in saved.steps():
       with contextlib.suppress(UserError):  # warned of; the newest is intact
-        found = checkpoints.restore_step(state, best)
-    return job, found[0]
-  finally:
-    checkpoints.close()
+        found = saved.restore_step(state, best)
+  return job, found[0]
 
 
 def fresh_state(
   job: Job, params: Params | None = None
 ) -> tuple[optax.GradientTransformation, TrainState]:
-  """Optimiser and state before the first step, on the mesh.
-
-  In one jit, so that no buffer is held twice. Parameters are fresh by default.
-  """
+  """Optimiser and state before the first step, on the mesh."""
   tx = job.optimizer(jax.eval_shape(job.fresh_params))
 
   def init(params):
@@ -341,6 +326,7 @@ def fresh_state(
     return step.init_state(job.task, params, tx)
 
   shardings = sharding.of_state(jax.eval_shape(init, params), job.mesh)
+  # In one jit, so that no buffer is held twice.
   return tx, jax.jit(init, out_shardings=shardings)(params)
 
 
@@ -364,8 +350,7 @@ def warm_params(job: Job) -> tuple[Params, ModelInfo, list[str]]:
     )
   info = loaded.info
   lines = [f"start from {job.config.init_from}: {info.origin}"]
-  if info.licence:
-    lines.append(f"licence of the weights: {info.licence}")
+  lines += [f"licence of the weights: {info.licence}"] if info.licence else []
   return params, info, [*lines, f"SHA-256 {loaded.digest}", *report.lines()]
 
 
@@ -383,7 +368,5 @@ def _same_weights(source, options):
       kind, _, text = text.partition(": ")
       raise (Outage if kind == "Outage" else UserError)(text)
   if len(everyone) > 1:
-    raise UserError(
-      f"the processes read {len(everyone)} different files as {source!r}"
-    )
+    raise UserError(f"the processes read different files as {source!r}")
   return loaded

@@ -66,32 +66,27 @@ class Console:
 
   def block(self, title: str, rows: Mapping[str, Any]) -> None:
     """Prints a titled list of facts."""
-    width = max(len(k) for k in rows)
     self.say(title)
     for name, value in rows.items():
-      self.say(f"  {name:<{width}}  {value}")
+      self.say(f"  {name:<{max(map(len, rows))}}  {value}")
 
   def table(self, title: str, columns: list[str], rows: Iterable) -> None:
     """Prints rows below their columns."""
-    if not self._active:
-      return
     table = rich.table.Table(title=title, title_justify="left")
     for i, column in enumerate(columns):
       table.add_column(column, justify="right" if i else "left")
     for row in rows:
-      table.add_row(
-        *(f"{v:.4f}" if isinstance(v, float) else str(v) for v in row)
-      )
-    self._rich.print(table)
+      cells = (f"{v:.4f}" if isinstance(v, float) else str(v) for v in row)
+      table.add_row(*cells)
+    if self._active:
+      self._rich.print(table)
 
-  def start_bar(
-    self, total: int, done: int, description: str = "training"
-  ) -> None:
+  def start_bar(self, total: int, done: int, what: str = "training") -> None:
     """A bar, if this is a terminal."""
     if self._active and self._rich.is_terminal:
       self._bar = rich.progress.Progress(console=self._rich)
       self._bar.start()
-      self._bar.add_task(description, total=total, completed=done)
+      self._bar.add_task(what, total=total, completed=done)
 
   def advance(self, step: float) -> None:
     """Moves the bar, if there is one."""
@@ -99,15 +94,15 @@ class Console:
       self._bar.update(self._bar.task_ids[0], completed=step)
 
   def ticker(
-    self, name: str, total: int, seconds: float = 20.0, what: str = "batches"
+    self, name: str, total: int, what: str = "batches"
   ) -> Callable[[float], None]:
-    """A function of the number done: says where a long pass stands."""
+    """A function of the number done: says every 20 s where a pass stands."""
     started = last = time.monotonic()
 
     def progress(done: float) -> None:
       nonlocal last
       now = time.monotonic()
-      if now - last >= seconds and 0 < done < total:
+      if now - last >= 20 and 0 < done < total:
         last = now
         left = (now - started) * (total - done) / done
         self.say(f"{name}: {int(done)}/{total} {what}  ETA {duration(left)}")

@@ -49,11 +49,8 @@ class Plateau:
 
   As torch's ReduceLROnPlateau with a relative threshold, no cooldown and no
   floor: the rate falls at the (patience + 1)-th evaluation in a row that is no
-  improvement (SSAST pre-trains so).
-
-  Attributes:
-    num_bad: evaluations since the best one, or since the rate fell.
-    scale: what the schedule's rate is multiplied by.
+  improvement (SSAST pre-trains so). `num_bad` counts those; `scale` is what the
+  schedule's rate is multiplied by.
   """
 
   config: PlateauConfig
@@ -114,12 +111,11 @@ class WeightAverage:
 
 @dataclasses.dataclass
 class Ensemble:
-  """The mean of the scores of one split over evaluations.
+  """The mean of "scores" [n, C] of one split over evaluations.
 
   Attributes:
     data: fingerprint of the split; another one starts anew.
     ids: [n], rows of the split that every evaluation so far could read.
-    mean: of "scores" [n, C].
   """
 
   data: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -168,14 +169,12 @@ def check_same_classes(
   where: str, names: Sequence[str], other: str, expected: Sequence[str]
 ) -> None:
   """A UserError that names the first class that differs."""
-  if names == expected:
-    return
-  pairs = zip([*names, "(none)"], [*expected, "(none)"], strict=False)
-  i, (name, wanted) = next((i, p) for i, p in enumerate(pairs) if p[0] != p[1])
-  raise UserError(
-    f"{where} has {len(names)} classes, {other} {len(expected)}; number {i} is "
-    f"{name!r} there and {wanted!r} in {other}; give both the same label_list"
-  )
+  for i, (name, wanted) in enumerate(itertools.zip_longest(names, expected)):
+    if name != wanted:
+      raise UserError(
+        f"{where} has {len(names)} classes, {other} {len(expected)}; number "
+        f"{i} is {name!r} there, {wanted!r} here; give both one label_list"
+      )
 
 
 def check_labels(stream: Stream, task: Task) -> None:
@@ -183,9 +182,7 @@ def check_labels(stream: Stream, task: Task) -> None:
   name, source = stream.name, stream.reader.source
   if task.head is not None:
     check_labelled(source, name)
-  if not task.one_label:
-    return
-  for i in range(len(source)):
+  for i in range(len(source)) if task.one_label else ():
     if len(source.labels(i)) != 1:
       labels = [source.class_names[j] for j in source.labels(i)]
       raise UserError(

@@ -48,12 +48,9 @@ def prepare(path: str | os.PathLike) -> pathlib.Path:
     workdir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=workdir):
       pass
-  except (FileExistsError, NotADirectoryError):
-    text = f"the work directory {workdir} is, or lies below, a file"
-    raise UserError(f"{text}; expected a folder") from None
   except OSError as e:
     text = f"cannot write to the work directory {workdir}: {e.strerror}"
-    raise file_error(e, text) from None
+    raise file_error(e, f"{text}; expected a folder") from None
   return workdir
 
 
@@ -97,16 +94,13 @@ def check_config(
   data: Mapping[str, Any],
   length_matters: bool = False,
 ) -> list[str]:
-  """Compares with the config that this folder belongs to.
+  """Notices of what changed since the run in this folder was started.
 
   Args:
     workdir: the folder.
     config: of this run.
     data: of the training, from `Stream.data`.
     length_matters: as in `engine.task.Task`.
-
-  Returns:
-    Notices of changes that leave the training what it is.
 
   Raises:
     UserError: the folder belongs to another training.
@@ -122,7 +116,7 @@ def check_config(
   try:
     saved = json.loads(path.read_text(encoding="utf-8"))
     old_config, old_data = saved["config"], saved["data"]
-  except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
+  except (ValueError, KeyError, TypeError):
     raise UserError(
       f"{path} is damaged, so it is not known what the run in {workdir} is; "
       "use a new --workdir"

@@ -907,9 +907,9 @@ def _state(**params) -> TrainState:
 @pytest.mark.parametrize(
   ("params", "parts"),
   [
-    ({"a": 3, "b": 4}, ["params/b is [5] there, [4] here"]),
-    ({"a": 3}, ["+ params/b"]),
-    ({"a": 3, "b": 5, "c": 1}, ["- params/c"]),
+    ({"a": 3, "b": 4}, ["params/b is [[5], 'float32'] there, [[4], "]),
+    ({"a": 3}, ["params/b is [[5], 'float32'] there, absent here"]),
+    ({"a": 3, "b": 5, "c": 1}, ["params/c is absent there, [[1], "]),
   ],
 )
 def test_checkpoints_of_other_parameters(tmp_path, params, parts):
