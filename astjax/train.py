@@ -1,9 +1,8 @@
 """The one loop for any task: start or resume, step, log, evaluate, save.
 
-Reads top to bottom as the story of a training job. The restore order is: the
-newest intact checkpoint of the work directory, if there is one; else fresh
-parameters, under the weights of `config.init_from` if it is set, then the
-task's state.
+Reads top to bottom as the story of a training. It starts from the newest intact
+checkpoint of the work directory, if there is one; else from the weights of
+`config.init_from`, if that is set; else from fresh parameters.
 """
 
 from __future__ import annotations
@@ -97,8 +96,7 @@ def _start_or_resume(job, record, checkpoints, folder):
   """(optimiser, state, lines that say where the weights are from)."""
   tx, state = fresh_state(job)
   info, origin = None, []
-  restored = checkpoints.restore(state)
-  if restored is not None:
+  if restored := checkpoints.restore(state):
     state, saved = restored
     record.restore(int(state.step), saved)
   elif job.config.init_from:
@@ -107,24 +105,20 @@ def _start_or_resume(job, record, checkpoints, folder):
     tx, state = fresh_state(job, params)
   if jax.process_index() == 0:
     workdir.write_versions(folder)
-    if restored is None:
+    if not restored:
       model = job.model_info(info)
       workdir.write_start(folder, model, state.params, origin)
   return tx, state, origin
 
 
 class _Loop:
-  """The steps of one run, and what happens between them.
-
-  `step` counts the steps that have been started; the state on the devices is
-  the one after them.
-  """
+  """The steps of one run, and what happens between them."""
 
   def __init__(self, job, tx, state, record, checkpoints, log, console, folder):
     self.job, self.state, self.record = job, state, record
     self.checkpoints, self.folder = checkpoints, folder
     self.log, self.console = log, console
-    self.step = int(state.step)
+    self.step = int(state.step)  # how many have been started
     self.window = Window(self.step)
     self.key = train_key(job.config.seed)
     self.schedule = job.schedule()
@@ -293,5 +287,4 @@ class _Loop:
 
 
 def _is_due(step: int, every: int) -> bool:
-  """Whether something happens at this step; `every` 0 is never."""
   return every > 0 and step % every == 0

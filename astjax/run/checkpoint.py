@@ -57,6 +57,7 @@ class Checkpoints:
     self._manager = ocp.CheckpointManager(
       self.folder,
       options=ocp.CheckpointManagerOptions(
+        # Changed at each save, for the best step so far.
         preservation_policy=None if read_only else self._kept,
         cleanup_tmp_directories=not read_only,
         read_only=read_only,

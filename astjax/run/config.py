@@ -33,48 +33,27 @@ Shrinking = Annotated[float, Within(lambda x: 0 < x < 1, "in (0, 1)")]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InputConfig:
-  """`config.input`.
+  """`config.input`."""
 
-  Attributes:
-    source: a name in `data.sources.SOURCES`; `source_kw` its arguments.
-    data_dir: folder of the recordings.
-    split: a part of the data; empty takes all, and so do empty `folds`.
-    batch_size: B, over all devices and processes; or
-    batch_per_device: `parse` makes it a batch size.
-    on_host: recipe of `ops.host_ops`.
-    on_device: recipe of `ops.frontend`.
-    draw: a name in `data.order.DRAWS`: "shuffle" shows every example once per
-      epoch, "balanced" draws rare classes as often as frequent ones.
-  """
-
-  source: str
-  on_host: str
-  on_device: str
-  batch_size: CountOrZero = 0
-  batch_per_device: CountOrZero = 0
+  source: str  # a name in `data.sources.SOURCES`
+  on_host: str  # recipe of `ops.host_ops`
+  on_device: str  # recipe of `ops.frontend`
+  batch_size: CountOrZero = 0  # B, over all devices and processes
+  batch_per_device: CountOrZero = 0  # `parse` makes it a batch_size
   source_kw: Section = dataclasses.field(default_factory=dict)
-  data_dir: str = ""
-  split: str = ""
+  data_dir: str = ""  # folder of the recordings
+  split: str = ""  # a part of the data; empty takes all
   folds: tuple[str | int, ...] = ()
+  # "shuffle" shows every example once per epoch, "balanced" draws rare classes
+  # as often as frequent ones.
   draw: str = "shuffle"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-  """`config.evals.<name>`: what is not given is as in `config.input`.
+  """`config.evals.<name>`: what is None is as in `config.input`."""
 
-  Attributes:
-    on_device: recipe without augmentation; always given.
-    every_epochs: 0, and every_steps 0, is at the end only.
-    of_best: once, at the end, on the best checkpoint instead of the last: for a
-      test set that must not be looked at before.
-    probe: a name in `probes.PROBES`: how well the task's features tell the
-      labels apart, instead of the task's own metrics.
-    train: the labelled recordings that the probe learns from: what differs from
-      those that are rated, such as {"split": "train"}.
-  """
-
-  on_device: str
+  on_device: str  # always given, since augmentations are for the training
   source: str | None = None
   source_kw: Section | None = None
   data_dir: str | None = None
@@ -83,9 +62,14 @@ class EvalConfig:
   batch_size: CountOrZero | None = None
   batch_per_device: CountOrZero | None = None
   on_host: str | None = None
-  every_epochs: NotNegative = 0.0
+  every_epochs: NotNegative = 0.0  # 0, and every_steps 0, is at the end only
   every_steps: CountOrZero = 0
+  # Once, at the end, on the best checkpoint instead of the last: for a test set
+  # that must not be looked at before.
   of_best: bool = False
+  # A name in `probes.PROBES`: how well the task's features tell the labels
+  # apart, instead of the task's own metrics. It learns from other recordings:
+  # `train` is what differs from those that are rated, as {"split": "train"}.
   probe: str = ""
   probe_kw: Section = dataclasses.field(default_factory=dict)
   train: Section = dataclasses.field(default_factory=dict)
@@ -101,6 +85,7 @@ class EvalConfig:
 
   def train_input(self, training: InputConfig, where: str) -> InputConfig:
     """The complete input of what the probe learns from."""
+    # Recipes, batch size and the rest are those of what is rated.
     rated = self.input(training)
     given = {**vars(rated), **self.train}
     given.pop("draw")
@@ -137,11 +122,12 @@ class CheckpointConfig:
 class PlateauConfig:
   """`config.plateau`: the rate falls when a metric stops getting better.
 
-  The names and their meaning are those of torch's ReduceLROnPlateau.
-
-  `metric` is of an evaluation, such as "val/accuracy"; empty is off.
+  Names and meanings are those of torch's ReduceLROnPlateau. `metric` is of an
+  evaluation, such as "val/accuracy"; empty is off.
   """
 
+  # Not a schedule, which is a function of the step, known beforehand: that is
+  # why it has a section of its own.
   metric: str = ""
   mode: Literal["max", "min"] = "max"
   factor: Shrinking = 0.5
@@ -159,47 +145,33 @@ class AverageConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
-  """A whole config.
+  """A whole config; each Section is of the function that takes it."""
 
-  Attributes:
-    seed: of initialisation, order and every draw.
-    accumulate: number of micro-batches in which a batch is computed; one
-      update of the weights for all of them.
-    fsdp: number of devices over which parameters, moments and a teacher are
-      split; 1 keeps them whole on each device.
-    epochs: length of the run; 0 uses `steps`.
-    task: a name in `tasks.TASKS`; `task_kw` its arguments, `model` the model's.
-    init_from: weights to start from: a path, a published checkpoint or a
-      Hugging Face name; `init_kw` the fields of `weights.load.Options`.
-    schedule: arguments of `optim.make_schedule`.
-    optim: arguments of `optim.make_optimizer`.
-    best: metric that decides on the best checkpoint, such as "val/mAP".
-    ensemble_predictions: also rate the mean of the scores over evaluations.
-    given: the plain config with the keys that the user gave, and with
-      `batch_size` for `batch_per_device`. It is what is written down of a run.
-  """
-
-  task: str
+  task: str  # a name in `tasks.TASKS`
   model: Section
   input: InputConfig
-  schedule: Section
-  seed: Seed = 0
-  accumulate: Count = 1
+  schedule: Section  # `engine.optim.make_schedule`
+  seed: Seed = 0  # of initialisation, order and every draw
+  accumulate: Count = 1  # micro-batches in which a batch is computed
+  # Devices over which parameters, moments and a teacher are split; 1 keeps them
+  # whole on each device.
   fsdp: int = 1
-  epochs: NotNegative = 0.0
+  epochs: NotNegative = 0.0  # length of the run, as one of these two
   steps: CountOrZero = 0
   task_kw: Section = dataclasses.field(default_factory=dict)
-  init_from: str = ""
-  init_kw: Section = dataclasses.field(default_factory=dict)
-  optim: Section = dataclasses.field(default_factory=dict)
+  init_from: str = ""  # a path, a published checkpoint or a Hugging Face name
+  init_kw: Section = dataclasses.field(default_factory=dict)  # `load.Options`
+  optim: Section = dataclasses.field(default_factory=dict)  # `make_optimizer`
   evals: Mapping[str, EvalConfig] = dataclasses.field(default_factory=dict)
-  best: str = ""
+  best: str = ""  # metric that decides on the best checkpoint, as "val/mAP"
   best_is_lowest: bool = False
-  ensemble_predictions: bool = False
+  ensemble_predictions: bool = False  # rate the mean scores of evaluations too
   plateau: PlateauConfig = PlateauConfig()
   average: AverageConfig = AverageConfig()
   log: LogConfig = LogConfig()
   checkpoint: CheckpointConfig = CheckpointConfig()
+  # The plain config with the user's keys, and whole batches: what is written
+  # down of a run.
   given: Section = dataclasses.field(default_factory=dict)
 
 
@@ -235,6 +207,7 @@ def parse(config: Mapping[str, Any], num_devices: int = 1) -> RunConfig:
       sections["evals"][name], given["evals"][name] = _with_whole_batch(
         EvalConfig, value, f"config.evals.{name}", num_devices
       )
+  # The signature of each section is its schema: there is no other description.
   run = errors.call(RunConfig, "config", sections, given=given)
   if (run.epochs > 0) + (run.steps > 0) != 1:
     raise UserError(
@@ -335,7 +308,7 @@ def differences(
     or new.get("optim.final_weight_decay") is not None
   ):
     free |= {"epochs", "steps"}
-  # An evaluation that a plateau looks at is part of the training.
+  # An evaluation that a plateau looks at decides on the learning rate.
   plateau = f"evals.{config.plateau.metric.split('/')[0]}."
   of_training: list[str] = []
   of_rest: list[str] = []

@@ -85,7 +85,8 @@ class Job:
   def flops_per_example(self) -> int:
     """FLOPs of the matrix products that training on one example needs."""
     # In the loss and its gradient, with all passes and the teacher; without
-    # what `remat` computes again, and without the front-end.
+    # what `remat` computes again, and without the front-end. Counted on the
+    # traced program, so that each task is.
     plain = dataclasses.replace(self.task, backbone=self.task.backbone.plain())
     loss = partial(_loss, dataclasses.replace(self, task=plain))
     params = jax.eval_shape(self.fresh_params)
@@ -220,7 +221,7 @@ def _check_labels_and_classes(job):
 
 
 def _check_shapes(job):
-  """Traces one row of everything: data, recipe and model fit together."""
+  """Traces one row of everything, to see that data and model fit together."""
   with located("config.input"):
     params = jax.eval_shape(job.fresh_params)
     jax.eval_shape(partial(_loss, job), params)
@@ -269,8 +270,8 @@ def _check_record(job):
       f"set config.evals.{name}.every_epochs or every_steps"
     )
   average = record.start(run, job.steps_per_epoch).average
-  remembered = jax.eval_shape(lambda: job.task.init_state(job.fresh_params()))
-  if average and jax.tree.leaves(remembered):
+  teacher = jax.eval_shape(lambda: job.task.init_state(job.fresh_params()))
+  if average and jax.tree.leaves(teacher):
     # It would rate the teacher of the last step under the name of averaged
     # weights, and save the student.
     raise UserError(
@@ -299,7 +300,8 @@ def load_run(
   if not path.is_file():
     raise UserError(f"{workdir} is not a work directory: it has no config.json")
   config = json.loads(path.read_text(encoding="utf-8"))["config"]
-  config["fsdp"] = 1  # whatever there is here; nothing is trained
+  # The tool may run on another machine, with fewer devices.
+  config["fsdp"] = 1
   if data_dir is not None:
     config["input"]["data_dir"] = data_dir
   job = build(config)

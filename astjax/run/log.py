@@ -117,13 +117,9 @@ class Console:
 
 
 class MetricLog:
-  """`metrics.jsonl` and TensorBoard events in the work directory.
+  """`metrics.jsonl` and TensorBoard events of a run that goes on from `step`.
 
-  Args:
-    workdir: the run's folder.
-    step: that of the state which the run goes on from.
-    active: False on all processes but the first: writes nothing.
-    tensorboard: also write event files below `tensorboard/`.
+  Only an `active` one, that of process 0, writes.
   """
 
   def __init__(
@@ -157,7 +153,7 @@ class MetricLog:
     if not self._active:
       return
     self._file.write(json.dumps(line) + "\n")
-    self._file.flush()
+    self._file.flush()  # a kill may come at any time
     if self._events is not None:
       for name, value in values.items():
         self._events.add_scalar(name, value, step)
@@ -172,20 +168,14 @@ class MetricLog:
 
 
 class Window:
-  """Sums over the steps between two log lines.
-
-  Attributes:
-    first: the step it begins with.
-    waited: seconds spent waiting for data.
-    paused: seconds of evaluations, saves and the like, which do not count.
-    pending: (step, ids, metrics) of steps that may still be running.
-  """
+  """Sums over the steps between two log lines."""
 
   def __init__(self, first: int):
-    self.first = first
+    self.first = first  # the step it begins with
     self.started = time.perf_counter()
-    self.waited = 0.0
-    self.paused = 0.0
+    self.waited = 0.0  # seconds spent waiting for data
+    self.paused = 0.0  # seconds of evaluations and saves, which do not count
+    # (step, ids, metrics) of steps that may still be running
     self.pending: collections.deque = collections.deque()
     self._sums: dict[str, float] = collections.defaultdict(float)
     self._count = 0

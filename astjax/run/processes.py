@@ -41,21 +41,13 @@ _RANKS = {
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-  """The processes that train together, as one of them sees them.
+  """The processes that train together, as one of them sees them."""
 
-  Attributes:
-    method: how JAX finds out what is None here: its name of a scheduler, or
-      "deactivate".
-    coordinator: host:port of process 0.
-    local_device_ids: the accelerators of this machine that are its own; empty
-      for all of them.
-  """
-
-  method: str
-  coordinator: str | None = None
+  method: str  # by which JAX finds out what is None, or "deactivate"
+  coordinator: str | None = None  # host:port of process 0
   num_processes: int | None = None
   process_id: int | None = None
-  local_device_ids: tuple[int, ...] = ()
+  local_device_ids: tuple[int, ...] = ()  # its own ones; empty for all
 
 
 def find(

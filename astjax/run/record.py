@@ -111,15 +111,10 @@ class WeightAverage:
 
 @dataclasses.dataclass
 class Ensemble:
-  """The mean of "scores" [n, C] of one split over evaluations.
+  """The mean of "scores" [n, C] of one split over evaluations."""
 
-  Attributes:
-    data: fingerprint of the split; another one starts anew.
-    ids: [n], rows of the split that every evaluation so far could read.
-  """
-
-  data: str
-  ids: np.ndarray
+  data: str  # fingerprint of the split; another one starts anew
+  ids: np.ndarray  # [n], rows that every evaluation so far could read
   mean: Mean
 
   def add(
@@ -139,15 +134,9 @@ class Ensemble:
 
 @dataclasses.dataclass
 class RunRecord:
-  """The best evaluation so far, and what the sections of a config ask for.
+  """The best evaluation so far, and what the sections of a config ask for."""
 
-  Attributes:
-    metric: key that decides on the best, such as "val/mAP".
-    ensembles: of the scores, by the evaluation's name.
-    owed: evaluations that a signal left out at the step of the checkpoint.
-  """
-
-  metric: str
+  metric: str  # that decides on the best, such as "val/mAP"
   lower_is_better: bool = False
   best: float | None = None
   best_step: int | None = None
@@ -155,13 +144,14 @@ class RunRecord:
   average: WeightAverage | None = None
   wants_ensembles: bool = False
   ensembles: dict[str, Ensemble] = dataclasses.field(default_factory=dict)
-  owed: tuple[str, ...] = ()
+  owed: tuple[str, ...] = ()  # evaluations that a signal left out at this step
 
   def update(self, step: int, metrics: dict[str, float]) -> None:
     """Takes note of an evaluation."""
+    # The rate may fall, whether or not the same metric decides on the best.
     if self.plateau and self.plateau.config.metric in metrics:
       self.plateau.update(metrics[self.plateau.config.metric])
-    value = metrics.get(self.metric)
+    value = metrics.get(self.metric)  # this evaluation may not have it
     if value is None or not math.isfinite(value):
       return
     if self.best is None or (
@@ -217,6 +207,7 @@ class RunRecord:
       names = [k for k in arrays if k.startswith("average/")]
       sums = {k.removeprefix("average/"): arrays[k] for k in names}
       self.average.restore(step, saved.get("average", {}), sums)
+    # Once switched off they are gone: they would lack the evaluations since.
     if self.wants_ensembles:
       for name, e in saved.get("ensembles", {}).items():
         ids, scores = (

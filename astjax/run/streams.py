@@ -27,27 +27,20 @@ from astjax.tasks.probes import Probe
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-  """Recordings, and what makes batches of them.
+  """Recordings, and what makes batches of them."""
 
-  With a probe, what is rated are the task's features: the probe learns from
-  those of another stream, `known`.
-
-  Attributes:
-    name: "train", or that of an evaluation.
-    row_shapes: {name: (shape, type)} of one row, before the device ops.
-    weights: of the draws of a training, if they are not even.
-    every: steps between two evaluations; 0 is at the end only.
-  """
-
-  name: str
+  name: str  # "train", or that of an evaluation
   config: InputConfig
   reader: Reader
   host_ops: tuple[recipe.NamedOp, ...]
   device_ops: tuple[recipe.NamedOp, ...]
+  # {name: (shape, type)} of one row, before the device ops
   row_shapes: Mapping[str, tuple[tuple[int, ...], Any]]
-  weights: np.ndarray | None = None
-  every: int = 0
+  weights: np.ndarray | None = None  # of the draws, if they are not even
+  every: int = 0  # steps between two evaluations; 0 is at the end only
   of_best: bool = False
+  # With a probe, what is rated are the task's features: the probe learns from
+  # those of another stream.
   probe: Probe | None = None
   known: Stream | None = None
 
@@ -120,6 +113,7 @@ def build(
     config.on_host, host_ops.OPS, f"{where}.on_host", reader=reader
   )
   on_device = recipe.parse(config.on_device, frontend.OPS, f"{where}.on_device")
+  # A random evaluation could not be compared with the one before.
   drawn = [op.name for op in (*on_host, *on_device) if recipe.draws(op)]
   if drawn and name != "train":
     raise UserError(
@@ -130,6 +124,7 @@ def build(
     shapes = pipeline.row_shapes(reader, on_host)
   weights = order.draw_weights(source, config.draw, where)
   stream = Stream(name, config, reader, on_host, on_device, shapes, weights)
+  # Its device ops are traced, so that a recipe that does not fit fails here.
   with located(f"{where}.on_device"):
     stream.one_row()
   return stream
@@ -179,6 +174,7 @@ def check_same_classes(
 
 def check_labels(stream: Stream, task: Task) -> None:
   """A UserError where the recordings' labels are not what the task needs."""
+  # Not when the source is built: pre-training wants no labels.
   name, source = stream.name, stream.reader.source
   if task.head is not None:
     check_labelled(source, name)

@@ -71,6 +71,7 @@ def claim(workdir: pathlib.Path, job: Job) -> list[str]:
 
 def check_shared(workdir: pathlib.Path) -> None:
   """A UserError if the processes see several folders under this name."""
+  # Each would save its part of the checkpoints on a disk of its own.
   path = workdir / f".shared-{sharding.from_process_0(secrets.token_hex(8))}"
   if jax.process_index() == 0:
     path.touch()
