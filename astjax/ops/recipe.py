@@ -67,7 +67,7 @@ def parse(
     with errors.located(where):
       make = errors.lookup(table, name, "op")
       own = {k: v for k, v in context.items() if k in make.__annotations__}
-      op = errors.call_positional(make, name, args, kwargs, **own)
+      op = errors.call(make, name, kwargs, by_position=args, **own)
     bound = inspect.signature(make).bind(*args, **kwargs, **own)
     bound.apply_defaults()
     # The name and how often it stood before, not the place in the recipe: so

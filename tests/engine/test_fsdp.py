@@ -375,13 +375,11 @@ def test_an_evaluation_has_its_own_batch():
   [
     (
       {"input": {"batch_per_device": 2}},
-      "config.input.batch_size=8 and config.input.batch_per_device=2 are both "
-      "given: set one of them to 0",
+      "config.input.batch_size=8 and config.input.batch_per_device=2: give one",
     ),
     (
       {"input": {"batch_size": 0}},
-      "config.input.batch_size=0 must be at least 1, or stand beside a "
-      "batch_per_device",
+      "config.input.batch_size=0 and config.input.batch_per_device=0: give one",
     ),
     (
       {"input": {"batch_size": 0, "batch_per_device": -1}},
@@ -389,8 +387,8 @@ def test_an_evaluation_has_its_own_batch():
     ),
     (
       {"evals": {"val": {"batch_size": 4, "batch_per_device": 2}}},
-      "config.evals.val.batch_size=4 and config.evals.val.batch_per_device=2 "
-      "are both given: set one of them to 0",
+      "config.evals.val.batch_size=4 and config.evals.val.batch_per_device=2: "
+      "give one",
     ),
     (
       {"input": {"batch_per_devise": 2}},

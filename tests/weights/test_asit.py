@@ -15,7 +15,7 @@ import astjax
 from astjax.engine import step
 from astjax.errors import UserError
 from astjax.models.heads import Head
-from astjax.run import checkpoint, workdir
+from astjax.run import checkpoint
 from astjax.tools import convert_weights
 from astjax.weights import (
   adapt,
@@ -367,7 +367,7 @@ def save_run(run, preset="r2"):
   saved.save(state, {})
   saved.wait()
   saved.close()
-  workdir.write_model(run, INFO[preset].to_json())
+  (run / "model.json").write_text(json.dumps(INFO[preset].to_json()))
 
 
 def test_a_run_has_both_networks(tmp_path):

@@ -15,7 +15,7 @@ from astjax import models
 from astjax.engine import step
 from astjax.errors import UserError
 from astjax.models.heads import Head
-from astjax.run import checkpoint, workdir
+from astjax.run import checkpoint
 from astjax.tools import convert_weights
 from astjax.weights import (
   convert,
@@ -284,7 +284,7 @@ def test_a_folder_and_a_run(heads, tmp_path):
   saved.save(state, {})
   saved.wait()
   saved.close()
-  workdir.write_model(run, info.to_json())
+  (run / "model.json").write_text(json.dumps(info.to_json()))
   loaded = load.load(run)
   assert loaded.info.objective == info.objective
   same(loaded.params, params)
