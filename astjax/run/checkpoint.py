@@ -40,10 +40,8 @@ class _Damaged(Exception):
 class Checkpoints:
   """The checkpoints of one work directory.
 
-  Args:
-    workdir: where the run lives; `checkpoints/` is made below it.
-    keep: how many of the newest to keep; the best by metric is kept besides.
-    read_only: change nothing, so that a run that is under way may be read.
+  The `keep` newest are kept, and the best. With `read_only` nothing is changed,
+  so that a run that is under way may be read.
   """
 
   def __init__(
@@ -101,11 +99,10 @@ class Checkpoints:
   def restore(
     self, template: TrainState
   ) -> tuple[TrainState, dict[str, Any]] | None:
-    """The newest intact checkpoint: (state, record as `save` got it).
+    """The newest intact checkpoint: (state, record as `save` got it), or None.
 
     A damaged one is set aside, with a warning, and the one before it is tried.
-    None if there is no checkpoint. `template` is a state of the right shapes
-    and shardings.
+    `template` is a state of the right shapes and shardings.
 
     Raises:
       UserError: a checkpoint of another model, or none is intact.
@@ -248,12 +245,7 @@ def _is_damage(error: Exception, folder: pathlib.Path) -> bool:
 
 
 def _on_all(folder: pathlib.Path, fn: Callable[[], Any]) -> Any:
-  """`fn()`; where it fails on one process, it fails on all of them.
-
-  Raises:
-    _Damaged: on any process.
-    Outage: one of them cannot read it now, damaged or not.
-  """
+  """`fn()`; where it fails on one process, it fails on all of them."""
   # Each process reads alone: orbax meets all of them after a read that went
   # well, and one whose part is damaged would be elsewhere by then. Here is the
   # only meeting, so that all go on with the same checkpoint.

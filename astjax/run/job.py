@@ -162,7 +162,7 @@ def build(
   Args:
     config: a ConfigDict or dict; see `run.config.RunConfig`.
     mesh: the devices; all of them by default. Their grid is the config's.
-    source: takes the place of all the config's sources, where there is no data.
+    source: replaces the config's sources, where there is no data.
   """
   pipeline.hide_accelerators()
   devices = jax.devices() if mesh is None else [*mesh.devices.flat]
@@ -333,11 +333,7 @@ def fresh_state(
 
 
 def warm_params(job: Job) -> tuple[Params, ModelInfo, list[str]]:
-  """The parameters that `config.init_from` asks for.
-
-  Returns (parameters on the host, what they are of, what was taken, in lines).
-  A UserError is the same on all processes.
-  """
+  """(parameters that `config.init_from` asks for, their model, a report)."""
   options = call(load.Options, "config.init_kw", job.config.init_kw)
   with located("config.init_from"):
     loaded = _same_weights(job.config.init_from, options)

@@ -114,12 +114,11 @@ def _of_scheduler(env):
   if (count := _number(env, "OMPI_COMM_WORLD_SIZE", 1)) > 1:
     if "OMPI_MCA_orte_hnp_uri" not in env:  # Open MPI 5
       raise unknown
-    rank = int(env["OMPI_COMM_WORLD_RANK"])
-    return Group("ompi", None, count, rank, _own_devices(env))
-  count = _number(env, "SLURM_STEP_NUM_TASKS", 1)
-  if count > 1 and {"SLURM_JOB_ID", "SLURM_STEP_NODELIST"} <= env.keys():
-    rank = int(env["SLURM_PROCID"])
-    return Group("slurm", None, count, rank, _own_devices(env))
+    rank = env["OMPI_COMM_WORLD_RANK"]
+    return Group("ompi", None, count, int(rank), _own_devices(env))
+  rank, count = env.get("SLURM_PROCID"), _number(env, "SLURM_STEP_NUM_TASKS", 1)
+  if rank and count > 1 and {"SLURM_JOB_ID", "SLURM_STEP_NODELIST"} <= {*env}:
+    return Group("slurm", None, count, int(rank), _own_devices(env))
   if group := _tpu(env):
     return group
   # A pod of an indexed Job; a TPU slice of one machine is one, too.
@@ -132,11 +131,9 @@ def _of_scheduler(env):
 
 
 def _own_devices(env):
-  """One accelerator for each process, where several share a machine.
-
-  JAX gives each task of SLURM and Open MPI one, also where a task has the
-  machine for itself, or where the scheduler has shared them out already.
-  """
+  """One accelerator for each process, where several share a machine."""
+  # JAX gives each task of SLURM and Open MPI one, also where a task has the
+  # machine for itself, or where the scheduler has shared them out already.
   count = functools.partial(_number, env, default=1)
   if "OMPI_COMM_WORLD_RANK" in env:
     is_shared = count("OMPI_COMM_WORLD_LOCAL_SIZE") > 1
@@ -186,7 +183,7 @@ def join(group: Group) -> None:
 
 
 def leave() -> None:
-  """Waits half a minute for the others, so that none of them misses it."""
+  """Waits half a minute for the others, since JAX ends who misses one."""
 
   def shut_down():
     with contextlib.suppress(Exception):
@@ -199,16 +196,13 @@ def leave() -> None:
 
 
 class Signals:
-  """Inside this context signals are noted, for the loop to ask about.
-
-  `received` is the number of the signal, or None.
-  """
+  """Inside this context signals are noted, for the loop to ask about."""
 
   def __init__(self) -> None:
-    self.received: int | None = None
+    self.received: int | None = None  # number of the signal
     self._old: dict[int, Any] = {}
-    # Then SIGTERM belongs to JAX, which carries it to all of them; the other
-    # signals are turned into it.
+    # Among several processes SIGTERM belongs to JAX, which carries it to all of
+    # them. The other signals are turned into it.
     self._several = jax.process_count() > 1
 
   def __enter__(self) -> Signals:

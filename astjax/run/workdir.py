@@ -95,13 +95,9 @@ def check_config(
   data: Mapping[str, Any],
   length_matters: bool = False,
 ) -> list[str]:
-  """Notices of what changed since the run in this folder was started.
+  """Lines about what differs from the run here that is no other training.
 
-  Args:
-    workdir: the folder.
-    config: of this run.
-    data: of the training, from `Stream.data`.
-    length_matters: as in `engine.task.Task`.
+  `data` is that of the training, from `Stream.data`.
 
   Raises:
     UserError: the folder belongs to another training.
@@ -110,18 +106,14 @@ def check_config(
   if not path.exists():
     if _has_checkpoints(workdir):
       raise UserError(
-        f"{workdir} has checkpoints but no config.json, so it is not known "
-        "what they are of; use a new --workdir"
+        f"{workdir} has checkpoints but no config.json; use a new --workdir"
       )
     return []
   try:
     saved = json.loads(path.read_text(encoding="utf-8"))
     old_config, old_data = saved["config"], saved["data"]
   except (ValueError, KeyError, TypeError):
-    raise UserError(
-      f"{path} is damaged, so it is not known what the run in {workdir} is; "
-      "use a new --workdir"
-    ) from None
+    raise UserError(f"{path} is damaged; use a new --workdir") from None
   of_training, of_rest = differences(old_config, config, length_matters)
   # A run that ended before its first line of metrics has left nothing to lose.
   is_unused = not (workdir / "metrics.jsonl").exists()
