@@ -21,8 +21,7 @@ def existing_dir(path: str) -> pathlib.Path:
   root = pathlib.Path(path).expanduser()
   if not path or not root.is_dir():
     raise UserError(
-      f"no data directory {path!r}: give a folder, --config.input."
-      "data_dir=FOLDER"
+      f"no data directory {path!r}: expected --config.input.data_dir=FOLDER"
     )
   return root
 
@@ -74,7 +73,8 @@ def read_splits(
   out: dict[str, str] = {}
   files = {"": lists} if isinstance(lists, str) else lists
   for split, name in files.items():
-    file = _existing_file(root / name, f"the list of the split {split!r}")
+    where = f"split_lists.{split}" if split else "split_table"
+    file = _existing_file(root / name, f"source_kw.{where}")
     own: dict[str, str] = {}
     for line in _lines(file):
       of, path = (split, line) if split else (*line.split(maxsplit=1), "")[:2]
@@ -107,7 +107,7 @@ def read_manifest(
       (entry["wav"], split(entry["labels"], ",") if labelled else ())
       for entry in entries
     ]
-  except (LookupError, ValueError, TypeError, AttributeError) as e:
+  except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as e:
     raise UserError(
       f"{path} is not a manifest: {e!r}; expected "
       '{"data": [{"wav": path, "labels": "mid1,mid2"}, ...]}'

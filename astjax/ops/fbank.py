@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from astjax.errors import UserError
 from astjax.ops.xp import NUMPY, Xp
+from astjax.types import Array
 
 LOG_FLOOR = float(np.finfo(np.float32).eps)
 
@@ -73,7 +74,7 @@ class FbankSpec:
     nyquist = 0.5 * self.sample_rate
     return self.high_freq if self.high_freq > 0 else nyquist + self.high_freq
 
-  def num_frames(self, num_samples, *, maximum=max):
+  def num_frames(self, num_samples: Any, *, maximum: Callable = max) -> Any:
     """Frames made of real samples alone.
 
     Audio shorter than one frame counts as one frame: it is zero-padded to a
@@ -114,7 +115,7 @@ def window(spec: FbankSpec) -> np.ndarray:
   return np.hanning(spec.window_size).astype(np.float32)
 
 
-def fbank(audio, spec: FbankSpec, xp: Xp = NUMPY):
+def fbank(audio: Array, spec: FbankSpec, xp: Xp = NUMPY) -> Array:
   """Waveforms [..., S] in [-1, 1] -> float32 log-mels [..., T, F].
 
   T = 1 + (S - window) // hop; less than one frame is zero-padded to one.

@@ -10,6 +10,7 @@ import numpy as np
 
 from astjax.errors import UserError
 from astjax.ops.xp import NUMPY, Xp
+from astjax.types import Array
 
 
 def grid_shape(
@@ -35,12 +36,12 @@ def grid_shape(
 
 
 def patchify(
-  fbank,
+  fbank: Array,
   *,
   patch_size: tuple[int, int],
   stride: tuple[int, int],
   xp: Xp = NUMPY,
-):
+) -> Array:
   """Cuts [..., T, F] into [..., F', T', ph * pw], overlapping or not."""
   # The grid stays: from [N, ph * pw] nobody could tell 12 x 50 from 10 x 60.
   *batch, num_frames, num_mel_bins = fbank.shape
@@ -55,7 +56,7 @@ def patchify(
   return xp.reshape(x, (*batch, rows, cols, ph * pw))
 
 
-def unpatchify(patches, *, patch_size: tuple[int, int]):
+def unpatchify(patches: Array, *, patch_size: tuple[int, int]) -> Array:
   """Puts non-overlapping [..., F', T', ph * pw] patches back: [..., T, F].
 
   The inverse of `patchify` with `stride == patch_size` on a spectrogram whose

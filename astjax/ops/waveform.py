@@ -1,7 +1,4 @@
-"""Waveforms in NumPy: channels, sampling rates, lengths, 16 bits.
-
-What the host ops, serving and tools do alike with a recording.
-"""
+"""Waveforms in NumPy, for host ops, serving and tools: rates, lengths, 16 bits."""
 
 from __future__ import annotations
 
