@@ -23,7 +23,7 @@ import numpy as np
 import scipy.special
 
 from astjax import models
-from astjax.errors import UserError
+from astjax.errors import UserError, located
 from astjax.models import ast, heads
 from astjax.ops.recipe import apply_rows, row_keys
 from astjax.serving import recording
@@ -92,10 +92,8 @@ class Embedding:
   seconds: float
 
   def __repr__(self) -> str:
-    return (
-      f"<Embedding of {self.seconds:.2f} s: {len(self.clip)} numbers, "
-      f"{len(self.frames)} frames>"
-    )
+    size = f"{len(self.clip)} numbers, {len(self.frames)} frames"
+    return f"<Embedding of {self.seconds:.2f} s: {size}>"
 
 
 def load(
@@ -405,10 +403,8 @@ class Bundle:
       "audio": jax.ShapeDtypeStruct((1, length), kind),
       "num_samples": jax.ShapeDtypeStruct((1,), np.int32),
     }
-    try:
+    with located("the recipe does not fit the model"):
       jax.eval_shape(self._forward, self._params, batch)
-    except UserError as e:
-      raise UserError(f"the recipe does not fit the model: {e}") from None
 
 
 @dataclasses.dataclass

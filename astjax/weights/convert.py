@@ -133,8 +133,8 @@ def lay_out(
     sequence = np.concatenate([np.zeros_like(sequence[:num_prefix]), sequence])
   elif rows != num_prefix + patches:
     raise UserError(
-      f"the file has {rows:,} positions, expected {num_prefix} of prefix "
-      f"tokens and {grid[0]} x {grid[1]} of patches (frequency x time)"
+      f"the file has {rows:,} positions, expected {num_prefix} of the prefix "
+      f"and {grid[0]} x {grid[1]} (frequency x time) of patches"
     )
   if num_prefix:
     flat[PREFIX] = sequence[:num_prefix]
@@ -214,10 +214,11 @@ def revert(params: Params, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
       if names[0] in out:  # the rule has another target, which came before
         continue
       arrays = [flat[_fill(t, number)] for t in rule.targets]
-      values = rule.transform.backward(*arrays)
-      # Not ascontiguousarray, which turns a scalar into a list of one.
-      values = [np.asarray(v, order="C") for v in values]
-      out |= zip(names, values, strict=True)
+      for name, value in zip(
+        names, rule.transform.backward(*arrays), strict=True
+      ):
+        # Not ascontiguousarray, which turns a scalar into a list of one.
+        out[name] = np.asarray(value, order="C")
   return out
 
 

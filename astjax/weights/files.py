@@ -45,8 +45,6 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     with open(path, "rb") as f:
       if not f.read(1):
         raise UserError(f"{path} is empty, expected a file of weights")
-  except FileNotFoundError:
-    raise UserError(f"there is no file {path}") from None
   except OSError as e:
     raise file_error(e, f"cannot read {path}: {e.strerror}") from None
   if path.suffix == ".safetensors":
@@ -161,9 +159,9 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
   """A JSON object."""
   try:
     value = json.loads(path.read_text(encoding="utf-8"))
-  except FileNotFoundError:
-    raise UserError(f"there is no {path}") from None
-  except (OSError, ValueError, RecursionError) as e:
+  except OSError as e:
+    raise file_error(e, f"cannot read {path}: {e.strerror}") from None
+  except (ValueError, RecursionError) as e:
     raise UserError(f"{path} is not whole JSON: {e}") from None
   if not isinstance(value, dict):
     raise UserError(f"{path} holds no JSON object")

@@ -26,11 +26,7 @@ _PROBLEMS = {
 }
 AST = "audio-spectrogram-transformer"
 # The prefix tokens of what can be read.
-_PREFIXES = {
-  AST: ("cls", "dist"),
-  "deit": ("cls", "dist"),
-  "vit": ("cls",),
-}
+_PREFIXES = {AST: ("cls", "dist"), "deit": ("cls", "dist"), "vit": ("cls",)}
 _EXTRACTOR = "preprocessor_config.json"
 
 
@@ -180,11 +176,9 @@ def _check(info: ModelInfo) -> Head:
   head, patch = info.head, tuple(info.model["patch_size"])
   if head is None:
     raise UserError("the model has no classifier, Hugging Face's AST has one")
-  names = info.class_names
+  names, prefix = info.class_names, tuple(info.model["prefix"])
   problems = {
-    "needs the tokens cls and dist": (
-      tuple(info.model["prefix"]) != _PREFIXES[AST]
-    ),
+    "needs the tokens cls and dist": prefix != _PREFIXES[AST],
     "averages the prefix tokens, not the patches": head.pooling != "prefix",
     "has a classifier on the last block alone": head.projection,
     f"has square patches, not {patch}": patch[0] != patch[1],

@@ -55,8 +55,7 @@ def identify(
   if found is None:
     raise UserError(
       f"these names belong to no known model: {', '.join([*names][:4])}, ...; "
-      "known are AST (official, Hugging Face), SSAST (official), ASiT "
-      "(official), DeiT and ViT (timm, Hugging Face, Google)"
+      "known are AST, SSAST, ASiT, DeiT and ViT (docs/weights.md)"
     )
   bare = _Bare(found, options, file_name, known)
   grid = options.grid or grid
@@ -69,12 +68,9 @@ def identify(
   if found.network:
     bare.notes.append(f"of two networks the {found.network}")
   info = bare.agreeing(info) if info else bare.guess(grid)
-  flat = convert.lay_out(
-    bare.flat,
-    len(bare.model["prefix"]),
-    grid,
-    may_lack_prefix=found.kind.startswith("Google"),
-  )
+  is_google = found.kind.startswith("Google")
+  num_prefix = len(bare.model["prefix"])
+  flat = convert.lay_out(bare.flat, num_prefix, grid, may_lack_prefix=is_google)
   expected = info.expected_params(grid)
   if bare.is_image:  # three channels, which `adapt` sums
     kernel = jax.ShapeDtypeStruct(flat[adapt.KERNEL].shape, np.float32)
@@ -115,9 +111,7 @@ class _Bare:
       side = math.isqrt(max(count, 0))
       if side and side * side == count:
         return side, side
-    raise UserError(
-      f"{self._num_positions} positions, no square; give the grid"
-    )
+    raise UserError("its positions are no square grid; give the grid")
 
   def layout(self) -> tuple[int, int]:
     """The grid (F', T') of a model of sounds."""
@@ -145,10 +139,8 @@ class _Bare:
     patch, given = self.model["patch_size"], self.options.stride
     if self.pretrained_by:
       if given and tuple(given) != patch:
-        raise UserError(
-          f"{self.pretrained_by} is pre-trained on patches that do not "
-          f"overlap: the stride is {by(patch)}, not {by(given)}"
-        )
+        why = f"{self.pretrained_by}'s patches do not overlap"
+        raise UserError(f"{why}: the stride is {by(patch)}, not {by(given)}")
       return patch, f"{self.pretrained_by}'s patches do not overlap"
     if given:
       return given, "as given"
@@ -178,7 +170,9 @@ class _Bare:
     # 64 numbers a head, as in all models that are known here.
     num_heads = self.options.num_heads or (0 if width % 64 else width // 64)
     if not num_heads:
-      raise UserError(f"a width of {width} tells no head count; give num_heads")
+      raise UserError(
+        f"a width of {width} does not tell the number of heads; give num_heads"
+      )
     objective = _objective(self.flat, self.pretrained_by, width)
     return ModelInfo(
       model=self.model
@@ -235,14 +229,10 @@ def _sizes(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
   norm, fc1 = "backbone/encoder/norm/scale", "backbone/encoder/block_0/mlp/fc1"
   needed = (norm, f"{fc1}/bias", adapt.KERNEL, convert.sequence_of(flat))
   convert.refuse([f"- {k} is not in the file" for k in needed if k not in flat])
-  blocks = [
-    int(m.group(1))
-    for path in flat
-    if (m := re.match(r"backbone/encoder/block_(\d+)/", path))
-  ]
+  blocks = re.findall(r"^backbone/encoder/block_(\d+)/", "\n".join(flat), re.M)
   return {
     "width": flat[norm].size,
-    "depth": max(blocks) + 1,
+    "depth": max(map(int, blocks)) + 1,
     "mlp_dim": flat[f"{fc1}/bias"].size,
     "patch_size": flat[adapt.KERNEL].shape[:2],
     "prefix": tuple(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,11 +13,18 @@ from astjax.weights import files, layouts
 from astjax.weights.convert import INPUT_SIZE, SEQUENCE, TIME_SEQUENCE, Rule
 
 
-def _linear(source: str, target: str) -> tuple[Rule, Rule]:
+def _layer(
+  source: str, target: str, weight: str, transform: layouts.Transform
+) -> tuple[Rule, Rule]:
+  """A layer of torch: its weight, which is called otherwise here, and bias."""
   return (
-    Rule((source + ".weight",), (target + "/kernel",), layouts.LINEAR),
+    Rule((source + ".weight",), (f"{target}/{weight}",), transform),
     Rule((source + ".bias",), (target + "/bias",)),
   )
+
+
+_norm = functools.partial(_layer, weight="scale", transform=layouts.KEEP)
+_linear = functools.partial(_layer, weight="kernel", transform=layouts.LINEAR)
 
 
 def _qkv(sources: Sequence[str], target: str) -> tuple[Rule, Rule]:
@@ -26,13 +34,6 @@ def _qkv(sources: Sequence[str], target: str) -> tuple[Rule, Rule]:
   return (
     Rule(weights, (target + "/kernel",), layouts.QKV_LINEAR),
     Rule(biases, (target + "/bias",), layouts.QKV_BIAS),
-  )
-
-
-def _norm(source: str, target: str) -> tuple[Rule, Rule]:
-  return (
-    Rule((source + ".weight",), (target + "/scale",)),
-    Rule((source + ".bias",), (target + "/bias",)),
   )
 
 
@@ -228,11 +229,8 @@ def _google(norms, mlp, attention) -> tuple[Rule, ...]:
   source = "Transformer/encoderblock_{i}/"
   attention = f"{source}MultiHeadDotProductAttention_{attention}/"
   mlp = f"{source}MlpBlock_{mlp}/"
-  qkv, proj, patch = (
-    _BLOCK + "attn/qkv",
-    _BLOCK + "attn/proj",
-    "backbone/patch_embed",
-  )
+  qkv, proj = _BLOCK + "attn/qkv", _BLOCK + "attn/proj"
+  patch = "backbone/patch_embed"
 
   def projections(kind):
     return tuple(f"{attention}{k}/{kind}" for k in ("query", "key", "value"))

@@ -140,7 +140,7 @@ def test_a_folder_without_weights(tmp_path):
 
 def test_a_run_without_a_checkpoint(tmp_path):
   (tmp_path / "checkpoints").mkdir()
-  with pytest.raises(UserError, match=r"there is no .*model\.json"):
+  with pytest.raises(UserError, match=r"cannot read .*model\.json"):
     load.load(tmp_path)
 
 
