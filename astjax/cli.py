@@ -8,15 +8,14 @@ whether to start again without looking for words in the output.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import importlib.util
 import os
 import pathlib
 import re
+import runpy
 import sys
 import traceback
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from absl import logging
@@ -25,12 +24,10 @@ from astjax.errors import Outage, Stopped, UserError, nearest
 
 
 class Parser(argparse.ArgumentParser):
-  """The flags of a command.
+  """The flags of a command; --help shows its docstring.
 
-  Args:
-    description: what --help shows, the docstring of the command.
-    config: take --config=FILE.py[:ARGUMENT] and --config.KEY=VALUE; `run` gives
-      the command a ConfigDict as `args.config`.
+  With `config` it takes --config=FILE.py[:ARGUMENT] and --config.KEY=VALUE, and
+  `run` gives the command a ConfigDict as `args.config`.
   """
 
   def __init__(self, description: str | None, *, config: bool = False):
@@ -41,11 +38,8 @@ class Parser(argparse.ArgumentParser):
     )
     self.has_config = config
     if config:
-      self.add_argument(
-        "--config",
-        metavar="FILE.py[:ARGUMENT]",
-        help="a config file; --config.KEY=VALUE sets any of its values",
-      )
+      what = "a config file; --config.KEY=VALUE sets any of its values"
+      self.add_argument("--config", metavar="FILE.py[:ARGUMENT]", help=what)
 
   def error(self, message: str) -> NoReturn:
     """One line, where argparse would print its usage before."""
@@ -56,8 +50,7 @@ def add_run_flags(parser: Parser) -> None:
   """The flags of a training beside its config."""
   add = parser.add_argument
   add("--workdir", default="", help="folder for everything the run writes")
-  what = "of process 0, to train on several processes; TPU pods, SLURM, Open "
-  what += "MPI and Kubernetes need none of these three flags"
+  what = "of process 0, to train on several processes; schedulers tell it"
   add("--coordinator", default="", metavar="HOST:PORT", help=what)
   what = "how many train together; 1 ignores a scheduler"
   add("--num_processes", type=int, metavar="N", help=what)
@@ -73,13 +66,9 @@ def run(
   *,
   pass_on: bool = False,
 ) -> int:
-  """Parses the flags and works; returns the exit code.
+  """Parses the flags and works; returns the exit code, which may be `work`'s.
 
-  Args:
-    work: what the command does; may return an exit code of its own.
-    parser: its flags.
-    argv: the words of the command line, by default those of this process.
-    pass_on: unknown words are no mistake, but `args.others`.
+  With `pass_on` words that are no flags are no mistake, but `args.others`.
   """
   # What orbax logs as an error, with a traceback, it raises as well.
   logging.set_verbosity(logging.FATAL)
@@ -111,77 +100,56 @@ def _parse(parser, argv, pass_on):
   args, others = parser.parse_known_args(argv)
   if parser.has_config:
     if not args.config:
-      raise UserError(
-        "no config: give one with --config=FILE.py, such as configs/demo.py"
-      )
+      raise UserError("no config: give one, such as --config=configs/demo.py")
     args.config, others = override(load_config(args.config), others)
   if pass_on:
     args.others = others
-  elif others and others[0].startswith("-"):
+  elif others and not others[0].startswith("-"):
+    raise UserError(f"unexpected argument {others[0]!r}; flags begin with --")
+  elif others:
     name = others[0].lstrip("-").split("=")[0]
     known = re.findall(r"--([\w.]+)", parser.format_usage())
     raise UserError(f"unknown flag --{name}.{nearest(name, known)}")
-  elif others:
-    raise UserError(f"unexpected argument {others[0]!r}; flags begin with --")
   return args
 
 
 def load_config(where: str) -> Any:
-  """The ConfigDict of FILE.py, or of FILE.py:ARGUMENT.
-
-  Raises:
-    UserError: there is no such file, or its get_config raises.
-  """
+  """The ConfigDict of FILE.py, or of FILE.py:ARGUMENT."""
   from ml_collections import ConfigDict
 
   path, colon, argument = where.partition(":")
   if not os.path.isfile(path):
     what = "is a folder" if os.path.isdir(path) else "does not exist"
-    raise UserError(
-      f"the config file {path!r} {what}; expected a path like configs/x.py"
-    )
+    raise UserError(f"the config file {path!r} {what}")
   _let_configs_be_imported()
-  spec = importlib.util.spec_from_file_location("config", path)
-  module = importlib.util.module_from_spec(spec)
-  with _mistakes_of(path):
-    spec.loader.exec_module(module)
-  if not hasattr(module, "get_config"):
-    raise UserError(f"the config file {path!r} has no function get_config")
-  with _mistakes_of(path):
-    config = module.get_config(*([argument] if colon else []))
+  try:
+    get_config = runpy.run_path(path).get("get_config")
+    if get_config is None:
+      raise UserError(f"the config file {path!r} has no function get_config")
+    config = get_config(*([argument] if colon else []))
+  except UserError:
+    raise
+  except SyntaxError as e:
+    place = f"{e.filename or path}, line {e.lineno or 1}"
+    raise UserError(f"the config is not Python: {place}: {e.msg}") from None
+  except Exception as e:
+    raise UserError(f"the config {path}: {type(e).__name__}: {e}") from None
   if not isinstance(config, ConfigDict):
     what = "nothing" if config is None else type(config).__name__
     raise UserError(
-      f"the config file's get_config() returned {what}, expected an "
-      "ml_collections.ConfigDict"
+      f"get_config() of {path!r} returned {what}, expected a ConfigDict"
     )
   return config
 
 
 def _let_configs_be_imported() -> None:
-  """`from configs import common` works, whatever the current folder is.
-
-  The configs are beside the package in a checkout, inside it if installed.
-  """
+  """`from configs import common` works, whatever the current folder is."""
+  # They are beside the package in a checkout, and inside it if installed.
   here = pathlib.Path(__file__).resolve().parent
   package = types.ModuleType("configs")
   folders = (here.parent / "configs", here / "configs", "configs")
   package.__path__ = [os.path.abspath(folder) for folder in folders]
   sys.modules.setdefault("configs", package)
-
-
-@contextlib.contextmanager
-def _mistakes_of(path: str) -> Iterator[None]:
-  """Whatever a config file raises is a mistake in it, told in one line."""
-  try:
-    yield
-  except SyntaxError as e:
-    raise UserError(
-      f"the config is not Python: {e.filename or path}, line {e.lineno or 1}: "
-      f"{e.msg}"
-    ) from None
-  except Exception as e:
-    raise UserError(f"the config {path}: {type(e).__name__}: {e}") from None
 
 
 def override(config: Any, words: Sequence[str]) -> tuple[Any, list[str]]:
@@ -193,13 +161,9 @@ def override(config: Any, words: Sequence[str]) -> tuple[Any, list[str]]:
   try:
     # Keys that a file leaves at their default can be set too; unknown ones are
     # found by `run.config`, which names the nearest.
+    free = {"lock_config": False, "accept_new_attributes": True}
     holder = config_flags.DEFINE_config_dict(
-      "config",
-      config,
-      lock_config=False,
-      accept_new_attributes=True,
-      flag_values=values,
-      sys_argv=words,
+      "config", config, flag_values=values, sys_argv=words, **free
     )
     others = values(words, known_only=True)[1:]
   except flags.Error as e:

@@ -34,17 +34,8 @@ class Stopped(Exception):
 
 
 # What a disk or a network says of itself, not of what was asked for.
-_OF_THE_MACHINE = frozenset(
-  (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EIO,
-    errno.ESTALE,
-    errno.ETIMEDOUT,
-    errno.ENOTCONN,
-    errno.EHOSTDOWN,
-  )
-)
+_OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE}
+_OF_THE_MACHINE |= {errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN}
 
 
 def warn(text: str) -> None:
@@ -108,35 +99,22 @@ def located(where: str) -> Iterator[None]:
 
 
 def call(
-  fn: Callable, where: str, given: Mapping[str, Any], /, *args: Any, **own: Any
-) -> Any:
-  """`fn(*args, **given, **own)` after checking what the user gave.
-
-  The signature is the schema: an unknown, missing or wrongly typed argument
-  raises a UserError that says `where` it stood.
-
-  Args:
-    fn: any function or class with annotated parameters.
-    where: how the user calls this place, e.g. "config.optim".
-    given: the user's keyword arguments.
-    *args: further arguments, which the user cannot give.
-    **own: the same by keyword.
-  """
-  return call_positional(fn, where, (), given, *args, **own)
-
-
-def call_positional(
   fn: Callable,
   where: str,
-  positional: Iterable[Any],
   given: Mapping[str, Any],
   /,
   *args: Any,
+  by_position: Iterable[Any] = (),
   **own: Any,
 ) -> Any:
-  """As `call`, with arguments that the user gave by position."""
-  parameters = inspect.signature(fn).parameters
-  positional = tuple(positional)
+  """`fn(*args, *by_position, **given, **own)`, after checking the user's part.
+
+  That is `given` and `by_position`. The signature is the schema: an unknown,
+  missing or wrongly typed argument raises a UserError that says `where` it
+  stood, such as "config.optim".
+  """
+  signature = inspect.signature(fn)
+  parameters = signature.parameters
   known = [
     name
     for i, (name, p) in enumerate(parameters.items())
@@ -148,17 +126,14 @@ def call_positional(
         f"unknown argument {name!r} in {where}.{nearest(name, known)}"
       )
   try:
-    bound = inspect.signature(fn).bind(*args, *positional, **given, **own)
+    bound = signature.bind(*args, *by_position, **given, **own)
   except TypeError as e:
-    takes = ", ".join(
-      name
-      if parameters[name].default is inspect.Parameter.empty
-      or not isinstance(parameters[name].default, (int, float, str, tuple))
-      else f"{name}={parameters[name].default!r}"
-      for name in known
-    )
+    bare = [
+      parameters[k].replace(annotation=inspect.Parameter.empty) for k in known
+    ]
+    takes = ", ".join(map(str, bare))
     raise UserError(f"{where}: {e}; it takes ({takes})") from None
-  # Of a dataclass each base's fields are resolved where that base stands.
+  # Annotations of a dataclass are resolved in the module of each base class.
   is_plain_class = inspect.isclass(fn) and not dataclasses.is_dataclass(fn)
   hints = typing.get_type_hints(
     fn.__init__ if is_plain_class else fn, include_extras=True
@@ -202,10 +177,8 @@ def _fits(value: Any, hint: Any) -> bool:
     return any(value == a and type(value) is type(a) for a in args)
   if hint is None or hint is type(None):
     return value is None
-  if hint is float:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-  if hint is int:
-    return isinstance(value, int) and not isinstance(value, bool)
+  if hint in (int, float):  # an int may stand for a float, a bool for neither
+    return isinstance(value, (int, hint)) and not isinstance(value, bool)
   if hint in (str, bool):
     return isinstance(value, hint)
   if origin in (tuple, list) or hint in (tuple, list):
@@ -230,10 +203,8 @@ def _hint_name(hint: Any) -> str:
     return " | ".join(map(_hint_name, args))
   if origin in (tuple, list):
     return f"{origin.__name__}[{', '.join(map(_hint_name, args))}]"
-  if hint in (None, type(None)):
-    return "None"
-  if hint is Ellipsis:
-    return "..."
+  if hint in (None, type(None), Ellipsis):
+    return "..." if hint is Ellipsis else "None"
   if origin is typing.Literal:
     return "one of " + ", ".join(map(repr, args))
   if isinstance(hint, type) and origin is None:

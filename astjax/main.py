@@ -32,10 +32,7 @@ def _train(args: argparse.Namespace) -> None:
   from astjax.run import processes
 
   group = processes.find(
-    os.environ,
-    coordinator=args.coordinator,
-    num_processes=args.num_processes,
-    process_id=args.process_id,
+    os.environ, args.coordinator, args.num_processes, args.process_id
   )
   if group is not None:
     processes.join(group)

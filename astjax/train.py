@@ -1,9 +1,8 @@
 """The one loop for any task: start or resume, step, log, evaluate, save.
 
-Reads top to bottom as the story of a training job. The restore order is: the
-newest intact checkpoint of the work directory, if there is one; else fresh
-parameters, under the weights of `config.init_from` if it is set, then the
-task's state.
+Reads top to bottom as the story of a training. It starts from the newest intact
+checkpoint of the work directory, if there is one; else from the weights of
+`config.init_from`, if that is set; else from fresh parameters.
 """
 
 from __future__ import annotations
@@ -20,19 +19,20 @@ from flax import traverse_util
 from jax.sharding import Mesh
 
 from astjax.engine import sharding
-from astjax.engine.devices import Trace, chip_of, peak_memory
+from astjax.engine.devices import Trace, peak_memory
 from astjax.engine.devices import parse_window as parse_window
 from astjax.engine.step import train_key
-from astjax.errors import Stopped, UserError, warn
+from astjax.errors import Stopped, UserError
 from astjax.run import record as run_record
 from astjax.run import workdir
 from astjax.run.checkpoint import Checkpoints
 from astjax.run.config import interval
 from astjax.run.evaluation import Evaluations
 from astjax.run.job import build, fresh_state, warm_params
-from astjax.run.log import Console, MetricLog, Window, duration
+from astjax.run.log import Console, MetricLog, Window, progress_line
 from astjax.run.processes import Signals
 from astjax.run.streams import Stream, unreadable
+from astjax.types import Batch
 
 
 def train_and_evaluate(
@@ -43,18 +43,16 @@ def train_and_evaluate(
   stop_at: int | None = None,
   profile: tuple[int, int] | None = None,
 ) -> list[dict[str, Any]]:
-  """Trains, evaluates and saves; the same call resumes.
+  """Trains, evaluates and saves; returns the objects of `metrics.jsonl`.
+
+  The same call resumes.
 
   Args:
     config: see `run.config.RunConfig`.
     workdir_path: everything the run writes goes here.
     mesh: the devices; all of them by default.
     stop_at: save and return at this step, as if asked to by a signal.
-    profile: (first step, number of steps) to write a trace of to `profile/` in
-      the work directory.
-
-  Returns:
-    The history: the objects of `metrics.jsonl`.
+    profile: (first step, number of steps) to trace, to WORKDIR/profile.
 
   Raises:
     UserError: a mistake in what was given, or a loss that is not finite.
@@ -65,34 +63,23 @@ def train_and_evaluate(
   folder = workdir.prepare(workdir_path)
   if profile and profile[0] >= job.total_steps:
     raise UserError(
-      f"--profile begins with step {profile[0]}, and the run ends before step "
+      f"--profile begins with step {profile[0]}, and the run has "
       f"{job.total_steps}"
     )
   is_main = jax.process_index() == 0
   console = Console(is_main)
-  for notice in workdir.claim(
-    folder,
-    job.config,
-    job.train.data(),
-    length_matters=job.task.length_matters,
-  ):
-    console.say(f"note: {notice}")
+  notices = workdir.claim(folder, job)
 
   # --- Start or resume.
   record = run_record.start(job.config, job.steps_per_epoch)
   checkpoints = Checkpoints(folder, keep=job.config.checkpoint.keep)
   tx, state, origin = _start_or_resume(job, record, checkpoints, folder)
-  log = MetricLog(
-    folder,
-    first_step=int(state.step),
-    active=is_main,
-    tensorboard=job.config.log.tensorboard,
-  )
-  if is_main:
-    facts = job.facts(int(state.step)) | {"workdir": folder}
-    console.block(f"astjax: {job.config.task}", facts)
-    for line in origin:
-      console.say(line)
+  step = int(state.step)
+  log = MetricLog(folder, step, is_main, job.config.log.tensorboard)
+  facts = job.facts(step) | {"workdir": folder}
+  console.block(f"astjax: {job.config.task}", facts)
+  for line in [*notices, *origin]:
+    console.say(line)
 
   # --- Train.
   loop = _Loop(job, tx, state, record, checkpoints, log, console, folder)
@@ -109,8 +96,7 @@ def _start_or_resume(job, record, checkpoints, folder):
   """(optimiser, state, lines that say where the weights are from)."""
   tx, state = fresh_state(job)
   info, origin = None, []
-  restored = checkpoints.restore(state)
-  if restored is not None:
+  if restored := checkpoints.restore(state):
     state, saved = restored
     record.restore(int(state.step), saved)
   elif job.config.init_from:
@@ -119,49 +105,34 @@ def _start_or_resume(job, record, checkpoints, folder):
     tx, state = fresh_state(job, params)
   if jax.process_index() == 0:
     workdir.write_versions(folder)
-    workdir.write_parameters(folder, state.params)
-    if restored is None:
-      workdir.write_model(folder, job.model_info(info).to_json())
-    if origin:
-      workdir.write_init_from(folder, origin)
+    if not restored:
+      model = job.model_info(info)
+      workdir.write_start(folder, model, state.params, origin)
   return tx, state, origin
 
 
 class _Loop:
-  """The steps of one run, and what happens between them.
-
-  `step` counts the steps that have been started; the state on the devices is
-  the one after them.
-  """
+  """The steps of one run, and what happens between them."""
 
   def __init__(self, job, tx, state, record, checkpoints, log, console, folder):
     self.job, self.state, self.record = job, state, record
     self.checkpoints, self.folder = checkpoints, folder
     self.log, self.console = log, console
-    self.step = int(state.step)
+    self.step = int(state.step)  # how many have been started
     self.window = Window(self.step)
     self.key = train_key(job.config.seed)
     self.schedule = job.schedule()
-    self.shardings = sharding.of_state(state, job.mesh)
-    self.train_step = job.train_step(tx, self.shardings)
+    shardings = sharding.of_state(state, job.mesh)
+    self.train_step = job.train_step(tx, shardings)
     self.evaluations = Evaluations(
-      job, self.shardings, record, checkpoints, log, console, folder
+      job, shardings, record, checkpoints, log, console, folder
     )
     self.signals = Signals()
     self.num_unreadable = 0
-    every = job.config.checkpoint
-    self.save_every = interval(
-      every.every_epochs, every.every_steps, job.steps_per_epoch
-    )
-    chip = chip_of(job.mesh.devices.flat[0])
-    # The share of the peak that one example per second is.
-    self.use = (
-      job.flops_per_example() / (chip.flops * job.mesh.size) if chip else None
-    )
+    self.save_every = interval(job.config.checkpoint, job.steps_per_epoch)
+    self.share_of_peak = job.share_of_peak()
 
-  def run(
-    self, stop_at: int | None, profile: tuple[int, int] | None = None
-  ) -> None:
+  def run(self, stop_at: int | None, profile: tuple[int, int] | None) -> None:
     """From the current step to the end."""
     job, total = self.job, self.job.total_steps
     if self.step >= total:
@@ -172,30 +143,26 @@ class _Loop:
     batches = job.train.train_batches(job.config.seed, self.step, total)
     trace = Trace(self.folder / "profile", profile)
     self.console.start_bar(total, self.step)
-    with (
-      contextlib.closing(batches),
-      contextlib.closing(trace),
-      self.signals,
-    ):
-      self._evaluate_what_is_owed()
+    with contextlib.closing(batches), contextlib.closing(trace), self.signals:
+      # --- First, the evaluations that a signal cut off.
+      owed = {k: v for k, v in job.evals.items() if k in self.record.owed}
+      self._evaluate(owed)
       self.window = Window(self.step)
       while self.step < total:
         self._train_one_step(batches, trace)
-        if self.step % job.config.log.every_steps == 0 or self.step == total:
+        if _is_due(self.step, job.config.log.every_steps) or self.step == total:
           self._log()
         started = time.perf_counter()
         is_stopped = self._after_step(stop_at)
         self.window.paused += time.perf_counter() - started
         if is_stopped:
           return
-    # --- The end: outside of the signals' context, since all is saved.
+    # --- The end. All is saved, so a signal may end the process at once again.
     self.checkpoints.wait()
     self.evaluations.run_best(self.state, job.evals)
     self.evaluations.say_results(self.step)
 
-  def _train_one_step(
-    self, batches: Iterator[dict[str, np.ndarray]], trace: Trace
-  ) -> None:
+  def _train_one_step(self, batches: Iterator[Batch], trace: Trace) -> None:
     """Starts one step; the devices may still be busy with those before."""
     window, record = self.window, self.record
     window.paused += trace.before(self.step, self.state)
@@ -203,10 +170,10 @@ class _Loop:
     started = time.perf_counter()
     batch = next(batches)
     window.waited += time.perf_counter() - started
+    rows = sharding.to_global(batch, self.job.mesh)
     # --- The step. A plateau's scale is an argument only where there is one, so
     # that without that section it is the same program.
     scale = [np.float32(record.lr_scale)] if record.plateau else []
-    rows = sharding.to_global(batch, self.job.mesh)
     self.state, metrics = self.train_step(
       self.state, rows, self.step, self.key, *scale
     )
@@ -233,39 +200,37 @@ class _Loop:
     due = {
       name: stream
       for name, stream in self.job.evals.items()
-      if not stream.of_best
-      and (is_last or (stream.every and self.step % stream.every == 0))
+      if not stream.of_best and (is_last or _is_due(self.step, stream.every))
     }
     # Whoever is told to stop has seconds, not the time of an evaluation. The
     # next start makes up for it before its first step: otherwise a plateau or
     # an ensemble would depend on when a machine was taken away.
-    record.owed = tuple(due) if is_asked and not is_last else ()
-    improved = False
-    if due and not record.owed:
-      self._check()
-      improved = self._evaluate(due)
-    if is_last and record.average:
+    is_owed = is_asked and not is_last
+    improved = self._evaluate({} if is_owed else due)
+    record.owed = tuple(due) if is_owed else ()
+    if is_last:
       self.evaluations.run_average(self.state, self.job.evals)
     # --- Save, after the record knows of the evaluation.
-    is_due = self.save_every and self.step % self.save_every == 0
-    if is_due or improved or is_last or is_stop:
+    if _is_due(self.step, self.save_every) or improved or is_last or is_stop:
       self._check()
       self._save()
     if is_stop:
       self.checkpoints.wait()
-      self.console.say(
-        f"stopped and saved at step {self.step} of {self.job.total_steps}"
-      )
+      total = self.job.total_steps
+      self.console.say(f"stopped and saved at step {self.step} of {total}")
       if is_asked:
         raise Stopped(self.signals.received, self.step)
     return is_stop
 
-  def _evaluate_what_is_owed(self) -> None:
-    """The evaluations that were due when a signal stopped the run."""
-    due = {k: v for k, v in self.job.evals.items() if k in self.record.owed}
+  def _evaluate(self, streams: Mapping[str, Stream]) -> bool:
+    """Runs these evaluations; whether there is a new best."""
     self.record.owed = ()
-    if due:
-      self._evaluate(due)
+    if not streams:
+      return False
+    self._check()
+    improved = self.evaluations.run(self.state, streams)
+    self._report_unreadable()
+    return improved
 
   def _check(self, *, leave: int = 0) -> None:
     """Looks at finished steps; a non-finite one ends the run."""
@@ -274,7 +239,7 @@ class _Loop:
       step, ids, metrics = window.pending.popleft()
       metrics = {k: float(v) for k, v in metrics.items()}
       if not metrics.pop("finite"):
-        self._give_up(step, ids, metrics)
+        self._give_up(step, ids.tolist(), metrics)
       window.add(metrics)
       self.console.advance(step + 1)
 
@@ -282,68 +247,44 @@ class _Loop:
     # No step changes the state any more once one was not finite.
     self._save()
     self.checkpoints.wait()
-    source = self.job.train.reader.source
-    names = ", ".join(source.name(int(i)) for i in ids[:3])
+    names = ", ".join(map(self.job.train.reader.source.name, ids[:3]))
     raise UserError(
       f"step {step}: loss {metrics['loss']:.4g}, gradient norm "
-      f"{metrics['grad_norm']:.4g}: not finite. Batch ids "
-      f"{[int(i) for i in ids]} ({names}, ...). The last good state is saved "
-      f"as step {int(self.state.step)} in {self.checkpoints.folder}"
+      f"{metrics['grad_norm']:.4g}: not finite. Batch ids {ids} ({names}, "
+      f"...). The state before it is saved in {self.checkpoints.folder}"
     )
+
+  def _save(self) -> None:
+    self.checkpoints.save(self.state, self.record.to_saved())
 
   def _log(self) -> None:
     """One line of metrics; the next window begins."""
     self._check()
     self.checkpoints.check()
-    run, window, total = self.job.config, self.window, self.job.total_steps
-    values = {f"train/{k}": v for k, v in window.means().items()}
-    lr = float(self.schedule(self.step - 1))
+    values = {f"train/{k}": v for k, v in self.window.means().items()}
+    lr = float(self.schedule(self.step - 1))  # of the step just made
     values["train/lr"] = lr * self.record.lr_scale
     values["train/epoch"] = self.step / self.job.steps_per_epoch
-    values |= window.speed(self.step, run.input.batch_size)
-    used = ""
-    if self.use is not None:
-      values["perf/mfu"] = self.use * values["perf/examples_per_s"]
-      used += f"  MFU {100 * values['perf/mfu']:.0f}%"
+    values |= self.window.speed(self.step, self.job.config.input.batch_size)
+    if self.share_of_peak:
+      values["perf/mfu"] = self.share_of_peak * values["perf/examples_per_s"]
     if (memory := peak_memory()) is not None:
       values["perf/memory_gib"] = memory
-      used += f"  {memory:.1f} GiB"
     self.log.write(self.step, values)
-    left = (total - self.step) * window.seconds / (self.step - window.first)
-    self.console.say(
-      f"step {self.step}/{total} ({100 * self.step / total:.0f}%)"
-      f"  loss {values['train/loss']:.4f}  lr {values['train/lr']:.3g}"
-      f"  {values['perf/step_ms']:.0f} ms/step"
-      f"  {values['perf/examples_per_s']:.1f} examples/s"
-      f"  data wait {100 * values['perf/data_wait']:.0f}%{used}"
-      f"  ETA {duration(left)}"
-    )
+    self.console.say(progress_line(self.step, self.job.total_steps, values))
     self._report_unreadable()
     self.window = Window(self.step)
 
-  def _evaluate(self, streams: Mapping[str, Stream]) -> bool:
-    """Runs these evaluations; whether there is a new best."""
-    improved = self.evaluations.run(self.state, streams)
-    self._report_unreadable()
-    return improved
-
-  def _save(self) -> None:
-    self.checkpoints.save(self.state, self.record.to_saved())
-
   def _report_unreadable(self) -> None:
+    """Logs and lists the recordings that could not be read, if any are new."""
     reports = unreadable([self.job.train, *self.job.evals.values()])
-    count = sum(len(rows) for rows in reports.values())
-    if count == self.num_unreadable or jax.process_index() != 0:
-      return
-    self.num_unreadable = count
-    workdir.write_unreadable(self.folder, reports)
-    self.log.write(
-      self.step,
-      {f"{name}/unreadable": len(rows) for name, rows in reports.items()},
-    )
-    name, reason = next(rows[-1] for rows in reports.values() if rows)
-    warn(
-      f"{count} recording(s) could not be read so far, such as {name}: "
-      f"{reason}; replaced in training, left out of evaluations, listed in "
-      "unreadable.txt"
-    )
+    counts = {f"{name}/unreadable": len(rows) for name, rows in reports.items()}
+    count = sum(counts.values())
+    if count != self.num_unreadable and jax.process_index() == 0:
+      self.num_unreadable = count
+      self.log.write(self.step, counts)
+      workdir.write_unreadable(self.folder, reports)
+
+
+def _is_due(step: int, every: int) -> bool:
+  return every > 0 and step % every == 0

@@ -68,11 +68,10 @@ def main() -> None:
     )
     seconds = time.perf_counter() - started
     memory = program.memory_analysis()
-    sent = aot.read_traffic(program.as_text())
     found[name] = {
       "arguments": memory.argument_size_in_bytes,
       "temporaries": memory.temp_size_in_bytes,
-      "sent": {kind: one["nbytes"] for kind, one in sent.items()},
+      "sent": aot.read_traffic(program.as_text()),
       "compile_s": round(seconds, 1),
     }
   sizes = {k: v["arguments"] for k, v in found.items()}

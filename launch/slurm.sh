@@ -25,7 +25,8 @@ set -uo pipefail
 
 # srun does not take this one over by itself.
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
-# The processes end each other, and save first: srun must not kill them.
+# Told to stop, each process saves first. Where one fails, JAX ends the others,
+# most often with code 134. So srun must not kill any.
 launch/supervise.sh srun --kill-on-bad-exit=0 \
   "${PYTHON:-.venv/bin/python}" -m astjax.main "$@"
 code=$?

@@ -67,12 +67,11 @@ def test_a_config_is_read_from_any_folder(copied, tmp_path):
   if copied:
     path = shutil.copy(path, tmp_path / "mine.py")
   code = (
-    "from astjax import main\n"
+    "from astjax import cli\n"
     "sys.path.pop(0)\n"  # as if astjax alone were installed
-    "main.run(lambda: print(main.config().input.source_kw.csv))"
+    "print(cli.load_config(sys.argv[1]).input.source_kw.csv)"
   )
-  flag = f"--config={path}:imagenet"
-  assert run_in(tmp_path, code, flag) == "meta/esc50.csv\n"
+  assert run_in(tmp_path, code, f"{path}:imagenet") == "meta/esc50.csv\n"
 
 
 def test_configs_are_a_package_of_any_name(tmp_path):

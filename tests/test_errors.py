@@ -208,9 +208,7 @@ def test_own_arguments_are_not_checked():
 
 
 def test_positional():
-  call = lambda positional, given: errors.call_positional(
-    shape, "op", positional, given
-  )
+  call = lambda args, given: errors.call(shape, "op", given, by_position=args)
   assert call((4, 0.1), {"name": "z"})["rate"] == 0.1
   with pytest.raises(UserError, match=r"^op: rate='x' is str"):
     call((4, "x"), {})

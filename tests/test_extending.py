@@ -10,7 +10,7 @@ import pytest
 
 from astjax import models, tasks
 from astjax.data import sources
-from astjax.ops import recipe, xp
+from astjax.ops import frontend, host_ops, recipe, xp
 from astjax.run import job
 from astjax.weights import load
 from tests import toy_mae
@@ -142,14 +142,19 @@ def test_a_backbone_and_a_source(tmp_path):
 
 
 def test_an_op():
-  from astjax.ops import frontend
-
+  """The same on both sides."""
   block("host_ops.OPS")
-  (op,) = recipe.parse("gain(1.5)", {"gain": frontend.OPS.pop("gain")}, "x")
-  x = np.ones((4, 3), np.float32)
-  key = jax.random.key_data(jax.random.key(0, impl="threefry2x32"))
-  out = recipe.apply((op,), {"fbank": x}, np.asarray(key), xp.NUMPY)["fbank"]
-  assert 1.0 <= out[0, 0] < 1.5 and (out == out[0, 0]).all()
+  x, found = np.ones((4, 3), np.float32), []
+  key = jax.random.key(0, impl="threefry2x32")
+  for table, own_key, side in (
+    (host_ops.OPS, np.asarray(jax.random.key_data(key)), xp.NUMPY),
+    (frontend.OPS, key, xp.JAX),
+  ):
+    ops = recipe.parse("gain(1.5)", table, "config.input")
+    del table["gain"]
+    found.append(recipe.apply(ops, {"fbank": x}, own_key, side)["fbank"])
+  assert 1.0 < found[0][0, 0] < 1.5 and (found[0] == found[0][0, 0]).all()
+  np.testing.assert_array_equal(*found)
 
 
 def test_an_export(whole, tmp_path, capsys):

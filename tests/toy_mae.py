@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from astjax import errors, models, tasks
-from astjax.engine.task import LossOut, Task
-from astjax.models import ast, vit
+from astjax.engine.task import LossOut, Task, keys_of_ids
+from astjax.models import ast, heads, vit
 from astjax.ops import losses, masking
-from astjax.tasks.base import cut, inputs, keys_of_ids
+from astjax.tasks.base import cut, inputs
 
 
 class Mae(nn.Module):
@@ -77,7 +77,7 @@ class MaeTask(Task):
 
   def features(self, params, task_state, batch):
     weights = {"params": params["backbone"]}
-    return ast.pool(self.backbone.apply(weights, **inputs(batch)), "tokens")
+    return heads.pool(self.backbone.apply(weights, **inputs(batch)), "tokens")
 
   def _draw(self, keys, batch):
     rows, columns = cut(batch, self.backbone).shape[1:3]

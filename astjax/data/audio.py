@@ -9,15 +9,7 @@ import numpy as np
 import soundfile
 
 SUFFIXES = (
-  ".wav",
-  ".flac",
-  ".ogg",
-  ".opus",
-  ".mp3",
-  ".aiff",
-  ".aif",
-  ".au",
-  ".w64",
+  *(".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64"),
 )
 
 _BLOCK = 1 << 20  # samples
@@ -28,23 +20,17 @@ class UnreadableAudio(Exception):
 
 
 def read(path: str | os.PathLike) -> tuple[np.ndarray, int]:
-  """Decodes a file.
-
-  Returns:
-    (float32 [S] or [S, channels] in [-1, 1], sampling rate in Hz).
+  """A file as float32 [S] or [S, channels] in [-1, 1], and its rate in Hz.
 
   Raises:
     UnreadableAudio: missing, empty, corrupt, without samples, or not finite.
   """
-  try:
-    parts = list(blocks(path))
-    return np.concatenate([audio for audio, _ in parts]), parts[0][1]
-  except MemoryError as e:
-    raise UnreadableAudio(str(e) or "MemoryError") from None
+  parts = list(blocks(path))
+  return np.concatenate([audio for audio, _ in parts]), parts[0][1]
 
 
 def blocks(path: str | os.PathLike) -> Iterator[tuple[np.ndarray, int]]:
-  """Decodes a file piece by piece; arguments and errors as of `read`."""
+  """As `read`, piece by piece."""
   # Never as a whole: a broken header may claim any length, and memory for it.
   try:
     if os.path.getsize(path) == 0:
@@ -58,9 +44,7 @@ def blocks(path: str | os.PathLike) -> Iterator[tuple[np.ndarray, int]]:
           raise UnreadableAudio("it holds samples that are not finite")
         yield audio, file.samplerate
         audio = file.read(_BLOCK, dtype="float32")
-  except OSError as e:
-    raise UnreadableAudio(e.strerror or str(e)) from None
-  except soundfile.LibsndfileError as e:
-    raise UnreadableAudio(e.error_string) from None
-  except (TypeError, ValueError, RuntimeError, MemoryError) as e:
-    raise UnreadableAudio(str(e) or type(e).__name__) from None
+  except (OSError, soundfile.SoundFileError, ValueError, MemoryError) as e:
+    # Without the path, which an OSError's own text has.
+    said = getattr(e, "strerror", None) or getattr(e, "error_string", None)
+    raise UnreadableAudio(said or str(e) or type(e).__name__) from None

@@ -8,6 +8,7 @@ position), so that any step can be reached directly, on any number of processes.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 
@@ -18,28 +19,21 @@ from astjax.errors import UserError, lookup
 from astjax.ops.xp import NUMPY, random_key
 
 
+@dataclasses.dataclass(eq=False)
 class Order:
-  """The stream of a source of `num_examples` examples.
+  """The stream of n = `num_examples` examples in batches of B.
 
-  Args:
-    seed: of the order and of the keys.
-    num_examples: n.
-    batch_size: B.
-    weights: [n], how likely each example is at each position; None goes through
-      all of them once per epoch.
+  `weights` [n] say how likely each example is at each position; None goes
+  through all of them once per epoch.
   """
 
-  def __init__(
-    self,
-    seed: int,
-    num_examples: int,
-    batch_size: int,
-    weights: np.ndarray | None = None,
-  ):
-    self.seed = seed
-    self.num_examples = num_examples
-    self.batch_size = batch_size
-    self._cumulative = None if weights is None else np.cumsum(weights)
+  seed: int
+  num_examples: int
+  batch_size: int
+  weights: np.ndarray | None = None
+
+  def __post_init__(self):
+    self._cumulative = None if self.weights is None else np.cumsum(self.weights)
     self._epoch = functools.lru_cache(maxsize=2)(self._make_epoch)
 
   def _make_epoch(self, epoch: int) -> np.ndarray:
@@ -92,11 +86,6 @@ def draw_weights(source: Source, draw: str, where: str) -> np.ndarray | None:
   A source made of several with shares (`Several`) keeps them under any draw:
   its parts' weights are scaled to their shares.
 
-  Args:
-    source: of the training.
-    draw: a key of `DRAWS`.
-    where: section of the config, for errors.
-
   Raises:
     UserError: an unknown draw, or examples that would never be drawn.
   """
@@ -115,7 +104,7 @@ def draw_weights(source: Source, draw: str, where: str) -> np.ndarray | None:
   return weights
 
 
-def _check_drawn(weights, what):
+def _check_drawn(weights: np.ndarray, what: str) -> None:
   if not weights.sum() > 0:
     raise UserError(f"{what} has a label, so none would be drawn")
 
@@ -126,8 +115,7 @@ def process_rows(
   """The rows of a global batch that one process provides: disjoint slices."""
   if batch_size % process_count:
     raise UserError(
-      f"a batch of {batch_size} does not divide evenly over {process_count} "
-      "processes"
+      f"a batch of {batch_size} does not divide over {process_count} processes"
     )
   local = batch_size // process_count
   return range(process_index * local, (process_index + 1) * local)

@@ -27,8 +27,6 @@ Shapes = dict[str, tuple[tuple[int, ...], np.dtype]]
 # What the host needs on the way and the device does not.
 _HOST_ONLY = ("index", "replace", "sample_rate", "partner", "share")
 
-_FEW = 100  # samples
-
 
 def hide_accelerators() -> None:
   """Keeps TensorFlow off the devices that JAX will use.
@@ -54,31 +52,21 @@ def train_batches(
 ) -> Iterator[dict[str, np.ndarray]]:
   """Rows of one process, of the steps first_step ... last_step - 1.
 
-  Args:
-    reader: the recordings.
-    ops: of the host, made with the same reader.
-    batch_size: B, over all processes.
-    seed: of the order and of all draws.
-    first_step: where to begin.
-    last_step: where to end.
-    weights: from `order.draw_weights`.
-    process_index: of this process.
-    process_count: number of processes.
+  `ops` are made with the same reader, `batch_size` is that of all processes
+  together, `weights` come from `order.draw_weights`.
 
   Raises:
     UserError: no readable recording, or one that does not suit the recipe.
   """
   stream = order.Order(seed, len(reader.source), batch_size, weights)
-  rows = order.process_rows(batch_size, process_index, process_count)
 
-  def row(i):
-    step, place = divmod(i, len(rows))
-    position = step * batch_size + rows.start + place
+  def example(position):
     start = _start(stream.index(position), replace=True)
     return recipe.apply(ops, start, stream.key(position), NUMPY)
 
-  span = range(first_step * len(rows), last_step * len(rows))
-  return _batches(row, span, len(rows), row_shapes(reader, ops))
+  rows = order.process_rows(batch_size, process_index, process_count)
+  steps = range(first_step, last_step)
+  return _batches(example, steps, batch_size, rows, row_shapes(reader, ops))
 
 
 def eval_batches(
@@ -90,18 +78,17 @@ def eval_batches(
   process_count: int = 1,
 ) -> Iterator[dict[str, np.ndarray]]:
   """Rows of one process, of one pass over the source in its order."""
-  rows = order.process_rows(batch_size, process_index, process_count)
   num_examples = len(reader.source)
   key = random_key(0)
 
-  def row(i):
-    position = i // len(rows) * batch_size + rows.start + i % len(rows)
+  def example(position):
     index = min(position, num_examples - 1)
     start = _start(index, replace=False, valid=position < num_examples)
     return recipe.apply(ops, start, NUMPY.fold_in(key, index), NUMPY)
 
-  span = range(num_eval_batches(reader, batch_size) * len(rows))
-  return _batches(row, span, len(rows), row_shapes(reader, ops))
+  rows = order.process_rows(batch_size, process_index, process_count)
+  steps = range(num_eval_batches(reader, batch_size))
+  return _batches(example, steps, batch_size, rows, row_shapes(reader, ops))
 
 
 def num_eval_batches(reader: Reader, batch_size: int) -> int:
@@ -112,8 +99,6 @@ def num_eval_batches(reader: Reader, batch_size: int) -> int:
 def row_shapes(reader: Reader, ops: tuple[recipe.NamedOp, ...]) -> Shapes:
   """{name: (shape, type)} of one row of the batches that these ops give.
 
-  Runs the ops on the first readable recording, and on its beginning.
-
   Raises:
     UserError: ops that do not follow on each other, rows without a fixed
       length, a recording that does not suit the ops, or none readable.
@@ -121,9 +106,10 @@ def row_shapes(reader: Reader, ops: tuple[recipe.NamedOp, ...]) -> Shapes:
   key = random_key(0)
   read = recipe.apply(ops[:1], _start(0, replace=True), key, NUMPY)
   shapes = _shapes(recipe.apply(ops[1:], read, key, NUMPY))
+  # The ops are plain functions, so nothing but running them tells the shapes.
   # What is as long as its recording shows where the recording is cut short.
   if "audio" in read:
-    audio = read["audio"][:_FEW]
+    audio = read["audio"][:100]
     read |= {"audio": audio, "num_samples": np.int32(len(audio))}
   try:
     short = _shapes(recipe.apply(ops[1:], read, key, NUMPY))
@@ -149,31 +135,28 @@ def _shapes(example: Example) -> Shapes:
 
 def _no_fixed_length(name: str) -> UserError:
   return UserError(
-    f"{name!r} has no fixed length, so it cannot be batched; use fit(...) or "
-    "drop it with keep(...)"
+    f"{name!r} has no fixed length: use fit(...), or drop it with keep(...)"
   )
 
 
 def _batches(
-  row: Callable[[int], Example], span: range, size: int, shapes: Shapes
+  example: Callable[[int], Example],
+  steps: range,
+  batch_size: int,
+  rows: range,
+  shapes: Shapes,
 ) -> Iterator[dict[str, np.ndarray]]:
-  """Batches of `size` rows, in order.
-
-  Args:
-    row: gives row i, from any thread.
-    span: which rows.
-    size: of a batch.
-    shapes: of the rows.
-  """
-  failed = []
+  """These rows of each step; `example` is called from any thread."""
+  failed: list[Exception] = []
 
   def call(i):
     try:
-      example = row(int(i))
+      step, place = divmod(int(i), len(rows))
+      found = example(step * batch_size + rows[place])
       for name, (shape, _) in shapes.items():
-        if np.shape(example[name]) != shape:
+        if np.shape(found[name]) != shape:
           raise _no_fixed_length(name)
-      return [np.asarray(example[k], dtype) for k, (_, dtype) in shapes.items()]
+      return [np.asarray(found[k], dtype) for k, (_, dtype) in shapes.items()]
     except Exception as e:
       failed.append(e)
       raise
@@ -186,7 +169,8 @@ def _batches(
       value.set_shape(shape)
     return dict(zip(shapes, values, strict=True))
 
-  dataset = tf.data.Dataset.range(span.start, span.stop).map(
+  size = len(rows)
+  dataset = tf.data.Dataset.range(steps.start * size, steps.stop * size).map(
     tf.autograph.experimental.do_not_convert(example_at),
     num_parallel_calls=tf.data.AUTOTUNE,
     deterministic=True,

@@ -16,15 +16,11 @@ from astjax.errors import UserError
 
 
 class Reader:
-  """Reading with replacement.
-
-  Attributes:
-    unreadable: {index: reason}, filled as recordings are met.
-  """
+  """Reading with replacement; `unreadable` is filled as recordings are met."""
 
   def __init__(self, source: Source):
     self.source = source
-    self.unreadable: dict[int, str] = {}
+    self.unreadable: dict[int, str] = {}  # index -> reason
     self._lock = threading.Lock()
 
   # Recordings are not checked before a run: of two million files that takes

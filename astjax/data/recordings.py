@@ -11,12 +11,13 @@ import collections
 import dataclasses
 import pathlib
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from astjax.data import audio, tables
+from astjax.data.source import LABELS_COME_FROM, Source
 from astjax.errors import BelowOne, UserError, lookup, nearest
 
 
@@ -30,27 +31,18 @@ class Row(NamedTuple):
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
-class Recordings:
+class Recordings(Source):
   """A source of files; the fields are the user's `source_kw`.
 
-  Attributes:
-    data_dir: the folder that paths are relative to.
-    split: keep only this split; empty keeps all.
-    folds: keep only these folds; empty keeps all.
-    holdout: share of the recordings that become the split "val", the others
-      "train", by a digest of their path; 0 is none.
-    label_list: below `data_dir` or absolute, see `read_label_list`; empty
-      takes the labels that occur in all splits together.
-    label_map: label -> class, "*" stands for all other labels; those that it
-      does not name stay as they are.
+  Files that they name are below `data_dir` or absolute.
   """
 
   data_dir: str
-  split: str = ""
+  split: str = ""  # to keep; empty keeps all
   folds: tuple[str, ...] = ()
-  holdout: BelowOne = 0.0
-  label_list: str = ""
-  label_map: Mapping[str, str] | None = None
+  holdout: BelowOne = 0.0  # share of the split "val", the others are "train"
+  label_list: str = ""  # else the labels that occur in all splits together
+  label_map: Mapping[str, str] | None = None  # label -> class, "*" the others
 
   def __post_init__(self):
     self.root = tables.existing_dir(self.data_dir)
@@ -59,81 +51,64 @@ class Recordings:
       rows = rename(rows, self.label_map)
     if self.holdout:
       rows = hold_out(rows, self.holdout)
-    self.class_names, number = self._classes(rows)
-    wanted = (self.split,) if self.split else ()
-    rows = select(rows, "split", wanted)
-    among = f" of split {self.split!r}" if self.split else ""
-    rows = select(rows, "fold", tuple(map(str, self.folds)), among)
-    self._paths = [row.path for row in rows]
+    # Before splits are selected, so that all of them have the same classes.
+    found = {label for row in rows for label in row.labels}
+    names = sorted(found, key=tables.natural)
+    number = {name: i for i, name in enumerate(names)}
+    if self.label_list:
+      if not found:
+        raise UserError(
+          f"source_kw.label_list={self.label_list!r}, but the recordings have "
+          f"no labels: {LABELS_COME_FROM}"
+        )
+      names, number = tables.read_label_list(str(self.root / self.label_list))
+    self.class_names = tuple(names)
+    among = ""
+    if self.split:
+      rows = select(rows, "split", (self.split,))
+      among = f" of split {self.split!r}"
+    if self.folds:
+      rows = select(rows, "fold", tuple(map(str, self.folds)), among)
+    self._names = [row.path for row in rows]
     self._labels = [_numbers(row, number) for row in rows]
 
   def rows(self) -> list[Row]:
     """What the list names, in its order."""
     raise NotImplementedError
 
-  def _classes(self, rows):
-    """(names, {any way to write a label: its number})."""
-    found = {n for row in rows for n in row.labels}
-    if not self.label_list:
-      names = sorted(found, key=tables.natural)
-      return tuple(names), {n: i for i, n in enumerate(names)}
-    if not found:
-      raise UserError(
-        f"source_kw.label_list={self.label_list!r}, but the recordings have no "
-        "labels: a pattern needs a group (?P<label>...), a table a column "
-        "'labels'"
-      )
-    names, number = tables.read_label_list(str(self.root / self.label_list))
-    return tuple(names), number
-
-  def __len__(self) -> int:
-    return len(self._paths)
-
-  def name(self, index: int) -> str:
-    """The path below the folder."""
-    return self._paths[index]
-
-  def labels(self, index: int) -> tuple[int, ...]:
-    """Class numbers, without reading it."""
-    return self._labels[index]
-
   def read(self, index: int) -> tuple[np.ndarray, int]:
-    """(float32 [S] or [S, channels], rate); raises `UnreadableAudio`."""
-    return audio.read(self.root / self._paths[index])
+    """Decodes the file."""
+    return audio.read(self.root / self._names[index])
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class Filenames(Recordings):
   r"""Labels from file names, or all recordings without labels.
 
-  Attributes:
-    pattern: regular expression searched in the path below `data_dir` (with /),
-      with the groups `label`, `split` and `fold` as far as there are such, for
-      example r"(?P<label>\d)_(?P<fold>[a-z]+)_\d+\.wav$". Without a group
-      `label` the recordings have no labels; empty takes all of them.
-    splits: split name -> expression searched in the path, the first that fits;
-      instead of a group, as are the next two.
-    split_lists: split name -> text file below `data_dir` with one path a line,
-      such as Speech Commands' validation_list.txt; all others are "train".
-    split_table: text file below `data_dir` with a split and a path a line, such
-      as VoxCeleb1's iden_split.txt; all others are in no split.
+  `pattern` is searched in the path below `data_dir` (with /). It has the groups
+  `label`, `split` and `fold` as far as there are such, for example
+  r"(?P<label>\d)_(?P<fold>[a-z]+)_\d+\.wav$". The other fields are there
+  instead of a group `split`.
   """
 
   pattern: str = ""
+  # Split -> expression searched in the path; the first that fits counts.
   splits: Mapping[str, str] | None = None
+  # Split -> text file with a path a line, such as Speech Commands'
+  # validation_list.txt; all others are "train".
   split_lists: Mapping[str, str] | None = None
+  # Text file with a split and a path a line, such as VoxCeleb1's
+  # iden_split.txt; all others are in no split.
   split_table: str = ""
 
   def rows(self) -> list[Row]:
-    """Of the files that the pattern fits."""
+    """The files that the pattern fits."""
     pattern = tables.compile_pattern(self.pattern, "source_kw.pattern")
     split_of = self._splits("split" in pattern.groupindex)
     paths = list(tables.sound_files(self.root))
     if not paths:
-      raise UserError(
-        f"no recordings below {self.root}: expected files ending in "
-        f"{', '.join(audio.SUFFIXES)}"
-      )
+      known = ", ".join(audio.SUFFIXES)
+      raise UserError(f"no recordings below {self.root}: no {known}")
     rows = []
     for path in paths:
       groups = match.groupdict() if (match := pattern.search(path)) else {}
@@ -149,22 +124,16 @@ class Filenames(Recordings):
       )
     return rows
 
-  def _splits(self, has_group):
+  def _splits(self, has_group: bool) -> Callable[[str], str]:
     """A function path -> split, by whatever says the splits."""
-    given = {
-      "a group 'split'": has_group,
-      "splits": self.splits,
-      "split_lists": self.split_lists,
-      "split_table": self.split_table,
-    }
-    if len(ways := [name for name, value in given.items() if value]) > 1:
-      raise UserError(f"source_kw says the splits twice: {' and '.join(ways)}")
-    if self.split_lists:
-      listed = tables.read_split_lists(self.root, self.split_lists)
-      return lambda path: listed.get(path, "train")
-    if self.split_table:
-      listed = tables.read_split_table(self.root, self.split_table)
-      return lambda path: listed.get(path, "")
+    ways = ("splits", "split_lists", "split_table")
+    given = [name for name in ways if getattr(self, name)]
+    if len(given) + has_group > 1:
+      given += ["a group 'split'"] * has_group
+      raise UserError(f"source_kw says the splits twice: {' and '.join(given)}")
+    if lists := self.split_lists or self.split_table:
+      listed = tables.read_splits(self.root, lists)
+      return lambda path: listed.get(path, "train" if self.split_lists else "")
     rules = {
       name: tables.compile_pattern(rule, f"source_kw.splits.{name}")
       for name, rule in (self.splits or {}).items()
@@ -185,36 +154,27 @@ class Folder(Filenames):
   pattern: str = r"^(?P<label>[^/]+)/"
 
   def rows(self) -> list[Row]:
-    """Of the files that the pattern fits, each with a label."""
-    pattern = tables.compile_pattern(self.pattern, "source_kw.pattern")
-    if "label" not in pattern.groupindex:
+    """The files that the pattern fits, each with a label."""
+    rows = super().rows()
+    if not rows[0].labels:
       raise UserError(
-        f"source_kw.pattern {self.pattern!r} has no group (?P<label>...); "
-        "recordings without labels are read by the source 'filenames'"
+        f"source_kw.pattern {self.pattern!r} has no group (?P<label>...): "
+        "without labels, take the source 'filenames'"
       )
-    return super().rows()
+    return rows
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class Csv(Recordings):
-  """A table with a header: `path` and optionally `labels`, `split`, `fold`.
-
-  Without a column `labels` (or `label`) the recordings have no labels.
-
-  Attributes:
-    csv: the file, below `data_dir` or absolute, as are the paths in it.
-    label_separator: between the labels of one recording; empty if each has one.
-    columns: other names of these columns, such as {"path": "filename"}.
-    below: folder that the paths are relative to, below `data_dir`.
-  """
+  """A table with a header: `path` and optionally `labels`, `split`, `fold`."""
 
   csv: str
-  label_separator: str = ","
-  columns: Mapping[str, str] | None = None
-  below: str = ""
+  label_separator: str = ","  # empty if each recording has one label
+  columns: Mapping[str, str] | None = None  # such as {"path": "filename"}
+  below: str = ""  # folder that the paths are relative to, below `data_dir`
 
   def rows(self) -> list[Row]:
-    """Of the lines of the table."""
+    """The lines of the table."""
     column = {k: k for k in ("path", "labels", "split", "fold")}
     for key in self.columns or {}:
       lookup(column, key, "key of source_kw.columns")
@@ -223,13 +183,12 @@ class Csv(Recordings):
     rows = []
     for number, line in tables.read_table(table, "source_kw.csv"):
       label = column["labels"]
-      if label not in line and "labels" not in (self.columns or {}):
+      if label == "labels" and label not in line:
         label = "label" if "label" in line else ""
       for name in (column["path"], label):
         if name and name not in line:
           raise UserError(
-            f"{table} has no column {name!r} (columns: {', '.join(line)}); "
-            "expected path and optionally labels, split, fold"
+            f"{table} has no column {name!r}; columns: {', '.join(line)}"
           )
       path = line[column["path"]]
       labels = tables.split(line.get(label, ""), self.label_separator)
@@ -247,21 +206,17 @@ class Csv(Recordings):
 class Manifest(Recordings):
   """The original's manifest: {"data": [{"wav": path, "labels": "mid1,mid2"}]}.
 
-  Attributes:
-    json: the file, below `data_dir` or absolute, as are the paths in it.
-    label_list: the original's label CSV (index, mid, display_name); empty
-      leaves the labels out, as for pre-training, where they are dummies.
+  Without a `label_list`, the original's label CSV, the labels are left out: for
+  pre-training they are dummies.
   """
 
   json: str
 
   def rows(self) -> list[Row]:
-    """Of the entries. A manifest is of one split."""
+    """The entries of the manifest."""
     if self.split or self.folds:
-      raise UserError(
-        "a manifest has no splits or folds (given: "
-        f"{self.split or self.folds}): give one manifest for each"
-      )
+      given = self.split or self.folds
+      raise UserError(f"no split {given} in a manifest: one manifest for each")
     entries = tables.read_manifest(
       self.root / self.json, labelled=bool(self.label_list)
     )
@@ -282,43 +237,37 @@ def rename(rows: Sequence[Row], label_map: Mapping[str, str]) -> list[Row]:
   """Rows with other classes, see `Recordings.label_map`."""
   found = {label for row in rows for label in row.labels}
   for label, name in label_map.items():
-    if label not in ("*", name) and label not in found:
+    if label not in ("*", name, *found):
       raise UserError(
         f"source_kw.label_map: no recording has the label {label!r}."
         f"{nearest(label, found)[:300]}"
       )
-
-  def name_of(label):
-    return label_map.get(label, label_map.get("*", label))
-
-  return [row._replace(labels=tuple(map(name_of, row.labels))) for row in rows]
+  new = {k: label_map.get(k, label_map.get("*", k)) for k in found}
+  return [
+    row._replace(labels=tuple(new[k] for k in row.labels)) for row in rows
+  ]
 
 
 def hold_out(rows: Sequence[Row], share: float) -> list[Row]:
   """Rows of the splits "val", a `share` of them, and "train"."""
   if any(row.split for row in rows):
     raise UserError("source_kw: the data has splits; leave out holdout")
-
-  # By a digest of the path: a recording stays where it is when others come.
-  def split_of(row):
+  out = []
+  for row in rows:
+    # By a digest of the path: a recording stays where it is when others come.
     digest = zlib.crc32(row.path.encode(errors="surrogateescape"))
-    return "val" if digest % 10_000 < share * 10_000 else "train"
-
-  return [row._replace(split=split_of(row)) for row in rows]
+    is_held = digest % 10_000 < share * 10_000
+    out.append(row._replace(split="val" if is_held else "train"))
+  return out
 
 
 def select(
   rows: Sequence[Row], field: str, wanted: Sequence[str], among: str = ""
-) -> Sequence[Row]:
-  """Rows with one of the `wanted` values of a field; all if none is wanted."""
-  if not wanted:
-    return rows
+) -> list[Row]:
+  """Rows with one of the `wanted` values of a field."""
   counts = collections.Counter(getattr(row, field) for row in rows)
   for value in wanted:
     if not counts[value]:
       known = ", ".join(f"{k or '(none)'} ({n})" for k, n in counts.items())
-      raise UserError(
-        f"no recording{among} of {field} {value!r} in the data; {field}s"
-        f"{among}: {known}"
-      )
+      raise UserError(f"no recording{among} of {field} {value!r}; has {known}")
   return [row for row in rows if getattr(row, field) in wanted]

@@ -3,32 +3,44 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Protocol
+from collections.abc import Sequence
 
 import numpy as np
 
 from astjax.errors import UserError
 
+# Where a user who misses labels has to look.
+LABELS_COME_FROM = (
+  "a pattern needs a group (?P<label>...), a table a column 'labels', a "
+  "manifest a label_list"
+)
 
-class Source(Protocol):
-  """Numbered recordings, with labels or without.
 
-  Attributes:
-    class_names: of all splits, so that train and test agree; () without labels.
+class Source:
+  """Numbered recordings, with labels or without; here those with two lists.
+
+  A source of the user's needs the public names, and may be any class.
   """
 
+  # Those of all splits, so that train and test agree; () without labels.
   class_names: tuple[str, ...]
+  _names: Sequence[str]
+  _labels: Sequence[tuple[int, ...]]
 
-  def __len__(self) -> int: ...
+  def __len__(self) -> int:
+    return len(self._names)
 
   def name(self, index: int) -> str:
     """For messages and reports."""
+    return self._names[index]
 
   def labels(self, index: int) -> tuple[int, ...]:
     """Class numbers of an example, without reading it."""
+    return self._labels[index]
 
   def read(self, index: int) -> tuple[np.ndarray, int]:
     """(float32 [S] or [S, channels], rate); raises `UnreadableAudio`."""
+    raise NotImplementedError
 
 
 def fingerprint(source: Source) -> str:
@@ -42,10 +54,11 @@ def fingerprint(source: Source) -> str:
 
 def check_labelled(source: Source, where: str) -> None:
   """Raises a UserError if a source, or a part of one, has no labels at all."""
+  # Sources without labels are no mistake, as pre-training wants none: only here
+  # is it known that they are needed.
   for part in getattr(source, "parts", (source,)):
     if not any(part.labels(i) for i in range(len(part))):
       raise UserError(
         f"{where} has no labels ({part.name(0)}, ...), which a classifier "
-        "needs: a pattern needs a group (?P<label>...), a table a column "
-        "'labels', a manifest a label_list"
+        f"needs: {LABELS_COME_FROM}"
       )

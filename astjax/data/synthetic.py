@@ -7,6 +7,7 @@ or of the order of draws, gives other data under the same name.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import zlib
 from collections.abc import Callable
@@ -16,12 +17,13 @@ import numpy as np
 import scipy.fft
 import scipy.signal
 
+from astjax.data.source import Source
 from astjax.errors import Count, CountOrZero, Positive, UserError, Within
 
 Rng = np.random.Generator
 # The pitches below need some room under half of it.
 Rate = Annotated[int, Within(lambda rate: rate >= 4000, "at least 4000 Hz")]
-_TINY = np.float32(1e-12)
+_TINY = 1e-12
 
 
 class Event(NamedTuple):
@@ -32,48 +34,36 @@ class Event(NamedTuple):
   longest: float
 
 
-class Synthetic:
+@dataclasses.dataclass(kw_only=True, eq=False)
+class Synthetic(Source):
   """Clips of one to three overlapping sound events over background noise.
 
   The events of a clip are of distinct classes, and the labels name them. Level,
   pitch, length and onset are random, and so are the reverberation and the
-  background. A clip depends on the seed, split and index alone, so it may be
-  read in any order and from any thread.
-
-  Args:
-    num_examples: how many clips there are.
-    seconds: length of every clip.
-    sample_rate: samples per second.
-    split: any name; another name gives other clips.
-    seed: another seed gives another data set.
+  background. A clip depends on the seed, split (any name) and index alone, so
+  it may be read in any order and from any thread.
   """
 
-  class_names: tuple[str, ...]
+  num_examples: Count = 2000
+  seconds: Positive = 2.0
+  sample_rate: Rate = 16_000
+  split: str = "train"
+  seed: CountOrZero = 0
 
-  def __init__(
-    self,
-    *,
-    num_examples: Count = 2000,
-    seconds: Positive = 2.0,
-    sample_rate: Rate = 16_000,
-    split: str = "train",
-    seed: CountOrZero = 0,
-  ):
-    self._size = round(seconds * sample_rate)
-    if not self._size:
-      raise UserError(f"seconds={seconds} is no sample at {sample_rate} Hz")
+  def __post_init__(self):
     self.class_names = tuple(EVENTS)
-    self._num_examples = num_examples
-    self._sample_rate = sample_rate
-    self._split = split
-    self._seed = seed
+    self._size = round(self.seconds * self.sample_rate)
+    if not self._size:
+      raise UserError(
+        f"seconds={self.seconds} is no sample at {self.sample_rate} Hz"
+      )
 
   def __len__(self) -> int:
-    return self._num_examples
+    return self.num_examples
 
   def name(self, index: int) -> str:
     """The clip's name, e.g. "train/000123"."""
-    return f"{self._split}/{index:06d}"
+    return f"{self.split}/{index:06d}"
 
   def labels(self, index: int) -> tuple[int, ...]:
     """The sorted classes in the clip, without synthesising it."""
@@ -82,13 +72,12 @@ class Synthetic:
   def read(self, index: int) -> tuple[np.ndarray, int]:
     """The clip, mono float32 [S] within [-1, 1], and its sample rate."""
     rng = self._rng(index)
-    labels = _draw_labels(rng)
-    events = [EVENTS[self.class_names[label]] for label in labels]
-    return _mix(rng, events, self._size, self._sample_rate), self._sample_rate
+    events = [EVENTS[self.class_names[k]] for k in _draw_labels(rng)]
+    return _mix(rng, events, self._size, self.sample_rate), self.sample_rate
 
   def _rng(self, index: int) -> Rng:
     """A fresh generator for this clip; its first draws are the labels."""
-    key = [self._seed, zlib.crc32(self._split.encode()), index]
+    key = [self.seed, zlib.crc32(self.split.encode()), index]
     return Rng(np.random.PCG64(np.random.SeedSequence(key)))
 
 
@@ -143,7 +132,8 @@ def _tone(rng: Rng, size: int, rate: int) -> np.ndarray:
 def _chord(rng: Rng, size: int, rate: int) -> np.ndarray:
   root = _pitch(rng, 250, 700, rate)
   steps = ((0, 4, 7), (0, 3, 7), (0, 5, 9), (0, 4, 7, 10))[rng.integers(4)]
-  return sum(_sing(rng, root * 2 ** (s / 12), size, rate, 2) for s in steps)
+  notes = (_sing(rng, root * 2 ** (s / 12), size, rate, 2) for s in steps)
+  return sum(notes, start=np.zeros(size, np.float32))
 
 
 def _rising_sweep(rng: Rng, size: int, rate: int) -> np.ndarray:
@@ -196,10 +186,11 @@ def _sing(
 ) -> np.ndarray:
   """A pitch, steady or one per sample, with up to `partials` harmonics."""
   top = int(0.48 * rate / np.max(hertz))
-  count = min(rng.integers(1, partials, endpoint=True), top)
+  count = min(int(rng.integers(1, partials, endpoint=True)), top)
   cycles = np.cumsum(np.broadcast_to(hertz / rate, size)) + rng.random()
   phase = (2 * np.pi * (cycles % 1)).astype(np.float32)
-  return sum(np.sin(k * phase) / k for k in range(1, count + 1))
+  partial = (np.sin(k * phase) / k for k in range(1, count + 1))
+  return sum(partial, start=np.zeros(size, np.float32))
 
 
 def _noise(
@@ -224,7 +215,7 @@ def _pitch(rng: Rng, low: float, high: float, rate: int) -> float:
 
 
 def _decibels(rng: Rng, low: float, high: float) -> np.float32:
-  """A random gain between two levels in decibels."""
+  """A random gain between two levels."""
   return np.float32(10 ** (rng.uniform(low, high) / 20))
 
 

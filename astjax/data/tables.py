@@ -5,7 +5,6 @@ Every mistake in them ends in a UserError that names the file and the line.
 
 from __future__ import annotations
 
-import collections
 import csv
 import json
 import os
@@ -18,15 +17,13 @@ from astjax.errors import UserError
 
 
 def existing_dir(path: str) -> pathlib.Path:
-  """The folder, or a UserError that says what is there instead."""
-  if not path:
-    raise UserError(
-      "no data directory: give one with --config.input.data_dir=FOLDER"
-    )
+  """The folder, or a UserError if there is none."""
   root = pathlib.Path(path).expanduser()
-  if not root.is_dir():
-    what = "is not a folder" if root.exists() else "does not exist"
-    raise UserError(f"the data directory {str(root)!r} {what}")
+  if not path or not root.is_dir():
+    raise UserError(
+      f"no data directory {path!r}: give a folder, --config.input."
+      "data_dir=FOLDER"
+    )
   return root
 
 
@@ -50,7 +47,7 @@ def read_table(
   path: pathlib.Path, what: str
 ) -> Iterator[tuple[int, dict[str, str]]]:
   """Yields (line number, row) of a CSV file with a header."""
-  file = _existing_file(str(path), what)
+  file = _existing_file(path, what)
   with open(file, newline="", encoding="utf-8-sig") as f:
     try:
       reader = csv.DictReader(f, skipinitialspace=True)
@@ -58,40 +55,36 @@ def read_table(
         if None in row:
           raise UserError(
             f"{path}, line {reader.line_num}: more columns than the header "
-            f"({', '.join(reader.fieldnames)}); put quotes around values with "
-            "commas"
+            f"({', '.join(reader.fieldnames or ())}); put quotes around values "
+            "with commas"
           )
         yield reader.line_num, {k: v or "" for k, v in row.items()}
     except (csv.Error, UnicodeDecodeError) as e:
       raise UserError(f"{path} is not a CSV file: {e}") from None
 
 
-def read_split_lists(
-  root: pathlib.Path, lists: Mapping[str, str]
+def read_splits(
+  root: pathlib.Path, lists: Mapping[str, str] | str
 ) -> dict[str, str]:
-  """{path below `root`: split} of text files with one path a line."""
-  out: dict[str, str] = {}
-  for split, name in lists.items():
-    file = _existing_file(str(root / name), f"source_kw.split_lists.{split}")
-    paths = _lines(file)
-    _check_there(root, file, paths)
-    out |= dict.fromkeys(paths, split)
-  return out
+  """{path below `root`: split} of text files.
 
-
-def read_split_table(root: pathlib.Path, name: str) -> dict[str, str]:
-  """{path below `root`: split} of a text file with "split path" lines."""
-  file = _existing_file(str(root / name), "source_kw.split_table")
+  `lists` is {split: file with a path a line}, or one file with a split and a
+  path a line.
+  """
   out: dict[str, str] = {}
-  for line in _lines(file):
-    split, *path = line.split(maxsplit=1)
-    if not path:
-      raise UserError(f"{file}: {line!r} is not a split and a path")
-    if out.setdefault(path[0], split) != split:
-      raise UserError(
-        f"{file}: {path[0]} is in {out[path[0]]!r} and in {split!r}"
-      )
-  _check_there(root, file, list(out))
+  files = {"": lists} if isinstance(lists, str) else lists
+  for split, name in files.items():
+    file = _existing_file(root / name, f"the list of the split {split!r}")
+    own: dict[str, str] = {}
+    for line in _lines(file):
+      of, path = (split, line) if split else (*line.split(maxsplit=1), "")[:2]
+      if not path:
+        raise UserError(f"{file}: {line!r} is not a split and a path")
+      if own.setdefault(path, of) != of:
+        raise UserError(f"{file}: {path} is in {own[path]!r} and in {of!r}")
+    if not any((root / path).is_file() for path in own):
+      raise UserError(f"{file} lists no recording below {root}: {[*own][:1]}")
+    out |= own
   return out
 
 
@@ -103,39 +96,27 @@ def _lines(file: pathlib.Path) -> list[str]:
   return [line.strip() for line in lines if line.strip()]
 
 
-def _check_there(root, file, paths):
-  if not any((root / path).is_file() for path in paths):
-    raise UserError(
-      f"{file} lists no recording below {root}"
-      f"{', but for example ' + repr(paths[0]) if paths else ''}"
-    )
-
-
 def read_manifest(
   path: pathlib.Path, *, labelled: bool
 ) -> list[tuple[str, tuple[str, ...]]]:
   """(path, labels) of each entry of an AST manifest; () if not `labelled`."""
-  file = _existing_file(str(path), "source_kw.json")
+  file = _existing_file(path, "source_kw.json")
   try:
-    content = json.loads(file.read_text(encoding="utf-8-sig"))
-    entries = content["data"]
-  except (ValueError, KeyError, TypeError, RecursionError) as e:
+    entries = json.loads(file.read_text(encoding="utf-8-sig"))["data"]
+    rows = [
+      (entry["wav"], split(entry["labels"], ",") if labelled else ())
+      for entry in entries
+    ]
+  except (LookupError, ValueError, TypeError, AttributeError) as e:
     raise UserError(
-      f"{path} is not a manifest: {e}; expected "
+      f"{path} is not a manifest: {e!r}; expected "
       '{"data": [{"wav": path, "labels": "mid1,mid2"}, ...]}'
     ) from None
-  if not isinstance(entries, list) or not entries:
+  if not rows:
     raise UserError(f"{path} lists no recordings")
-  rows = []
-  for i, entry in enumerate(entries):
-    entry = entry if isinstance(entry, dict) else {}
-    wav, labels = entry.get("wav"), entry.get("labels") if labelled else ""
-    if not isinstance(wav, str) or not isinstance(labels, str):
-      raise UserError(f"{path}, entry {i}: expected texts 'wav' and 'labels'")
-    names = split(labels, ",")
-    if not wav or (labelled and not names):
+  for i, (wav, labels) in enumerate(rows):
+    if not wav or (labelled and not labels):
       raise UserError(f"{path}, entry {i}: no path or no label")
-    rows.append((wav, names))
   return rows
 
 
@@ -145,24 +126,27 @@ def read_label_list(path: str) -> tuple[list[str], dict[str, int]]:
   Either a table with the columns `index`, `mid`, `display_name` (AudioSet's
   format; a label may be either), or plain text with one name per line.
   """
-  lines = _lines(_existing_file(path, "label_list"))
-  if not lines or "display_name" not in lines[0]:
-    return _unique(lines, path), {n: i for i, n in enumerate(lines)}
-  names, aliases = [], {}
-  for number, line in read_table(pathlib.Path(path), "label_list"):
-    if line.get("index") != str(len(names)):
-      raise UserError(
-        f"{path}, line {number}: expected index {len(names)}, found "
-        f"{line.get('index')!r}"
-      )
-    if not line["display_name"]:
-      raise UserError(f"{path}, line {number}: no display_name")
-    for label in {line.get("mid"), line["display_name"]} - {None, ""}:
-      if label in aliases:
-        raise UserError(f"{path}, line {number}: {label!r} comes twice")
-      aliases[label] = len(names)
-    names.append(line["display_name"])
-  return _unique(names, path), aliases
+  file = _existing_file(pathlib.Path(path), "label_list")
+  lines = _lines(file)
+  classes = [(name, name) for name in lines]
+  if lines and "display_name" in lines[0]:
+    classes = []
+    for number, line in read_table(file, "label_list"):
+      name, index = line["display_name"], line.get("index")
+      if index != str(len(classes)) or not name:
+        raise UserError(
+          f"{path}, line {number}: expected index {len(classes)} and a "
+          f"display_name, found {index!r} and {name!r}"
+        )
+      classes.append((name, line.get("mid") or name))
+  if not classes:
+    raise UserError(f"{path} lists no classes")
+  aliases: dict[str, int] = {}
+  for i, names in enumerate(classes):
+    for label in set(names):
+      if aliases.setdefault(label, i) != i:
+        raise UserError(f"{path} lists {label!r} twice")
+  return [name for name, _ in classes], aliases
 
 
 def compile_pattern(pattern: str, where: str) -> re.Pattern:
@@ -181,25 +165,16 @@ def split(text: str, separator: str) -> tuple[str, ...]:
   return tuple(part.strip() for part in parts if part.strip())
 
 
-def natural(name: str):
-  """Sorts "10" after "9"."""
+def natural(name: str) -> list[tuple[int, int, str]]:
+  """A key that sorts "10" after "9"."""
   return [
     (0, int(part), "") if part.isdecimal() else (1, 0, part)
     for part in re.split(r"(\d+)", name)
   ]
 
 
-def _unique(names, path):
-  if not names:
-    raise UserError(f"{path} lists no classes")
-  twice = [n for n, c in collections.Counter(names).items() if c > 1]
-  if twice:
-    raise UserError(f"{path} lists {twice[0]!r} twice")
-  return names
-
-
-def _existing_file(path: str, what: str) -> pathlib.Path:
-  file = pathlib.Path(path).expanduser()
+def _existing_file(path: pathlib.Path, what: str) -> pathlib.Path:
+  file = path.expanduser()
   if not file.is_file():
     state = "is not a file" if file.exists() else "does not exist"
     raise UserError(f"{what} {str(file)!r} {state}")

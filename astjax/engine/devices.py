@@ -29,11 +29,10 @@ class Chip(NamedTuple):
   """A chip, or the share of it that is one device.
 
   Attributes:
-    name: in short; of a TPU as in a topology, such as "v5e:4x4".
+    name: of a TPU as in a topology, such as "v5e:4x4".
     memory: bytes; 0 where it is sold with several sizes.
     flops: peak FLOP/s in bfloat16.
     link: bytes/s in and out together, to all neighbouring chips; 0 is unknown.
-    cores: how many.
   """
 
   name: str
@@ -103,7 +102,7 @@ def count_flops(fn: Callable[..., Any], *args: Any) -> int:
 
 
 def _flops_of_jaxpr(jaxpr) -> int:
-  return sum(_flops_of_equation(eqn) for eqn in jaxpr.eqns)
+  return sum(map(_flops_of_equation, jaxpr.eqns))
 
 
 def _flops_of_equation(eqn) -> int:
@@ -117,7 +116,11 @@ def _flops_of_equation(eqn) -> int:
     kernel = eqn.invars[1].aval
     outputs = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
     return 2 * eqn.outvars[0].aval.size * kernel.size // outputs
-  inner = [_flops_of_jaxpr(jaxpr) for jaxpr in _inner_jaxprs(params)]
+  inner = [
+    _flops_of_jaxpr(getattr(value, "jaxpr", value))
+    for value in jax.tree.leaves(params)
+    if isinstance(value, (core.Jaxpr, core.ClosedJaxpr))
+  ]
   if name == "cond":
     # Branches are equally frequent in a loop that takes turns (`base.in_turn`).
     return sum(inner) // max(len(inner), 1)
@@ -128,31 +131,15 @@ def _flops_of_equation(eqn) -> int:
   return sum(inner)
 
 
-def _inner_jaxprs(params):
-  for value in params.values():
-    for item in value if isinstance(value, (tuple, list)) else (value,):
-      if isinstance(item, core.ClosedJaxpr):
-        yield item.jaxpr
-      elif isinstance(item, core.Jaxpr):
-        yield item
-
-
 def peak_memory() -> float | None:
-  """The most that a local device has held, in GiB; None if it does not tell.
-
-  A CPU does not.
-  """
+  """The most that a local device has held, in GiB; None on a CPU."""
   stats = [device.memory_stats() or {} for device in jax.local_devices()]
   peaks = [s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s]
   return max(peaks) / GIB if peaks else None
 
 
 def parse_window(text: str) -> tuple[int, int]:
-  """(10, 5) of "10:5": from step 10 on, 5 steps.
-
-  Raises:
-    UserError: anything else.
-  """
+  """(10, 5) of "10:5": from step 10 on, 5 steps."""
   match = re.fullmatch(r"(\d+):(\d+)", text)
   if not match or not int(match[2]):
     raise UserError(
@@ -163,11 +150,7 @@ def parse_window(text: str) -> tuple[int, int]:
 
 
 class Trace:
-  """A trace of some steps, for TensorBoard's profile page or Perfetto.
-
-  Args:
-    window: (first step, number of steps); None traces nothing.
-  """
+  """A trace of a few steps, for TensorBoard's profile page or Perfetto."""
 
   def __init__(self, folder: pathlib.Path, window: tuple[int, int] | None):
     self._folder = folder
@@ -175,23 +158,17 @@ class Trace:
     self._running = False
 
   def before(self, step: int, state: Any) -> float:
-    """Starts at the window's first step; returns the seconds that took.
-
-    `state` is of the steps before, and is waited for.
-    """
+    """Starts at the window's first step; returns the seconds that took."""
     if step not in self._steps or self._running:
       return 0.0
-    jax.block_until_ready(state)
+    jax.block_until_ready(state)  # the steps before are not to be in it
     started = time.perf_counter()
     jax.profiler.start_trace(self._folder)
     self._running = True
     return time.perf_counter() - started
 
   def after(self, step: int, result: Any) -> float:
-    """Stops after the window's last step; returns the seconds that took.
-
-    `result` is what the step gives, and is waited for.
-    """
+    """Stops after the window's last step; returns the seconds that took."""
     if not self._running or step + 1 in self._steps:
       return 0.0
     jax.block_until_ready(result)

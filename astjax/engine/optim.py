@@ -47,9 +47,9 @@ def _check_expressions(params: Params, expressions: Sequence[str]) -> None:
         f"config.optim: {expression!r} is not a regular expression: {e}"
       ) from None
     if not fits:
+      some = ", ".join(names[:: max(len(names) // 4, 1)])
       raise errors.UserError(
-        f"config.optim: {expression!r} fits no parameter; they are named like "
-        f"{', '.join(names[:: max(len(names) // 4, 1)])}"
+        f"config.optim: {expression!r} fits no parameter, such as {some}"
       )
 
 
@@ -72,10 +72,9 @@ def cosine(start: float, end: float, steps: int) -> Schedule:
 def multistep(
   steps_per_epoch: float, milestones: Sequence[int], factor: float
 ) -> Schedule:
-  """1, and times `factor` after each of the milestones, which are epochs.
+  """The original's MultiStepLR; milestones are epochs.
 
-  The original's MultiStepLR: epoch n (from 1) has factor^k, k the number of
-  milestones <= n - 1.
+  Epoch n (from 1) has factor^k, k the number of milestones <= n - 1.
   """
   boundaries = np.array(
     [first_step(m, steps_per_epoch) for m in milestones], np.int32
@@ -89,10 +88,9 @@ def multistep(
 
 
 def stepped_warmup(steps: int, hold: int = 50) -> Schedule:
-  """0, then up by hold / steps every `hold` steps, 1 from `steps` on.
+  """AST's: 0, then up by hold / steps every `hold` steps, 1 from `steps` on.
 
-  As the original does it: the first `hold` steps have a rate of zero (while
-  Adam's moments already gather).
+  The first `hold` steps have a rate of zero, while Adam's moments gather.
   """
 
   def schedule(step):
@@ -144,8 +142,7 @@ def make_schedule(
     warmup: "stepped" is AST's, in plateaus of 50 steps from zero; "linear"
       reaches the peak at step `warmup_steps`, "linspace", which is ASiT's, a
       step before.
-    warmup_steps: length of the warm-up; 0 is none.
-    warmup_epochs: its length in epochs; above 0 it decides.
+    warmup_epochs: above 0 it is the length, whatever `warmup_steps` is.
     lr_batch_size: the batch size that `lr` is for: the peak is `lr` times
       `batch_size` / `lr_batch_size`; 0 takes `lr` as it is.
   """
@@ -191,31 +188,25 @@ def make_optimizer(
   steps_per_epoch: float = 1.0,
   total_steps: int = 1,
 ) -> optax.GradientTransformation:
-  """One optax chain.
+  """One optax chain for the tree `params` (arrays or shapes).
 
   Args:
-    params: the tree it will be used on (arrays or shapes).
-    schedule: learning rate by step.
     name: "adam" is the original's: the decay is added to the gradient before
       the moments (coupled L2). "adamw" decays the weights apart from them.
-    weight_decay: strength; every parameter that learns is decayed.
     final_weight_decay: where a cosine takes the strength to by the end of the
       run; None leaves it.
-    no_decay: expressions of parameters that are not decayed.
+    no_decay: expressions of parameters that are not decayed; all others are.
     clip_norm: global norm to which gradients are clipped; 0 is off.
     clip_each: norm to which the gradient of each tensor is clipped, as ASiT
-      does it; 0 is off. Positions of prefix and patches are one tensor there.
+      does it; 0 is off.
     lr_multipliers: ((expression, factor), ...).
     freeze: expressions of parameters that do not move (no decay, no moments).
     freeze_first: expressions of those that do not move in the first
       `freeze_epochs`; their Adam starts to count at the end of them.
-
-  Raises:
-    UserError: an expression that fits no parameter.
   """
   multiplied = [expression for expression, _ in lr_multipliers]
   _check_expressions(params, [*no_decay, *freeze, *freeze_first, *multiplied])
-  strength = weight_decay
+  strength: float | Schedule = weight_decay
   if final_weight_decay is not None:
     strength = cosine(weight_decay, final_weight_decay, total_steps)
   adam = optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
@@ -267,9 +258,8 @@ def _scale_by_name(pairs: Sequence) -> optax.GradientTransformation:
 def _clip_each(limit: float) -> optax.GradientTransformation:
   """Scales the gradient of each of the original's tensors to a norm."""
 
-  def tensor(path):
-    head, found, _ = _name_of(path).partition("pos_embed/")
-    return head + found if found else _name_of(path)
+  def tensor(path):  # positions of prefix and patches are one there
+    return re.sub("(pos_embed/).*", r"\1", _name_of(path))
 
   def clip(updates, params):
     leaves, treedef = jax.tree_util.tree_flatten_with_path(updates)

@@ -30,22 +30,14 @@ MIN_SIZE = 2**14
 
 
 def make_mesh(devices: list | None = None, *, fsdp: int = 1) -> Mesh:
-  """The devices as a grid [data, fsdp], in the order of their processes.
-
-  Args:
-    devices: all of them by default.
-    fsdp: over how many of them an array is split; 1 keeps it whole.
-
-  Raises:
-    UserError: a number that does not divide that of the devices.
-  """
+  """The devices as a grid [data, fsdp], in the order of their processes."""
   devices = jax.devices() if devices is None else devices
   count = len(devices)
   if fsdp < 1 or count % fsdp:
-    fits = [str(n) for n in range(1, count + 1) if count % n == 0]
+    fits = ", ".join(str(n) for n in range(1, count + 1) if count % n == 0)
     raise UserError(
       f"config.fsdp={fsdp} does not divide the {count} device(s); it can be "
-      f"{', '.join(fits)}"
+      f"{fits}"
     )
   # The rows of a process follow each other, or their keys would depend on the
   # machine; so not in the order that `jax.make_mesh` finds for a torus.
@@ -132,10 +124,7 @@ def to_host(tree: Any) -> Any:
 def check_batch_size(
   batch_size: int, mesh: Mesh, where: str, accumulate: int = 1
 ) -> None:
-  """Raises a UserError if B rows cannot be split evenly over the devices.
-
-  Each of `accumulate` micro-batches has rows of all devices.
-  """
+  """Raises a UserError if rows cannot be split evenly over the devices."""
   parts = accumulate * mesh.size
   if batch_size < 1 or batch_size % parts:
     each = f" in {accumulate} micro-batches" if accumulate > 1 else ""

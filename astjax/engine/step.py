@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.struct
@@ -12,7 +13,8 @@ import optax
 from jax.sharding import Mesh
 
 from astjax.engine import sharding
-from astjax.engine.task import Task
+from astjax.engine.task import Task, keys_of_ids
+from astjax.engine.task import train_key as train_key
 from astjax.ops import recipe
 from astjax.types import Array, Batch, Metrics, Params, TaskState
 
@@ -28,11 +30,6 @@ class TrainState:
   params: Params
   opt_state: Any
   task_state: TaskState
-
-
-def train_key(seed: int) -> Array:
-  """The run's key; step s uses `fold_in(train_key(seed), s)`."""
-  return jax.random.key(seed, impl="threefry2x32")
 
 
 def init_state(
@@ -60,31 +57,20 @@ def make_train_step(
   """A jitted `(state, batch, step, key) -> (state, metrics)`.
 
   With `scaled` it takes a fifth argument, a float32 by which it multiplies the
-  learning rate: that of a plateau, which the host decides.
-
-  `step` is the number of the step that this batch belongs to. A step with a
-  non-finite loss or gradient leaves the state as it was, its step counter too,
-  and so does every step that does not follow the state: the state that is left
-  is the last good one, however late the host notices.
-
-  With `accumulate` the loss and its gradient are computed on so many
-  micro-batches one after the other and averaged; all else happens once, on the
-  whole batch. See `_accumulated` for what that asks of a task.
-
-  `shardings` tells where the state lives, from `sharding.of_state`; without it
-  the whole state is on every device.
+  learning rate: that of a plateau, which the host decides. With `accumulate`
+  the loss and its gradient are the means over so many micro-batches, one after
+  the other (`_accumulated`). `shardings` tells where the state lives, from
+  `sharding.of_state`; without it all of it is on every device.
   """
   whole, rows = sharding.replicated(mesh), sharding.by_row(mesh)
   home = whole if shardings is None else shardings
   is_split = mesh.shape["fsdp"] > 1
+  front_end = sharding.per_device(partial(recipe.apply_rows, ops), mesh)
 
   def train_step(state, batch, step, key, lr_scale=None):
     key = jax.random.fold_in(key, step)
     keys = recipe.row_keys(key, batch["id"].shape[0])
-    run_ops = sharding.per_device(
-      lambda batch, keys: recipe.apply_rows(ops, batch, keys), mesh
-    )
-    batch = run_ops(batch, keys)
+    batch = front_end(batch, keys)
     batch = task.corrupt(batch, jax.random.fold_in(key, _CORRUPT), step)
 
     def loss_fn(params, batch, rng):
@@ -115,6 +101,9 @@ def make_train_step(
     )
     grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    # A step that is not finite leaves the state as it was, its counter too, and
+    # so does every step that does not follow the state: what is left is the
+    # last good one, however late the host notices.
     follows = finite & (state.step == step)
     state = jax.tree.map(lambda n, o: jnp.where(follows, n, o), new, state)
     return state, out.metrics | {"grad_norm": grad_norm, "finite": finite}
@@ -130,11 +119,10 @@ def make_train_step(
 def _accumulated(grad_fn, params, parts, rng):
   """The mean of what `grad_fn` gives over micro-batches, `parts` [k, B / k].
 
-  Micro-batch i draws from `rng` folded with i. The mean is taken of every
-  float: of losses, metrics and gradients, and of the task state that each loss
-  returns from the same state before the step. That is exact for a state that
-  is linear in the batch's mean, such as a moving average of it. What is no
-  float is the last micro-batch's.
+  Of every float: losses, metrics, gradients, and the task state that each loss
+  returns from the same state before the step, which is exact if that is linear
+  in the batch's mean, as a moving average is. What is no float is the last
+  micro-batch's. Micro-batch i draws from `rng` folded with i.
   """
   count = jax.tree.leaves(parts)[0].shape[0]
 
@@ -166,17 +154,14 @@ def make_eval_step(
 ) -> Callable[[Params, TaskState, Batch, Array], dict[str, Array]]:
   """A jitted `(params, task_state, batch, step) -> per-example outputs`.
 
-  These are the task's `evaluate`, or `features` [B, D] for a probe. They carry
-  `label`, `valid` and `id` along and are replicated, so that every process sees
-  all rows. `shardings` is as in `make_train_step`.
+  These are the task's `evaluate`, or `features` [B, D] for a probe, beside the
+  batch's `label`, `valid` and `id`, all of them whole on every device, so that
+  every process sees all rows. `shardings` is as in `make_train_step`.
   """
+  front_end = sharding.per_device(partial(recipe.apply_rows, ops), mesh)
 
   def eval_step(params, task_state, batch, step):
-    keys = jax.vmap(lambda i: jax.random.fold_in(train_key(0), i))(batch["id"])
-    run_ops = sharding.per_device(
-      lambda batch, keys: recipe.apply_rows(ops, batch, keys), mesh
-    )
-    ready = run_ops(batch, keys)
+    ready = front_end(batch, keys_of_ids(batch))
     params, task_state = sharding.gathered((params, task_state), mesh)
     if features:
       outputs = {"features": task.features(params, task_state, ready)}
@@ -186,7 +171,7 @@ def make_eval_step(
     return outputs | kept
 
   whole, rows = sharding.replicated(mesh), sharding.by_row(mesh)
-  home = (whole, whole)
+  home: tuple[Any, Any] = (whole, whole)
   if shardings is not None:
     home = (shardings.params, shardings.task_state)
   return jax.jit(

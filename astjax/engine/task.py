@@ -11,9 +11,27 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
+import jax
 import numpy as np
 
 from astjax.types import Array, Batch, Metrics, Params, TaskState
+
+# Of a whole split, on the host: outputs -> (metrics, per-class columns).
+Outputs = Mapping[str, np.ndarray]
+Summary = tuple[dict[str, float], dict[str, np.ndarray]]
+
+
+def train_key(seed: int) -> Array:
+  """The run's key; step s uses `fold_in(train_key(seed), s)`."""
+  return jax.random.key(seed, impl="threefry2x32")
+
+
+def keys_of_ids(batch: Batch) -> Array:
+  """Keys [B] for an evaluation: what a clip's own id draws is always the same.
+
+  So evaluations can be compared, in whatever order and company clips come.
+  """
+  return jax.vmap(lambda i: jax.random.fold_in(train_key(0), i))(batch["id"])
 
 
 class LossOut(NamedTuple):
@@ -33,16 +51,9 @@ class Task:
   `evaluate` and, for probes, `features`; the rest has a default.
 
   Attributes:
-    backbone: the Flax module that moves between tasks and files.
     num_classes: of the data; 0 if it has no labels.
     steps_per_epoch: may be a fraction.
-    total_steps: length of the run.
-    metric_names: what `summarise` gives.
     head: `models.heads.Head`, the classifier of a saved model, if it has one.
-    saved_objective: of a pre-training, what a saved model has beside the
-      backbone (`ModelInfo.objective`): {"name": key of `models.OBJECTIVES`,
-      **arguments of its `make`, "task_kw": how it was trained}.
-    one_label: whether a clip must have exactly one.
     length_matters: whether a schedule of its own spans the whole run, so that
       a run of another length is another training.
   """
@@ -51,11 +62,27 @@ class Task:
   num_classes: int = 0
   steps_per_epoch: float = 1.0
   total_steps: int = 1
-  metric_names: ClassVar[tuple[str, ...]] = ("loss",)
-  head: ClassVar[Any] = None
-  saved_objective: ClassVar[Mapping[str, Any]] = {}
-  one_label: ClassVar[bool] = False
+  head: Any = dataclasses.field(default=None, init=False)
   length_matters: ClassVar[bool] = False
+
+  @property
+  def metric_names(self) -> tuple[str, ...]:
+    """What `summarise` gives."""
+    return ("loss",)
+
+  @property
+  def one_label(self) -> bool:
+    """Whether a clip must have exactly one."""
+    return False
+
+  @property
+  def saved_objective(self) -> Mapping[str, Any]:
+    """Of a pre-training, what a saved model has beside the backbone.
+
+    {"name": key of `models.OBJECTIVES`, **arguments of its `make`, "task_kw":
+    how it was trained}.
+    """
+    return {}
 
   def _set(self, **values: Any) -> None:
     """For `__post_init__` alone, where a frozen object is still being made."""
@@ -106,8 +133,6 @@ class Task:
     """Clip representations [B, D], for probes."""
     raise NotImplementedError
 
-  def summarise(
-    self, outputs: Mapping[str, np.ndarray]
-  ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """On the host: all examples' outputs -> (metrics, per-class columns)."""
+  def summarise(self, outputs: Outputs) -> Summary:
+    """The metrics of a whole split, on the host."""
     return {k: float(np.mean(outputs[k])) for k in self.metric_names}, {}

@@ -27,7 +27,7 @@ class Objective:
       by `module.init(key, patches)`, patches [B, F', T', ph * pw].
     teacher: whether the state of its task has a second network of the same
       parameters at "teacher", which is the one to go on with.
-    pooling: which tokens have learned something, a key of `ast.POOLINGS`.
+    pooling: which tokens have learned something, a key of `heads.POOLINGS`.
     resize: how positions change when a fine-tuning starts from it.
     resize_into: how they change when it starts from any weights itself.
   """
@@ -53,13 +53,7 @@ def build(
 ) -> ast.Backbone:
   """The backbone that `config.model`, or a saved model's `model`, describes.
 
-  Args:
-    given: arguments of a function in `BACKBONES`; `name` says which, "ast" if
-      there is none.
-    where: how the user calls this place.
-
-  Raises:
-    UserError: an unknown name, or arguments that do not fit.
+  `name` in it says which of `BACKBONES`; the rest are that one's arguments.
   """
   given = dict(given)
   make = errors.lookup(BACKBONES, given.pop("name", "ast"), f"{where}.name")

@@ -21,8 +21,8 @@ PARTS = ("cls", "patch", "reconstruction")
 
 # The two releases of the original. `outputs` is (C,) where class and patch
 # tokens share an output layer, (C, C') where each has its own; a width of 0 is
-# the backbone's. The last four are of the task, see `tasks/asit.py`.
-PRESETS = {
+# the backbone's. The last four are fields of `tasks.asit.Asit`.
+PRESETS: dict[str, dict[str, Any]] = {
   "r1": {
     "outputs": (8192, 1024),
     "recon_widths": (768, 128),
@@ -44,15 +44,10 @@ PROJECTION = {"hidden": 2048, "bottleneck": 256}
 
 
 class ASIT(nn.Module):
-  """Backbone, projection head and reconstruction head.
+  """Backbone, `heads.ProjectionHead` and `heads.ReconstructionHead`.
 
-  Attributes:
-    backbone: cuts its patches without overlap; its one prefix token is `cls`.
-    hidden: width of the projection head's hidden layers.
-    bottleneck: K, what its output layers read.
-    outputs: (C,) or (C, C'), see `heads.ProjectionHead`.
-    recon_widths: hidden width and channels of the reconstruction head; 0 is the
-      width of the backbone.
+  `recon_widths` are hidden width and channels of the latter; 0 is the width of
+  the backbone.
   """
 
   backbone: ast.Backbone
@@ -78,11 +73,10 @@ class ASIT(nn.Module):
     parts: Sequence[str] = PARTS,
     train: bool = False,
   ) -> dict[str, Array]:
-    """Literal patches [B, F', T', ph * pw] -> those of `PARTS` asked for.
+    """Patches [B, F', T', ph * pw] -> those of `PARTS` asked for, in float32.
 
-    Returns:
-      "cls" [B, K] and "patch" [B, N, K], unit vectors to be multiplied with
-      `kernels`; "reconstruction", like `patches`. Float32.
+    "cls" [B, K] and "patch" [B, N, K] are unit vectors to be multiplied with
+    `kernels`; "reconstruction" is shaped like `patches`.
     """
     out = self.backbone(patches=patches, train=train)
     found = {}
@@ -94,7 +88,7 @@ class ASIT(nn.Module):
       cells = self.reconstruction(out["tokens"])
       found["reconstruction"] = cells.reshape(patches.shape)
     if self.is_initializing():
-      self.kernels()
+      self.kernels()  # makes their parameters
     return found
 
   def kernels(self) -> dict[str, Array]:
@@ -106,10 +100,8 @@ class ASIT(nn.Module):
     preset = "r1" if len(self.outputs) == 2 else "r2"
     usual = PROJECTION | PRESETS[preset]
     names = (*PROJECTION, "outputs", "recon_widths")
-    given = {name: getattr(self, name) for name in names}
-    return {"preset": preset} | {
-      k: v for k, v in given.items() if v != usual[k]
-    }
+    own = {k: getattr(self, k) for k in names if getattr(self, k) != usual[k]}
+    return {"preset": preset} | own
 
 
 def make(
@@ -121,28 +113,22 @@ def make(
   outputs: tuple[errors.Count, ...] = (),
   recon_widths: tuple[errors.CountOrZero, ...] = (),
 ) -> ASIT:
-  """The module from plain values, as of `ASIT`; empty ones are the preset's.
-
-  Raises:
-    UserError: sizes or a backbone that do not fit.
-  """
+  """The module from plain values; empty ones are the preset's."""
   if backbone.stride != backbone.patch_size:
     raise errors.UserError(
-      "ASiT is pre-trained on patches that do not overlap: the stride must be "
-      f"the patch size {backbone.patch_size}, it is {backbone.stride}"
+      "ASiT's patches do not overlap: the stride must be the patch size "
+      f"{backbone.patch_size}, it is {backbone.stride}"
     )
   if backbone.prefix != ("cls",):
     raise errors.UserError(
-      "ASiT has one prefix token: prefix must be ('cls',), it is "
-      f"{backbone.prefix}"
+      f"ASiT's prefix must be ('cls',), it is {backbone.prefix}"
     )
-  given = {"outputs": tuple(outputs), "recon_widths": tuple(recon_widths)}
-  for name, value in given.items():
+  sizes: list[Any] = []
+  for name, value in (("outputs", outputs), ("recon_widths", recon_widths)):
     usual = PRESETS[preset][name]
-    if len(value or usual) != len(usual):
+    sizes.append(tuple(value) or usual)
+    if len(sizes[-1]) != len(usual):
       raise errors.UserError(
-        f"the preset {preset!r} has {name}={usual}; got {value}, of another "
-        "length"
+        f"the preset {preset!r} has {name}={usual}, got {value}: other lengths"
       )
-    given[name] = value or usual
-  return ASIT(backbone, hidden, bottleneck, **given)
+  return ASIT(backbone, hidden, bottleneck, *sizes)

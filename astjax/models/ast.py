@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from astjax import errors
 from astjax.models import heads, vit
 from astjax.ops import patches, platform, xp
-from astjax.types import Array, Params
+from astjax.types import Array
 
 # The DeiT models whose shapes the paper uses. 224 and 384 name the image size
 # of the ImageNet weights (position grids of 14x14 and 24x24).
@@ -27,21 +27,16 @@ PREFIX_TOKENS = ("cls", "dist")
 def cut(backbone: nn.Module, fbank: Array) -> Array:
   """Log-mels [..., T, F] -> a backbone's patches [..., F', T', ph * pw]."""
   return patches.patchify(
-    fbank,
-    patch_size=backbone.patch_size,
-    stride=backbone.stride,
-    xp=xp.JAX,
+    fbank, patch_size=backbone.patch_size, stride=backbone.stride, xp=xp.JAX
   )
 
 
 class Backbone(nn.Module):
   """Log-mel spectrogram -> tokens; the part that moves between tasks.
 
-  Attributes:
-    width: D.
-    patch_size, stride: (mel bins, frames); a smaller stride overlaps.
-    prefix: names of the prefix tokens: ("cls", "dist"), ("cls",) or ().
-    encoder: the blocks.
+  `patch_size` and `stride` are (mel bins, frames); a smaller stride overlaps.
+  `prefix` are the names of the prefix tokens: AST's published weights have
+  ("cls", "dist"), ASiT ("cls",).
   """
 
   width: int
@@ -89,13 +84,12 @@ class Backbone(nn.Module):
 
     Args:
       fbank: [B, T, F] standardised log-mels.
-      patches: instead of `fbank`, [B, F', T', ph * pw] literal patches, cut
-        with the same patch size and stride.
+      patches: [B, F', T', ph * pw], instead of `fbank`, cut with the same patch
+        size and stride.
       keep: [B, K] numbers f' * T' + t' of the patches that it runs on; all of
         them by default.
-      mask: [B, N] bool, True where a token is replaced by `mask_token`.
-      mask_token: [D], handed in by the task that owns it.
-      train: turns drop path on (needs a "drop_path" rng if its rate is > 0).
+      mask: [B, N] bool, True where a token is replaced by `mask_token` [D].
+      train: turns drop path on, which draws from the rng "drop_path".
       hidden: also return the outputs of all blocks, before the final norm.
 
     Returns:
@@ -103,8 +97,7 @@ class Backbone(nn.Module):
       a tuple of [B, P + N, D]; N is frequency-major, f' * T' + t'.
 
     Raises:
-      UserError: a spectrogram smaller than a patch, or of another size than
-        the position grid.
+      UserError: an input of another size than the position grid.
     """
     if patches is None:
       patches = cut(self, fbank)
@@ -114,8 +107,7 @@ class Backbone(nn.Module):
       self.width, self.patch_size, self.dtype, name="patch_embed"
     )(patches.reshape(batch, -1, cells))  # [B, N, D]
     if mask is not None:
-      token = mask_token.astype(x.dtype)
-      x = jnp.where(mask[..., None], token, x)
+      x = jnp.where(mask[..., None], jnp.asarray(mask_token, x.dtype), x)
     pos_prefix, pos_grid = vit.PosEmbed(
       self.width, len(self.prefix), tuple(grid), name="pos_embed"
     )()
@@ -147,97 +139,35 @@ class Backbone(nn.Module):
 
 
 class AST(nn.Module):
-  """Backbone, pooling and classifier: [B, T, F] -> logits [B, C].
-
-  Attributes:
-    backbone: the transformer.
-    head: the classifier, on the last block's output (`ClassifierHead`) or on
-      those of all blocks (`LayerSumHead`).
-    pooling: a key of `POOLINGS`.
-  """
+  """Backbone, pooling (`heads.POOLINGS`) and classifier: -> logits [B, C]."""
 
   backbone: Backbone
   head: heads.ClassifierHead | heads.LayerSumHead
   pooling: str = "prefix"
 
   def __call__(self, fbank: Array | None = None, **kwargs) -> Array:
-    """Logits [B, C]; arguments as of `Backbone`."""
+    """Logits [B, C]; arguments are those of `Backbone`."""
     return self.outputs(fbank, **kwargs)["logits"]
-
-  def features(self, fbank: Array | None = None, **kwargs) -> Array:
-    """Pooled tokens [B, D], before the head."""
-    return self.outputs(fbank, **kwargs)["features"]
 
   def outputs(self, fbank: Array | None = None, **kwargs) -> dict[str, Array]:
     """The backbone's output with `features` [B, D] and `logits` [B, C]."""
-    of_all = isinstance(self.head, heads.LayerSumHead)
-    out = self.backbone(fbank, hidden=of_all, **kwargs)
-    if of_all:
-      features = self.head.mix(pool_layers(out, self.pooling))
+    if isinstance(self.head, heads.LayerSumHead):
+      out = self.backbone(fbank, hidden=True, **kwargs)
+      features = self.head.mix(out, self.pooling)
     else:
-      features = pool(out, self.pooling)
+      out = self.backbone(fbank, **kwargs)
+      features = heads.pool(out, self.pooling)
     return out | {"features": features, "logits": self.head(features)}
 
 
 def classifier(backbone: Backbone, head: heads.Head) -> AST:
   """The backbone with a classifier."""
-  if head.projection:
-    widths = (backbone.width, head.projection)
-    top = heads.LayerSumHead(head.num_classes, backbone.encoder.depth, widths)
-  else:
+  if not head.projection:
     top = heads.ClassifierHead(head.num_classes, head.layer_norm_eps)
-  return AST(backbone, top, head.pooling)
-
-
-# What is averaged: AST's prefix tokens, SSAST's patch tokens, or both (SUPERB).
-POOLINGS = {
-  "prefix": ("prefix",),
-  "tokens": ("tokens",),
-  "all": ("prefix", "tokens"),
-}
-
-
-def pool(tokens: dict[str, Array], pooling: str) -> Array:
-  """Mean over the tokens that a pooling takes, [B, D].
-
-  In float32, whatever the backbone computes in: the ranking of bfloat16 scores
-  is full of ties, and mAP is a ranking.
-  """
-  names = errors.lookup(POOLINGS, pooling, "pooling")
-  chosen = jnp.concatenate([tokens[name] for name in names], axis=1)
-  return jnp.mean(chosen.astype(jnp.float32), axis=1)
-
-
-def pool_layers(out: dict[str, Any], pooling: str) -> Array:
-  """Mean over the tokens of each block, before the final norm: [B, L, D]."""
-  count = out["prefix"].shape[1]
-  pooled = [
-    pool({"prefix": x[:, :count], "tokens": x[:, count:]}, pooling)
-    for x in out["hidden"]
-  ]
-  return jnp.stack(pooled, axis=1)
-
-
-def attention_maps(backbone: Backbone, params: Params, patches: Array) -> Array:
-  """Where the prefix tokens look in the last block: [B, H, P, F', T'].
-
-  `patches` are literal ones, [B, F', T', ph * pw].
-  """
-  # Fused attention keeps no weights, so what it reads is recorded, and the
-  # product of queries and keys computed once more.
-  _, recorded = backbone.apply(
-    {"params": params},
-    patches=patches,
-    capture_intermediates=lambda module, _: module.name == "norm1",
-  )
-  last = f"block_{backbone.encoder.depth - 1}"
-  x = recorded["intermediates"]["encoder"][last]["norm1"]["__call__"][0]
-  weights = vit.attention_weights(
-    params["encoder"][last]["attn"], x, backbone.encoder.num_heads
-  )
-  count = len(backbone.prefix)
-  to_patches = weights[:, :, :count, count:]  # [B, H, P, N]
-  return to_patches.reshape(*to_patches.shape[:3], *patches.shape[1:3])
+    return AST(backbone, top, head.pooling)
+  widths, depth = (backbone.width, head.projection), backbone.encoder.depth
+  mixed = heads.LayerSumHead(head.num_classes, depth, widths)
+  return AST(backbone, mixed, head.pooling)
 
 
 _Pair = tuple[errors.Count, errors.Count]
@@ -260,14 +190,13 @@ def make_backbone(
   scan: bool = False,
   dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> Backbone:
-  """A backbone from plain config values, as of `Backbone` and `vit.Encoder`.
+  """A backbone from plain config values; `Backbone` and `vit.Encoder` say more.
 
-  What is 0 of width, depth and num_heads is the variant's; an mlp_dim of 0 is
+  A width, depth or num_heads of 0 is the variant's, an mlp_dim of 0 is
   4 * width.
 
   Raises:
-    UserError: an unknown variant, attention or prefix, or sizes that do not
-      fit.
+    UserError: an unknown variant, attention or prefix, or sizes that clash.
   """
   shape = errors.lookup(VARIANTS, variant, "variant")
   errors.lookup(vit.ATTENTION, attention, "attention")
@@ -296,6 +225,5 @@ def make_backbone(
     scan=scan,
     dtype=getattr(jnp, dtype),
   )
-  return Backbone(
-    width, tuple(patch_size), tuple(stride), tuple(prefix), encoder
-  )
+  # A config or a saved model may have lists.
+  return Backbone(width, (*patch_size,), (*stride,), (*prefix,), encoder)

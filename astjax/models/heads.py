@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import flax.linen as nn
 import jax.numpy as jnp
 
+from astjax import errors
 from astjax.errors import Count, CountOrZero, Within
 from astjax.models import vit
 from astjax.types import Array
@@ -17,15 +18,12 @@ Epsilon = Annotated[float, Within(lambda x: 0 < x < 1, "in (0, 1)")]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Head:
-  """A classifier on top of the backbone.
+  """A classifier as a saved model describes it.
 
   Attributes:
-    num_classes: C.
-    pooling: a key of `models.ast.POOLINGS`.
-    layer_norm_eps: of its layer norm.
     scores: "sigmoid" for tags, "softmax" for one class a clip.
-    projection: K of a classifier on a learned mean of all blocks, which has no
-      layer norm (`models.heads.LayerSumHead`); 0 for one on the last block.
+    projection: 0 for a `ClassifierHead` on the last block; K of a
+      `LayerSumHead`, which has no layer norm.
   """
 
   num_classes: Count
@@ -33,6 +31,25 @@ class Head:
   layer_norm_eps: Epsilon = 1e-5
   scores: Literal["sigmoid", "softmax"] = "sigmoid"
   projection: CountOrZero = 0
+
+
+# What is averaged: AST's prefix tokens, SSAST's patch tokens, or both (SUPERB).
+POOLINGS = {
+  "prefix": ("prefix",),
+  "tokens": ("tokens",),
+  "all": ("prefix", "tokens"),
+}
+
+
+def pool(out: dict[str, Any], pooling: str) -> Array:
+  """The mean [B, D] over some of a backbone's tokens.
+
+  In float32, whatever the backbone computes in: the ranking of bfloat16 scores
+  is full of ties, and mAP is a ranking.
+  """
+  names = errors.lookup(POOLINGS, pooling, "pooling")
+  chosen = jnp.concatenate([out[name] for name in names], axis=1)
+  return jnp.mean(chosen.astype(jnp.float32), axis=1)
 
 
 class ClassifierHead(nn.Module):
@@ -55,13 +72,9 @@ class ClassifierHead(nn.Module):
 class LayerSumHead(nn.Module):
   """SUPERB's classifier: a learned mean of all blocks, two linear layers.
 
-  The blocks' weights are the softmax of parameters that start at zero. The
-  backbone's final norm has no part in it. In float32.
-
-  Attributes:
-    num_classes: C.
-    num_layers: L, blocks of the backbone.
-    widths: D, and K between the two linear layers.
+  The weights of the L blocks are the softmax of parameters that start at zero.
+  The backbone's final norm has no part in it. In float32. `widths` are D, and
+  K between the two linear layers.
   """
 
   num_classes: int
@@ -75,10 +88,15 @@ class LayerSumHead(nn.Module):
     self.projection = _linear(hidden, fan_in=width)
     self.linear = _linear(self.num_classes, fan_in=hidden)
 
-  def mix(self, layers: Array) -> Array:
-    """A mean over tokens for each block, [B, L, D] -> [B, D]."""
+  def mix(self, out: dict[str, Any], pooling: str) -> Array:
+    """What a backbone gives with `hidden` -> [B, D], pooled block by block."""
+    count = out["prefix"].shape[1]
+    layers = [
+      pool({"prefix": x[:, :count], "tokens": x[:, count:]}, pooling)
+      for x in out["hidden"]
+    ]
     weights = nn.softmax(self.layer_weights)[:, None]
-    return jnp.sum(weights * layers, axis=1)
+    return jnp.sum(weights * jnp.stack(layers, axis=1), axis=1)
 
   def __call__(self, x: Array) -> Array:
     """[B, D] from `mix` -> logits [B, C]."""
@@ -112,10 +130,7 @@ class PatchMlpHead(nn.Module):
 class WeightNorm(nn.Module):
   """The kernel [K, C] of an output layer whose columns have length 1.
 
-  Attributes:
-    width: K.
-    features: C.
-    has_scale: whether the length of each column is a parameter, 1 at first.
+  With `has_scale` the length of each column is a parameter, 1 at first.
   """
 
   width: int
@@ -140,12 +155,9 @@ class ProjectionHead(nn.Module):
   cosines, times a scale. They are not computed here, because those of all
   tokens at once would not fit (see `losses.distill_tokens`).
 
-  Attributes:
-    hidden: width of the two hidden layers.
-    bottleneck: K.
-    outputs: (C of the class token, C' of the patch tokens) of two layers, `cls`
-      and `patch`; or (C,) of one for both, `last`, whose scale is a parameter.
-    dtype: of the MLP; the rest is float32.
+  `outputs` are (C of the class token, C' of the patch tokens) of two layers,
+  `cls` and `patch`; or (C,) of one for both, `last`, whose scale is a
+  parameter. `dtype` is that of the MLP; the rest is float32.
   """
 
   hidden: int
@@ -157,13 +169,12 @@ class ProjectionHead(nn.Module):
     self.fc1 = vit.Dense(self.hidden, dtype=self.dtype)
     self.fc2 = vit.Dense(self.hidden, dtype=self.dtype)
     self.fc3 = vit.Dense(self.bottleneck, dtype=self.dtype)
-    layer = lambda n: WeightNorm(  # noqa: E731
-      self.bottleneck, n, has_scale=len(self.outputs) == 1
-    )
     if len(self.outputs) == 1:
-      self.last = layer(*self.outputs)
+      self.last = WeightNorm(self.bottleneck, self.outputs[0], has_scale=True)
     else:
-      self.cls, self.patch = map(layer, self.outputs)
+      cls, patch = self.outputs
+      self.cls = WeightNorm(self.bottleneck, cls, has_scale=False)
+      self.patch = WeightNorm(self.bottleneck, patch, has_scale=False)
 
   def __call__(self, x: Array) -> Array:
     """Tokens [..., D] -> unit vectors [..., K], float32."""
@@ -185,14 +196,8 @@ class ProjectionHead(nn.Module):
 class ReconstructionHead(nn.Module):
   """Tokens [..., D] -> the cells of their patches [..., ph * pw], in float32.
 
-  Three linear layers, each with a GELU after it (the last one too), and the
-  original's transposed convolution as a product.
-
-  Attributes:
-    hidden: width of the two hidden layers.
-    channels: what the transposed convolution reads.
-    patch_size: (mel bins, frames).
-    dtype: of the linear layers.
+  Three linear layers in `dtype`, each with a GELU after it (the last one too),
+  and the original's transposed convolution, from `channels`, as a product.
   """
 
   hidden: int

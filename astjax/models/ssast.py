@@ -17,12 +17,7 @@ HEADS = ("discriminative", "generative")
 
 
 class SSAST(nn.Module):
-  """Backbone, mask token and patch heads: what is hidden -> predictions.
-
-  Attributes:
-    backbone: cuts its patches without overlap (stride = patch size).
-    heads: which of `HEADS` there are.
-  """
+  """Backbone, mask token and those of `HEADS` that there are."""
 
   backbone: ast.Backbone
   heads: tuple[str, ...] = HEADS
@@ -45,16 +40,10 @@ class SSAST(nn.Module):
     heads: tuple[str, ...] | None = None,
     train: bool = False,
   ) -> dict[str, Array]:
-    """Predicts the hidden patches of every clip.
+    """What each head makes of the hidden patches, {head: [B, M, ph * pw]}.
 
-    Args:
-      patches: [B, F', T', ph * pw] literal patches.
-      index: [B, M] int32, numbers f' * T' + t' of the hidden ones; the first
-        patch alone by default.
-      heads: which of its own predict; all by default.
-
-    Returns:
-      {head: [B, M, ph * pw]}.
+    `index` [B, M] numbers the hidden ones of `patches` [B, F', T', ph * pw] as
+    f' * T' + t'; by default it is the first alone.
     """
     if index is None:
       index = jnp.zeros((len(patches), 1), jnp.int32)
@@ -70,11 +59,7 @@ class SSAST(nn.Module):
 
 
 def make(backbone: ast.Backbone, heads: tuple[str, ...] = HEADS) -> SSAST:
-  """The module on a backbone.
-
-  Raises:
-    UserError: patches that overlap, or unknown heads.
-  """
+  """The module on a backbone, whose patches may not overlap."""
   if backbone.stride != backbone.patch_size:
     raise UserError(
       "SSAST hides whole patches, which may not overlap: the stride must be "

@@ -139,12 +139,7 @@ def _auto(q, k, v):
   return (_per_head if platform.platform() == "cpu" else _xla)(q, k, v)
 
 
-ATTENTION = {
-  "auto": _auto,
-  "xla": _xla,
-  "cudnn": _cudnn,
-  "per_head": _per_head,
-}
+ATTENTION = {"auto": _auto, "xla": _xla, "cudnn": _cudnn, "per_head": _per_head}
 
 
 class Attention(nn.Module):
@@ -164,21 +159,6 @@ class Attention(nn.Module):
     x = attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])  # [B, N, H, h]
     x = x.reshape(batch, tokens, width)
     return Dense(width, dtype=self.dtype, name="proj")(x)
-
-
-def attention_weights(params: Params, x: Array, num_heads: int) -> Array:
-  """The weights of an `Attention` on its input x [B, N, D].
-
-  Returns:
-    [B, H, N, N] float32: how much the token of the third axis takes from that
-    of the last one, over which the sum is 1.
-  """
-  batch, tokens, _ = x.shape
-  qkv = x @ params["qkv"]["kernel"] + params["qkv"]["bias"]
-  qkv = qkv.reshape(batch, tokens, 3, num_heads, -1)
-  scores = jnp.einsum("bqhd,bkhd->bhqk", qkv[:, :, 0], qkv[:, :, 1])
-  scores = scores.astype(jnp.float32) * qkv.shape[-1] ** -0.5
-  return jax.nn.softmax(scores, axis=-1)
 
 
 class DropPath(nn.Module):
@@ -222,9 +202,6 @@ class Encoder(nn.Module):
   """Transformer blocks and the final norm.
 
   Attributes:
-    depth: number of blocks.
-    num_heads: H.
-    mlp_dim: hidden width of the MLP.
     drop_path: rate of the last block; grows linearly from 0.
     layer_norm_eps: 1e-6 in AST and ASiT, 1e-12 in Hugging Face's AST.
     attention: a key of `ATTENTION`.
@@ -232,7 +209,6 @@ class Encoder(nn.Module):
     scan: run the blocks as turns of one loop. A program of one block compiles
       in a fraction of the time; it holds a copy of the parameters, and draws
       other paths to drop.
-    dtype: of the computation; parameters are float32.
   """
 
   depth: int
@@ -260,15 +236,9 @@ class Encoder(nn.Module):
     return layer_norm(self.layer_norm_eps, self.dtype, "norm")(x), hidden
 
   def _block(self, drop_path, block_type=Block, **kwargs):
-    return block_type(
-      self.num_heads,
-      self.mlp_dim,
-      drop_path,
-      self.layer_norm_eps,
-      self.attention,
-      self.dtype,
-      **kwargs,
-    )
+    sizes = (self.num_heads, self.mlp_dim)
+    how = (self.layer_norm_eps, self.attention, self.dtype)
+    return block_type(*sizes, drop_path, *how, **kwargs)
 
   def _scanned(self, x, train):
     # The blocks' parameters are stacked here and nowhere else: as one stack
@@ -292,3 +262,31 @@ class Encoder(nn.Module):
     turn = jax.checkpoint(turn, prevent_cse=False) if self.remat else turn
     x, hidden = jax.lax.scan(turn, x, turns)
     return x, list(hidden)
+
+
+def attention_maps(
+  backbone: nn.Module, params: Params, patches: Array
+) -> Array:
+  """Where the prefix tokens look in the last block: [B, H, P, F', T'].
+
+  `patches` are [B, F', T', ph * pw]. The weights [B, H, P, P + N] of all tokens
+  sum up to 1.
+  """
+  # Fused attention keeps no weights, so the queries and keys are recorded, and
+  # multiplied once more.
+  _, recorded = backbone.apply(
+    {"params": params},
+    patches=patches,
+    capture_intermediates=lambda module, _: module.name == "qkv",
+  )
+  block = recorded["intermediates"]["encoder"][
+    f"block_{backbone.encoder.depth - 1}"
+  ]
+  (qkv,) = block["attn"]["qkv"]["__call__"]
+  qkv = qkv.reshape(*qkv.shape[:2], 3, backbone.encoder.num_heads, -1)
+  count = len(backbone.prefix)
+  queries, keys = qkv[:, :count, 0], qkv[:, :, 1]
+  scores = jnp.einsum("bphd,bnhd->bhpn", queries, keys).astype(jnp.float32)
+  weights = jax.nn.softmax(scores * qkv.shape[-1] ** -0.5, axis=-1)
+  to_patches = weights[..., count:]
+  return to_patches.reshape(*to_patches.shape[:3], *patches.shape[1:3])

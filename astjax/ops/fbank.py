@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -22,33 +24,27 @@ LOG_FLOOR = float(np.finfo(np.float32).eps)
 
 @dataclasses.dataclass(frozen=True)
 class FbankSpec:
-  """Settings of the front-end.
-
-  Attributes:
-    sample_rate: Hz.
-    num_mel_bins: F, number of triangular filters.
-    frame_length_ms: window length in milliseconds.
-    frame_shift_ms: hop in milliseconds.
-    low_freq: lower edge of the first filter, Hz.
-    high_freq: upper edge of the last filter, Hz; zero or less counts from
-      Nyquist, as in Kaldi.
-    preemphasis: coefficient of the first-order high pass inside a frame.
-  """
+  """Settings of the front-end; rates and frequencies in Hz."""
 
   sample_rate: int = 16_000
-  num_mel_bins: int = 128
   frame_length_ms: float = 25.0
   frame_shift_ms: float = 10.0
-  low_freq: float = 20.0
-  high_freq: float = 0.0
-  preemphasis: float = 0.97
+  num_mel_bins: int = 128  # F, triangular filters
+  low_freq: float = 20.0  # lower edge of the first filter
+  high_freq: float = 0.0  # upper edge of the last; <= 0 counts from Nyquist
+  preemphasis: float = 0.97  # of the first-order high pass inside a frame
+
+  @classmethod
+  def of(cls, arguments: Mapping[str, Any]) -> FbankSpec:
+    """The settings among the arguments of an op."""
+    names = [f.name for f in dataclasses.fields(cls)]
+    return cls(**{k: arguments[k] for k in names if k in arguments})
 
   def __post_init__(self):
     if self.window_size < 2 or self.hop_size < 1:
       raise UserError(
         f"fbank frames of {self.frame_length_ms} ms every "
-        f"{self.frame_shift_ms} ms are shorter than two samples (window) or "
-        f"one sample (shift) at {self.sample_rate} Hz"
+        f"{self.frame_shift_ms} ms are too short at {self.sample_rate} Hz"
       )
     if not 0 <= self.low_freq < self.top_freq <= self.sample_rate / 2:
       raise UserError(
@@ -119,16 +115,9 @@ def window(spec: FbankSpec) -> np.ndarray:
 
 
 def fbank(audio, spec: FbankSpec, xp: Xp = NUMPY):
-  """Log-mel filter banks.
+  """Waveforms [..., S] in [-1, 1] -> float32 log-mels [..., T, F].
 
-  Args:
-    audio: [..., S] waveform in [-1, 1]; fewer samples than one frame are
-      zero-padded to one frame.
-    spec: the settings.
-    xp: which array library computes it.
-
-  Returns:
-    [..., T, F] float32, natural log, T = 1 + (S - window) // hop.
+  T = 1 + (S - window) // hop; less than one frame is zero-padded to one.
   """
   num_samples = audio.shape[-1]
   num_frames = spec.num_frames(num_samples)

@@ -14,6 +14,8 @@ from __future__ import annotations
 import math
 from typing import Annotated
 
+import numpy as np
+
 from astjax.errors import (
   Count,
   CountOrZero,
@@ -24,7 +26,8 @@ from astjax.errors import (
 )
 from astjax.ops import fbank as fbank_ops
 from astjax.ops import patches
-from astjax.ops.recipe import Op
+from astjax.ops.recipe import Op, Random
+from astjax.types import Array, Example
 
 INT16_SCALE = 32_768.0
 
@@ -35,19 +38,20 @@ def to_float(audio: str = "audio") -> Op:
   """int16 [..., S] -> float32 in [-1, 1)."""
 
   def op(example, key, xp):
-    if "int16" not in str(example[audio].dtype):
-      raise UserError(
-        f"to_float reads int16, {audio!r} is not: put quantise before it"
-      )
-    x = xp.asarray(example[audio], xp.float32)
-    return example | {audio: x * (1.0 / INT16_SCALE)}
+    x = example[audio]
+    if x.dtype != np.int16:
+      raise UserError(f"to_float reads int16, {audio!r} is {x.dtype}: quantise")
+    return example | {audio: xp.asarray(x, xp.float32) * (1.0 / INT16_SCALE)}
 
   return op
 
 
-def _float_waveform(example, audio, name):
-  if "int" in str(example[audio].dtype):
-    raise UserError(f"{name} reads a float waveform: put to_float before it")
+def float_waveform(example: Example, audio: str, op: str) -> Array:
+  """The entry `audio`; a UserError of the op if it holds 16-bit samples."""
+  if example[audio].dtype != np.float32:
+    raise UserError(
+      f"{op} reads float32: put to_float before it, or put it before quantise"
+    )
   return example[audio]
 
 
@@ -58,7 +62,7 @@ def center(audio: str = "audio", num_samples: str = "num_samples") -> Op:
   """
 
   def op(example, key, xp):
-    x = _float_waveform(example, audio, "center")  # [..., S]
+    x = float_waveform(example, audio, "center")  # [..., S]
     length = x.shape[-1]
     count = example[num_samples] if num_samples else length
     real = xp.arange(length, dtype=xp.int32) < count
@@ -85,22 +89,17 @@ def fbank(
   out: str = "fbank",
 ) -> Op:
   """Waveform [..., S] -> log-mels [..., T, F]; drops the waveform."""
-  spec = fbank_ops.FbankSpec(
-    sample_rate=sample_rate,
-    num_mel_bins=num_mel_bins,
-    frame_length_ms=frame_length_ms,
-    frame_shift_ms=frame_shift_ms,
-    low_freq=low_freq,
-    high_freq=high_freq,
-    preemphasis=preemphasis,
+  settings = (
+    *(sample_rate, frame_length_ms, frame_shift_ms, num_mel_bins),
+    *(low_freq, high_freq, preemphasis),
   )
+  spec = fbank_ops.FbankSpec(*settings)
 
   def op(example, key, xp):
     rest = {k: v for k, v in example.items() if k != audio}
-    x = _float_waveform(example, audio, "fbank")
+    x = float_waveform(example, audio, "fbank")
     return rest | {out: fbank_ops.fbank(x, spec, xp)}
 
-  op.spec = spec
   return op
 
 
@@ -116,11 +115,7 @@ def pad_frames(
   The original pads the log-mels, not the waveform, and before standardising:
   with AudioSet's statistics a padded cell becomes +0.467.
   """
-  spec = fbank_ops.FbankSpec(
-    sample_rate=sample_rate,
-    frame_length_ms=frame_length_ms,
-    frame_shift_ms=frame_shift_ms,
-  )
+  spec = fbank_ops.FbankSpec(sample_rate, frame_length_ms, frame_shift_ms)
 
   def op(example, key, xp):
     x = example[fbank]  # [..., T, F]
@@ -134,8 +129,7 @@ def pad_frames(
 def cut_frames(num_frames: Count, fbank: str = "fbank") -> Op:
   """The first `num_frames` frames; where there are fewer, 0.0 for the others.
 
-  Before standardising. ASiT cuts the 598 frames of six seconds to 592, which
-  its patches cover.
+  ASiT cuts the 598 frames of six seconds to 592, which its patches cover.
   """
 
   def op(example, key, xp):
@@ -144,7 +138,6 @@ def cut_frames(num_frames: Count, fbank: str = "fbank") -> Op:
       x = xp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, missing), (0, 0)])
     return example | {fbank: x}
 
-  op.num_frames = num_frames
   return op
 
 
@@ -158,24 +151,21 @@ def time_mask(max_width: CountOrZero, fbank: str = "fbank") -> Op:
   return _mask(max_width, fbank, -2)
 
 
-def _mask(width, name, axis):
+def _mask(width: int, name: str, axis: int) -> Op:
+  @Random
   def op(example, key, xp):
     x = example[name]  # [..., T, F]
     length = x.shape[axis]
     if width > length:
-      raise UserError(
-        f"a mask of up to {width} does not fit an axis of {length} cells"
-      )
+      raise UserError(f"a mask of up to {width} on an axis of {length} cells")
     u = xp.uniform(key, 2)
     span = u[0] * float(width)
     start = xp.floor(u[1] * (float(length) - span))
     cell = xp.arange(length, dtype=xp.float32)
     inside = (cell >= start) & (cell < start + xp.floor(span))
-    if axis == -2:
-      inside = inside[:, None]
+    inside = inside if axis == -1 else inside[:, None]
     return example | {name: xp.where(inside, 0.0, x)}
 
-  op.draws = True
   return op
 
 
@@ -191,16 +181,16 @@ def standardize(mean: Finite, std: Positive, fbank: str = "fbank") -> Op:
 def noise(max_scale: Positive = 0.1, fbank: str = "fbank") -> Op:
   """Adds uniform noise in [0, r), r uniform in [0, max_scale) once a clip.
 
-  After standardising (the original's noise augmentation); never negative.
+  The original's, after standardising; never negative.
   """
 
+  @Random
   def op(example, key, xp):
     x = example[fbank]  # [..., T, F]
     u = xp.uniform(key, math.prod(x.shape) + 1)
     scale = u[0] * max_scale
     return example | {fbank: x + u[1:].reshape(x.shape) * scale}
 
-  op.draws = True
   return op
 
 
@@ -211,6 +201,7 @@ def roll(max_shift: Count = 10, fbank: str = "fbank") -> Op:
   original.
   """
 
+  @Random
   def op(example, key, xp):
     x = example[fbank]  # [..., T, F]
     length = x.shape[-2]
@@ -219,7 +210,6 @@ def roll(max_shift: Count = 10, fbank: str = "fbank") -> Op:
     source = (xp.arange(length, dtype=xp.int32) - shift) % length
     return example | {fbank: xp.take(x, source, axis=-2, mode="clip")}
 
-  op.draws = True
   return op
 
 

@@ -1,9 +1,8 @@
 """Group masked model learning: ASiT's corruption of spectrograms.
 
-Blocks of random places and sizes are drawn until they cover a part of a
-spectrogram. What they cover is filled, or comes from another clip: one or the
-other, drawn for each view of each clip. (ASiT, arXiv 2211.13189, and the
-original's code.)
+Random blocks are drawn until they cover a part of a spectrogram. What they
+cover is filled, or comes from another clip: one or the other, drawn for each
+view of each clip. (ASiT, arXiv 2211.13189, and the original's code.)
 """
 
 from __future__ import annotations
@@ -26,47 +25,34 @@ _DRAWS = 64  # blocks drawn at once: half a spectrogram takes 24 to 59
 
 @dataclasses.dataclass(frozen=True)
 class Gmml:
-  """How spectrograms are corrupted.
+  """How spectrograms are corrupted."""
 
-  Attributes:
-    drop: part of a spectrogram that is filled; above 0.5 it is drawn from
-      [0.5, drop), as is `replace`.
-    replace: part that comes from another clip; 0 never does so, else half of
-      all views have it, and nothing filled.
-    align: blocks begin and end at multiples of so many cells.
-    fill: "zeros", the mean of standardised log-mels; "time" and "freq" zero
-      all of the frames or mel bins that a block touches; "noise" is normal.
-    noise: its mean and standard deviation. Those of log-mels that are not
-      standardised, as in the original.
-  """
-
+  # The part of a spectrogram that is filled; above 0.5 it is drawn from
+  # [0.5, drop), as is `replace`.
   drop: float
+  # The part that comes from another clip; 0 never does so, else half of all
+  # views have it, and nothing filled.
   replace: float = 0.3
-  align: int = 1
+  align: int = 1  # blocks begin and end at multiples of so many cells
+  # Zero is the mean of standardised log-mels; "time" and "freq" zero all of the
+  # frames or mel bins that a block touches.
   fill: Literal["zeros", "noise", "time", "freq"] = "zeros"
+  # Mean and deviation of log-mels before standardising, as in the original.
   noise: tuple[float, float] = (-4.2677393, 4.5689974)
 
 
 def corrupt(keys: Array, fbank: Array, how: Gmml) -> tuple[Array, Array]:
   """Corrupts the views of a whole batch.
 
-  Args:
-    keys: [B, V], one for each view.
-    fbank: [B, V, T, F] standardised log-mels of all devices: another clip may
-      be any of them, itself too, at the same view.
-    how: what is done.
-
-  Returns:
-    (corrupted, like `fbank`; mask, [B, V, T, F] bool, True in the blocks).
+  Of keys [B, V] and the standardised log-mels [B, V, T, F] of all devices:
+  (corrupted log-mels; mask, [B, V, T, F] bool, True in the blocks).
 
   Raises:
     UserError: a spectrogram in which such blocks cannot be drawn.
   """
-  batch, views, *shape = fbank.shape
-  check(tuple(shape), how)
-
-  # The original draws the other clip from the same process. Here it is any clip
-  # of the whole batch, so that the number of devices changes nothing.
+  batch, views, *sides = fbank.shape
+  shape = (sides[0], sides[1])
+  check(shape, how)
 
   def draw(key, x):
     coin, donor, fraction, blocks, noise = jax.random.split(key, 5)
@@ -74,7 +60,10 @@ def corrupt(keys: Array, fbank: Array, how: Gmml) -> tuple[Array, Array]:
     most = jnp.where(is_other, how.replace, how.drop)
     least = jnp.minimum(most, 0.5)
     part = least + (most - least) * jax.random.uniform(fraction)
-    mask, _ = block_mask(blocks, part, shape=tuple(shape), align=how.align)
+    mask, _ = block_mask(blocks, part, shape=shape, align=how.align)
+    # The original draws the other clip from the same process. Here it is any
+    # clip of the batch, itself too, so that the number of devices changes
+    # nothing.
     donor = jax.random.randint(donor, (), 0, batch)
     return is_other, donor, mask, _fill(noise, x, mask, how)
 
@@ -93,15 +82,7 @@ def block_mask(
   A block has its first cell drawn evenly, but never in the last `align` frames
   or mel bins, and its sides up to `MAX_SIDE`, cut at the borders: so the first
   frames and the lowest mel bins are hardly ever covered, as in the original.
-
-  Args:
-    key: of this spectrogram.
-    fraction: of its cells.
-    shape: (T, F).
-    align: see `Gmml`.
-
-  Returns:
-    (mask [T, F] bool, number of blocks).
+  Of one spectrogram of `shape` (T, F): (mask [T, F] bool, number of blocks).
   """
   target = fraction * math.prod(shape)
   blocks = jnp.arange(_DRAWS)[:, None, None]
@@ -131,19 +112,15 @@ def block_mask(
   return mask, count
 
 
-def _spans(key, length, align):
+def _spans(key: Array, length: int, align: int) -> Array:
   """Where the drawn blocks are along one axis, [draws, length] bool."""
   start_key, size_key = jax.random.split(key)
   start = jax.random.randint(start_key, (_DRAWS,), 0, length - align)
   start = start // align * align
-  size = jax.random.randint(size_key, (_DRAWS,), align, _longest(length))
+  size = jax.random.randint(size_key, (_DRAWS,), align, int(MAX_SIDE * length))
   size = _to_multiple(jnp.minimum(size, length - start), align)
   cell = jnp.arange(length)
   return (cell >= start[:, None]) & (cell < (start + size)[:, None])
-
-
-def _longest(length):
-  return int(MAX_SIDE * length)
 
 
 def _to_multiple(n, align):
@@ -169,20 +146,20 @@ def check(shape: tuple[int, int], how: Gmml) -> None:
   """Raises a UserError if a spectrogram (T, F) is too small for the blocks."""
   most = 1.0
   for length, name in zip(shape, ("frames", "mel bins"), strict=True):
-    if _longest(length) <= how.align:
+    longest = int(MAX_SIDE * length)
+    if longest <= how.align:
       raise UserError(
         f"blocks are up to {MAX_SIDE} of a side long and at least drop_align="
         f"{how.align}: {length} {name} are too few"
       )
     ends = (
-      start + _to_multiple(min(_longest(length) - 1, length - start), how.align)
+      start + _to_multiple(min(longest - 1, length - start), how.align)
       for start in range(0, length - how.align, how.align)
     )
     most *= min(max(ends), length) / length
-  asked = max(how.drop, how.replace)
-  if asked > min(most, MAX_FRACTION):
+  asked, most = max(how.drop, how.replace), min(most, MAX_FRACTION)
+  if asked > most:
     raise UserError(
       f"blocks cannot cover {asked} of {shape[0]} frames x {shape[1]} mel bins "
-      f"with drop_align={how.align}: at most {min(most, MAX_FRACTION):.3g}; "
-      "lower task_kw.drop_perc and drop_replace"
+      f"with drop_align={how.align}: at most {most:.3g}"
     )

@@ -12,29 +12,25 @@ from typing import Any, Literal
 
 import numpy as np
 
-from astjax.errors import (
-  Count,
-  CountOrZero,
-  Fraction,
-  Positive,
-  UserError,
-)
+from astjax.errors import Count, CountOrZero, Fraction, Positive, UserError
 from astjax.ops import frontend, waveform
 from astjax.ops.fbank import FbankSpec
-from astjax.ops.recipe import Op
+from astjax.ops.frontend import float_waveform
+from astjax.ops.recipe import Op, Random
+from astjax.types import Array, Example
 
 # A `data.reader.Reader`: what there is to read, and its labels.
 Reader = Any
 Channel = Literal["mean", "first"]
 
 
+# Channels are averaged, since a stereo recording may hold its event in either;
+# the original takes the first one.
 def decode(channel: Channel = "mean", *, reader: Reader) -> Op:
   """Reads the recording `index`: adds audio, sample_rate, num_samples and id.
 
-  Several channels are averaged, since a stereo recording may hold its event in
-  either; "first" takes the first one, as the original does. In training an
-  unreadable recording is replaced by the next readable one; in evaluation its
-  row becomes invalid and holds silence.
+  In training an unreadable recording is replaced by the next readable one; in
+  evaluation its row becomes invalid and holds silence.
   """
 
   def op(example, key, xp):
@@ -45,81 +41,59 @@ def decode(channel: Channel = "mean", *, reader: Reader) -> Op:
       audio, rate = found
     else:  # a rate of zero stands for it
       audio, rate, is_valid = np.zeros(1, np.float32), 0, False
-    audio = waveform.to_mono(audio, channel)
-    return example | {
-      "audio": audio,
-      "sample_rate": rate,
-      "num_samples": np.int32(len(audio)),
-      "id": np.int32(index),
-      "valid": is_valid,
-    }
+    read = {"id": np.int32(index), "valid": is_valid, "sample_rate": rate}
+    return example | read | _waveform(waveform.to_mono(audio, channel))
 
   return op
+
+
+def _waveform(audio: np.ndarray) -> Example:
+  """What an op that changes the length gives."""
+  return {"audio": audio, "num_samples": np.int32(len(audio))}
 
 
 def resample(sample_rate: Count) -> Op:
   """To this rate in Hz, whatever the recording's (soxr, high quality)."""
 
   def op(example, key, xp):
-    audio = _float_waveform(example, "audio", "resample")
+    audio = float_waveform(example, "audio", "resample")
     rate = example["sample_rate"] or sample_rate
     audio = waveform.resample(audio, rate, sample_rate)
-    return example | {
-      "audio": audio,
-      "sample_rate": sample_rate,
-      "num_samples": np.int32(len(audio)),
-    }
+    return example | {"sample_rate": sample_rate} | _waveform(audio)
 
   return op
 
 
-def _float_waveform(example, name, op):
-  if example[name].dtype != np.float32:
-    raise UserError(
-      f"{op} reads a float waveform, {name!r} is {example[name].dtype}: "
-      "put it before quantise"
-    )
-  return example[name]
-
-
-def _one_waveform(example, op):
+def _one_waveform(example: Example, op: str) -> Array:
   if example["audio"].ndim != 1:
-    raise UserError(
-      f"{op} works on one waveform, not on views of it: put it before views "
-      "(fit and views exclude each other)"
-    )
+    raise UserError(f"{op} works on one waveform: put it before views")
   return example["audio"]
 
 
-def _check_rate(example, op, sample_rate):
-  if example["sample_rate"] not in (0, sample_rate):
+def _check_rate(example: Example, op: str, sample_rate: int) -> None:
+  if (rate := example["sample_rate"]) not in (0, sample_rate):
     raise UserError(
-      f"{op}(sample_rate={sample_rate}) met a recording of "
-      f"{example['sample_rate']} Hz: put resample({sample_rate}) before it, or "
-      "give its rate"
+      f"{op} met a recording of {rate} Hz: put resample({sample_rate}) first"
     )
 
 
 def random_crop(num_samples: Count) -> Op:
-  """So many samples from a place drawn evenly; shorter recordings stay whole.
+  """So many samples from a place drawn evenly, before `fit`, which pads."""
 
-  Before `fit`, which pads.
-  """
-
+  @Random
   def op(example, key, xp):
     audio = _one_waveform(example, "random_crop")
     count = example["num_samples"]
     start = _place(xp.uniform(key, 1)[0], max(count - num_samples, 0) + 1)
-    return example | {
-      "audio": audio[start : start + num_samples],
-      "num_samples": np.int32(min(count, num_samples)),
-    }
+    # A shorter recording stays whole.
+    count = np.int32(min(count, num_samples))
+    audio = audio[start : start + num_samples]
+    return example | {"audio": audio, "num_samples": count}
 
-  op.draws = True
   return op
 
 
-def _place(u, count):
+def _place(u: Array, count: int) -> np.ndarray:
   """One of 0 ... count - 1, evenly, from float32 u in [0, 1)."""
   # In double precision the product stays below the count.
   return np.floor(np.asarray(u, np.float64) * count).astype(np.int32)
@@ -128,16 +102,16 @@ def _place(u, count):
 def roll_waveform(rate: Fraction = 0.5) -> Op:
   """With probability `rate`, rolls the waveform around by 0 ... S samples.
 
-  How far is drawn evenly. Before whatever pads. (ASiT, first release.)
+  How far is drawn evenly. Before any op that pads. (ASiT, first release.)
   """
 
+  @Random
   def op(example, key, xp):
     audio = _one_waveform(example, "roll_waveform")
     u = xp.uniform(key, 2)
     shift = _place(u[1], len(audio) + 1) if u[0] < rate else 0
     return example | {"audio": np.roll(audio, shift)}
 
-  op.draws = True
   return op
 
 
@@ -151,26 +125,13 @@ def views(
 ) -> Op:
   """Crops of one recording: `audio` [V, S], and maybe `audio_local` [V', S'].
 
-  The waveform is padded with zeros at its end to a global crop, if it is
-  shorter; then every crop starts at a place of its own, drawn evenly (ASiT,
-  both releases). With random=False, for evaluations, the first one starts at
-  the beginning, the last one ends at the end, the others lie evenly between.
-
-  Padding counts as sound: `num_samples` becomes S.
-
-  Args:
-    count: V, of global crops.
-    seconds: how long these are.
-    local_count: V', of local crops; 0 for none.
-    local_seconds: how long these are.
-    sample_rate: Hz, of the recordings.
-    random: whether places are drawn.
+  A shorter waveform is padded with zeros at its end to S, which count as sound.
+  Then every crop starts at a place of its own, drawn evenly (ASiT, both
+  releases). With random=False, for evaluations, the first one starts at the
+  beginning, the last one ends at the end, the others lie evenly between.
   """
   if local_count and local_seconds > seconds:
-    raise UserError(
-      f"views needs local crops no longer than global ones, got {count} of "
-      f"{seconds} s and {local_count} of {local_seconds} s"
-    )
+    raise UserError(f"local crops longer than global ones: {local_seconds} s")
   size = max(1, round(seconds * sample_rate))
   local_size = max(1, round(local_seconds * sample_rate))
 
@@ -188,17 +149,12 @@ def views(
         starts = (places - 1) * np.arange(count) // max(count - 1, 1)
       return audio[starts[:, None] + np.arange(size)]
 
-    example = example | {
-      "audio": crops(size, 0, count),
-      "num_samples": np.int32(size),
-    }
+    out = {"audio": crops(size, 0, count), "num_samples": np.int32(size)}
     if local_count:
-      example["audio_local"] = crops(local_size, count, local_count)
-    return example
+      out["audio_local"] = crops(local_size, count, local_count)
+    return example | out
 
-  op.draws = random
-  op.num_samples = size
-  return op
+  return Random(op) if random else op
 
 
 def fit(
@@ -212,11 +168,7 @@ def fit(
   The first frames are kept, as in the original: 1,024 frames at 16 kHz are
   164,080 samples.
   """
-  spec = FbankSpec(
-    sample_rate=sample_rate,
-    frame_length_ms=frame_length_ms,
-    frame_shift_ms=frame_shift_ms,
-  )
+  spec = FbankSpec(sample_rate, frame_length_ms, frame_shift_ms)
   length = spec.num_samples(num_frames)
 
   def op(example, key, xp):
@@ -225,7 +177,6 @@ def fit(
     audio, count = waveform.fit(audio, length)
     return example | {"audio": audio, "num_samples": np.int32(count)}
 
-  op.spec = spec
   return op
 
 
@@ -237,7 +188,7 @@ def quantise(audio: str = "audio") -> Op:
   """
 
   def op(example, key, xp):
-    x = _float_waveform(example, audio, "quantise")
+    x = float_waveform(example, audio, "quantise")
     return example | {audio: waveform.quantise(x)}
 
   return op
@@ -256,7 +207,7 @@ def mix(
   (AST paper, section 3.1; the original's order and means): each waveform loses
   its own mean first and the mixture its mean afterwards; the partner, uniform
   over the source, is cut or zero-padded to the length of the first. `multi_hot`
-  after it mixes the labels alike. `channel` is that of `decode`.
+  after it mixes the labels in the same way. `channel` is that of `decode`.
   """
 
   def blend(example, partner, share):
@@ -271,8 +222,9 @@ def mix(
     out[:count] = mixed - mixed.mean()
     return {"audio": out, "partner": partner, "share": share}
 
+  @Random
   def op(example, key, xp):
-    _float_waveform(example, "audio", "mix")
+    float_waveform(example, "audio", "mix")
     _one_waveform(example, "mix")
     if "label" in example:
       raise UserError("mix changes the labels: put it before multi_hot")
@@ -284,7 +236,6 @@ def mix(
     share = np.float32(random.beta(alpha, alpha))
     return example | blend(example, partner, share)
 
-  op.draws = True
   return op
 
 
@@ -297,15 +248,9 @@ def multi_hot(num_classes: CountOrZero = 0, *, reader: Reader) -> Op:
   source = reader.source
   size = len(source.class_names)
   if not size:
-    raise UserError(
-      "multi_hot needs labels, the source has none: a pattern needs a group "
-      "(?P<label>...), a table a column 'labels', a manifest a label_list"
-    )
+    raise UserError("multi_hot needs labels, the source has none")
   if num_classes not in (0, size):
-    raise UserError(
-      f"multi_hot({num_classes}) does not fit the source, which has {size} "
-      "classes"
-    )
+    raise UserError(f"multi_hot({num_classes}): the source has {size} classes")
 
   def op(example, key, xp):
     share = example.get("share", np.float32(1.0))
@@ -322,12 +267,6 @@ def keep(*names: str) -> Op:
   """Drops every entry but these (id and valid always stay)."""
 
   def op(example, key, xp):
-    missing = [n for n in names if n not in example]
-    if missing:
-      raise UserError(
-        f"keep({missing[0]!r}): there is no such entry; there are "
-        f"{', '.join(sorted(example))}"
-      )
     return {n: example[n] for n in {*names, "id", "valid"}}
 
   return op

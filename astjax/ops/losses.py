@@ -38,19 +38,13 @@ def info_nce(
   """Which of M hidden patches is which: [..., M, K] twice -> (loss, hits).
 
   The scores are the products of all patches with all predictions of one clip,
-  without temperature or normalisation (SSAST paper, section 2.3).
+  without temperature or normalisation (SSAST paper, section 2.3). The softmax
+  runs over "predictions", for each patch, as in the original's code, or over
+  "patches", for each prediction, as in the paper.
 
-  Args:
-    targets: the hidden patches.
-    predictions: what was predicted in their places.
-    over: what a softmax runs over: "predictions", for each patch, as in the
-      original's code, or "patches", for each prediction, as in the paper.
-
-  Returns:
-    (loss [...], the mean over M; hits [..., M] bool, whether each prediction's
-    patch was identified). It is the original's accuracy: the patch with the
-    highest softmax; over "predictions" that is normalised along one axis and
-    compared along the other.
+  The loss [...] is the mean over M. A hit [..., M] is a prediction whose patch
+  has the highest softmax: the original's accuracy, which over "predictions" is
+  normalised along one axis and compared along the other.
   """
   scores = jnp.einsum(
     "...ak,...bk->...ab", targets, predictions, precision="highest"
@@ -80,19 +74,15 @@ def masked_l1(
 ) -> Array:
   """Mean absolute error where `mask` is True; 0 if that is nowhere.
 
-  Args:
-    targets: of any shape.
-    predictions: of the same.
-    mask: of the same, bool.
-    axis: over which the mean is taken; None takes one mean over everything, so
-      that examples with many masked cells weigh more.
+  Of three arrays of one shape, over `axis`; None takes one mean over
+  everything, so that examples with many masked cells weigh more.
   """
   error = jnp.abs(predictions - targets).astype(jnp.float32)
   total = jnp.sum(jnp.where(mask, error, 0.0), axis=axis)
   return total / jnp.maximum(jnp.sum(mask, axis=axis), 1)
 
 
-def _teach(logits, center, temperature):
+def _teach(logits: Array, center: Array, temperature: Array | float) -> Array:
   """The teacher's distribution: centered and sharpened, without a gradient."""
   logits = (logits.astype(jnp.float32) - center) / temperature
   return jax.lax.stop_gradient(jax.nn.softmax(logits))
@@ -108,12 +98,9 @@ def distill_views(
 ) -> tuple[Array, Array]:
   """Cross-entropy between different views of a clip (DINO, ASiT).
 
-  Args:
-    student: logits [B, V', C]; its first V views are those of the teacher.
-    teacher: logits [B, V, C].
-    center: [C], a running mean of the teacher's logits.
-    student_temp: temperature of the student's softmax.
-    teacher_temp: of the teacher's, lower.
+  Of the student's logits [B, V', C], whose first V views are those of the
+  teacher's [B, V, C]; `center` [C] is a running mean of the teacher's logits,
+  and its temperature is lower, so that the targets are sharper.
 
   Returns:
     (loss [B], the mean over all pairs of a teacher's view with another view of
@@ -122,7 +109,7 @@ def distill_views(
   targets = _teach(teacher, center, teacher_temp)
   log_q = jax.nn.log_softmax(student.astype(jnp.float32) / student_temp)
   xent = -jnp.einsum("bvc,bwc->bvw", targets, log_q, precision="highest")
-  other = ~jnp.eye(*xent.shape[1:], dtype=bool)
+  other = ~jnp.eye(xent.shape[1], xent.shape[2], dtype=bool)
   loss = jnp.sum(jnp.where(other, xent, 0.0), axis=(1, 2)) / jnp.sum(other)
   return loss, jnp.mean(targets, axis=(0, 1))
 
@@ -147,25 +134,15 @@ def distill_tokens(
 ) -> tuple[Array, Array]:
   """Cross-entropy token by token, a few tokens of every clip at a time.
 
-  The logits of all tokens never exist at once, forwards or backwards: 592
-  tokens of 80 clips times 8,192 outputs are 1.6 GB for each network. Parts are
-  cut along the tokens, so that no row leaves its device.
-
-  Args:
-    student: what the output layer reads [B, N, K].
-    teacher: the same of the teacher.
-    student_kernel: the output layer [K, C].
-    teacher_kernel: the same of the teacher.
-    center: [C], a running mean of the teacher's logits.
-    student_temp: temperature of the student's softmax.
-    teacher_temp: of the teacher's, lower.
-    chunk: at most so many tokens of a clip at a time, whose logits are
-      computed once more on the way back; 0 holds all of them.
-
-  Returns:
-    (loss [B], the mean over the tokens; the teacher's mean distribution [C]
-    over batch and tokens).
+  `student` and `teacher` are what the output layers, the kernels [K, C], read:
+  [B, N, K]. At most `chunk` tokens of a clip are taken at a time, and their
+  logits are computed once more on the way back; 0 takes all. Otherwise as
+  `distill_views`: loss [B], the mean over the tokens, and the teacher's mean
+  distribution [C] over batch and tokens.
   """
+  # The logits of all tokens never exist at once: 592 tokens of 80 clips times
+  # 8,192 outputs are 1.6 GB for each network. Parts are cut along the tokens,
+  # so that no row leaves its device.
   batch, count, width = student.shape
   parts = -(-count // chunk) if chunk else 1
   size = -(-count // parts)

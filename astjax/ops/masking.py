@@ -37,20 +37,14 @@ def cluster_mask(
 ) -> Array:
   """M patches in square clusters, all of one size in a clip: int32 [M].
 
-  Clusters are drawn until there are enough patches.
-
-  Args:
-    key: of this clip.
-    grid: (F', T').
-    count: M.
-    reference_quirks: as the original's code does it: clusters have the drawn
-      patch in their corner (lowest mel bins, earliest time) and wrap into the
-      next row at the end of time, patch 0 is never hidden, clusters are drawn
-      until there are M + 1 and the highest numbers are left out; so the last
-      patch is never hidden, and the lowest row half as often as others. False
-      is as the paper describes it: clusters have the drawn patch in their
-      middle, end at the borders, and every patch may be hidden; what is too
-      much is left out of the last cluster at random.
+  Clusters are drawn until there are enough patches. With `reference_quirks`, as
+  the original's code does it: they have the drawn patch in their corner (lowest
+  mel bins, earliest time) and wrap into the next row at the end of time, patch
+  0 is never hidden, and of M + 1 or more the highest numbers are left out; so
+  the last patch is never hidden, and the lowest row half as often as others.
+  Without, as the paper describes it: they have the drawn patch in their middle,
+  end at the borders, and every patch may be hidden; what is too much is left
+  out of the last cluster at random.
 
   Raises:
     UserError: less than one, or as many patches as there are to hide.
@@ -84,9 +78,8 @@ def cluster_mask(
     return number + 1, grown[last], earlier
 
   nothing = jnp.zeros(num_patches, bool)
-  _, hidden, earlier = jax.lax.while_loop(
-    is_short, draw, (jnp.int32(0), nothing, nothing)
-  )
+  start = (jnp.int32(0), nothing, nothing)
+  _, hidden, earlier = jax.lax.while_loop(is_short, draw, start)
   # What is hidden first, then the others; in between the last cluster.
   rank = jnp.where(hidden, 0.0, 2.0)
   if not reference_quirks:
@@ -95,7 +88,7 @@ def cluster_mask(
   return jnp.sort(jnp.argsort(rank)[:count])
 
 
-def _corner_clusters(start, size, grid):
+def _corner_clusters(start: Array, size: Array, grid: tuple[int, int]) -> Array:
   """Patches start + i * T' + j of the sequence, i and j below size; not 0."""
   number = jnp.arange(grid[0] * grid[1])
   inside = jnp.zeros((start.shape[0], number.size), bool)

@@ -12,23 +12,17 @@ import scipy.special
 
 
 def average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-  """Average precision per class, NaN where a class has no positive.
-
-  Args:
-    scores: [n, C], any monotone score.
-    targets: [n, C], positive where > 0.5.
-  """
-  return np.array(
-    [_average_precision(s, t) for s, t in _columns(scores, targets)]
-  )
+  """[C], NaN where a class has no positive; of [n, C], positive where > 0.5."""
+  columns = _columns(scores, targets)
+  return np.array([_average_precision(s, t) for s, t in columns])
 
 
 def roc_auc(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-  """Area under the ROC curve per class, NaN without positives or negatives."""
+  """[C], area under the ROC curve; NaN without positives or negatives."""
   return np.array([_roc_auc(s, t) for s, t in _columns(scores, targets)])
 
 
-def _columns(scores, targets):
+def _columns(scores: np.ndarray, targets: np.ndarray) -> zip:
   return zip(np.asarray(scores).T, np.asarray(targets).T > 0.5, strict=True)
 
 
@@ -71,11 +65,7 @@ def accuracy(scores: np.ndarray, targets: np.ndarray) -> float:
 def classification(
   logits: np.ndarray, targets: np.ndarray
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-  """All of them at once.
-
-  Args:
-    logits: [n, C].
-    targets: [n, C] multi-hot.
+  """All of them at once, of logits [n, C] and multi-hot targets [n, C].
 
   Returns:
     ({"mAP", "mAUC", "d_prime", "accuracy"}, per class {"AP", "AUC",

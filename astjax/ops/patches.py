@@ -23,19 +23,15 @@ def grid_shape(
   Raises:
     UserError: a patch does not fit into the spectrogram, or a size is < 1.
   """
-  if min(*patch_size, *stride) < 1:
+  (ph, pw), (sh, sw) = patch_size, stride
+  if min(ph, pw, sh, sw) < 1:
+    raise UserError(f"sizes must be positive, got {patch_size}, {stride}")
+  if num_mel_bins < ph or num_frames < pw:
     raise UserError(
-      f"patch_size and stride must be positive, got {patch_size}, {stride}"
+      f"a patch of {ph} mel bins x {pw} frames does not fit into "
+      f"{num_mel_bins} mel bins x {num_frames} frames"
     )
-  if num_mel_bins < patch_size[0] or num_frames < patch_size[1]:
-    raise UserError(
-      f"a patch of {patch_size[0]} mel bins x {patch_size[1]} frames does not "
-      f"fit into {num_mel_bins} mel bins x {num_frames} frames"
-    )
-  return (
-    (num_mel_bins - patch_size[0]) // stride[0] + 1,
-    (num_frames - patch_size[1]) // stride[1] + 1,
-  )
+  return (num_mel_bins - ph) // sh + 1, (num_frames - pw) // sw + 1
 
 
 def patchify(

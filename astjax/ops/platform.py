@@ -13,9 +13,7 @@ from collections.abc import Iterator
 
 import jax
 
-_ASKED_FOR: contextvars.ContextVar[str] = contextvars.ContextVar(
-  "platform", default=""
-)
+_ASKED_FOR = contextvars.ContextVar("platform", default="")
 
 
 def platform() -> str:

@@ -26,7 +26,7 @@ def bicubic_matrix(have: int, want: int) -> np.ndarray:
   return matrix
 
 
-def _cubic(x):
+def _cubic(x: np.ndarray) -> np.ndarray:
   """The kernel at distances 0 ... 2."""
   near = ((_A + 2) * x - (_A + 3)) * x * x + 1
   far = ((_A * x - 5 * _A) * x + 8 * _A) * x - 4 * _A
@@ -39,9 +39,7 @@ def resize(grid: Array, shape: tuple[int, int]) -> Array:
     have = grid.shape[axis]
     if have != want:
       matrix = jnp.asarray(bicubic_matrix(have, want), grid.dtype)
-      grid = jnp.moveaxis(
-        jnp.tensordot(matrix, grid, axes=(1, axis), precision="highest"),
-        0,
-        axis,
-      )
+      # [want, ...], the axis in front.
+      grid = jnp.tensordot(matrix, grid, axes=(1, axis), precision="highest")
+      grid = jnp.moveaxis(grid, 0, axis)
   return grid

@@ -11,6 +11,7 @@ maps the same ops over the rows of a batch.
 from __future__ import annotations
 
 import ast
+import dataclasses
 import inspect
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -29,18 +30,22 @@ Op = Callable[[Example, Array, Xp], Example]
 Table = Mapping[str, Callable[..., Op]]
 
 
-class NamedOp(NamedTuple):
-  """An op of a recipe.
+@dataclasses.dataclass(frozen=True)
+class Random:
+  """Marks an op that draws at random; only such ops are given a key."""
 
-  Attributes:
-    name: in its table.
-    fold: what keeps its random draws apart from others'.
-    op: the function.
-    arguments: what it was made of, defaults included.
-  """
+  run: Op
+
+  def __call__(self, example: Example, key: Array, xp: Xp) -> Example:
+    """As any op; the key is folded for this op alone."""
+    return self.run(example, key, xp)
+
+
+class NamedOp(NamedTuple):
+  """An op of a recipe, and what it was made of, defaults included."""
 
   name: str
-  fold: int
+  fold: int  # folded into its key: keeps its draws apart from others'
   op: Op
   arguments: Mapping[str, Any]
 
@@ -48,74 +53,64 @@ class NamedOp(NamedTuple):
 def parse(
   recipe: str, table: Table, where: str, **context: Any
 ) -> tuple[NamedOp, ...]:
-  """Builds the ops of a recipe.
+  """Builds the ops of a recipe, such as "to_float|fbank(num_mel_bins=64)".
 
-  Args:
-    recipe: e.g. "to_float|fbank(num_mel_bins=64)"; empty gives no ops.
-    table: of all ops that it may name.
-    where: how errors call this string, e.g. "config.input.on_device".
-    **context: values for parameters of the same name that a recipe cannot
-      write, such as the reader of the recordings.
+  `context` are arguments that a recipe cannot write, such as the reader of the
+  recordings: an op with a parameter of that name gets it. Errors call the
+  string `where`, e.g. "config.input.on_device".
 
   Raises:
     UserError: not a recipe, an unknown op, or a wrong argument.
   """
-  ops, seen = [], {}
+  ops: list[NamedOp] = []
   for name, args, kwargs in calls(recipe, where):
     with errors.located(where):
       make = errors.lookup(table, name, "op")
       own = {k: v for k, v in context.items() if k in make.__annotations__}
-      op = errors.call_positional(make, name, args, kwargs, **own)
+      op = errors.call(make, name, kwargs, by_position=args, **own)
     bound = inspect.signature(make).bind(*args, **kwargs, **own)
     bound.apply_defaults()
     # The name and how often it stood before, not the place in the recipe: so
     # an op that moves between host and device draws the same.
-    seen[name] = seen.get(name, 0) + 1
-    fold = zlib.crc32(f"{name}#{seen[name]}".encode()) & 0x7FFFFFFF
+    number = 1 + sum(earlier.name == name for earlier in ops)
+    fold = zlib.crc32(f"{name}#{number}".encode()) & 0x7FFFFFFF
     ops.append(NamedOp(name, fold, op, bound.arguments))
   return tuple(ops)
 
 
 def draws(named: NamedOp) -> bool:
   """Whether an op draws at random."""
-  return getattr(named.op, "draws", False)
+  return isinstance(named.op, Random)
 
 
 def apply(
   ops: tuple[NamedOp, ...], example: Example, key: Array, xp: Xp
 ) -> Example:
-  """Runs the ops on one example; those that draw get their own key.
+  """Runs the ops on one example.
 
   Raises:
     UserError: an op does not fit what the ops before it give.
   """
-  for named in ops:
-    name, fold, op, _ = named
+  for op in ops:
     # Folding a key is twenty rounds of shifts: too much for ops without draws.
-    own = xp.fold_in(key, fold) if draws(named) else None
+    own = xp.fold_in(key, op.fold) if draws(op) else None
     try:
-      example = op(example, own, xp)
+      example = op.op(example, own, xp)
     except KeyError as e:
       raise UserError(
-        f"the op {name} needs {e.args[0]!r}, which no op before it has made; "
-        f"there are {', '.join(sorted(example))}"
+        f"the op {op.name} needs {e.args[0]!r}, which no op before it has made;"
+        f" there are {', '.join(sorted(example))}"
       ) from e
     except (TypeError, ValueError, IndexError) as e:
       raise UserError(
-        f"the op {name} cannot work on what comes before it: "
+        f"the op {op.name} cannot work on what comes before it: "
         f"{errors.first_line(e)}"
       ) from e
   return example
 
 
 def apply_rows(ops: tuple[NamedOp, ...], batch: Batch, keys: Array) -> Batch:
-  """Runs the ops on the rows of a batch, traced by JAX.
-
-  Args:
-    ops: from `parse`.
-    batch: arrays with a leading axis B.
-    keys: [B] random keys, one per row of the global batch.
-  """
+  """Runs the ops on the rows of a batch, traced by JAX; `keys` are [B]."""
   return jax.vmap(lambda row, key: apply(ops, row, key, JAX))(batch, keys)
 
 
@@ -138,17 +133,16 @@ def calls(
   try:
     node = ast.parse(recipe.strip(), mode="eval").body
     for part in _split(node):
-      call = part if isinstance(part, ast.Call) else None
-      name = call.func if call else part
-      if not isinstance(name, ast.Name):
+      call = part if isinstance(part, ast.Call) else ast.Call(part, [], [])
+      if not isinstance(call.func, ast.Name):
         raise ValueError(f"{ast.unparse(part)!r} is not an op")
-      args = [_literal(a) for a in call.args] if call else []
-      kwargs = {}
-      for keyword in call.keywords if call else []:
+      args = [_literal(arg) for arg in call.args]
+      kwargs: dict[str, Any] = {}
+      for keyword in call.keywords:
         if keyword.arg is None or keyword.arg in kwargs:
           raise ValueError(f"{ast.unparse(keyword)!r} is unpacked or repeated")
         kwargs[keyword.arg] = _literal(keyword.value)
-      yield name.id, args, kwargs
+      yield call.func.id, args, kwargs
   except (SyntaxError, ValueError, RecursionError, MemoryError) as e:
     # A syntax error ends with the place in a file that does not exist.
     reason = errors.first_line(e).split(" (<")[0]
@@ -164,14 +158,14 @@ def text(name: str, args: list, kwargs: dict[str, Any]) -> str:
   return f"{name}({', '.join(given)})" if given else name
 
 
-def _literal(node):
+def _literal(node: ast.expr) -> Any:
   try:
     return ast.literal_eval(node)
   except (ValueError, TypeError):
     raise ValueError(f"{ast.unparse(node)!r} is not a plain value") from None
 
 
-def _split(node):
+def _split(node: ast.expr) -> list[ast.expr]:
   if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
     return [*_split(node.left), *_split(node.right)]
   return [node]

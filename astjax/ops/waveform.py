@@ -33,13 +33,7 @@ def resample(audio: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
 def resample_blocks(
   audio: Iterable[np.ndarray], rate: float, new_rate: int
 ) -> Iterator[np.ndarray]:
-  """Pieces of a waveform, resampled: together what `resample` gives, exactly.
-
-  Args:
-    audio: float32 [S], one after the other.
-    rate: theirs, in Hz.
-    new_rate: Hz.
-  """
+  """Pieces of a waveform, resampled: together the bits of `resample`."""
   if rate == new_rate:
     yield from audio
     return

@@ -13,7 +13,7 @@ and the device agree to 1e-6. Accelerators compute in float32.
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,59 +23,38 @@ from astjax.ops import platform
 from astjax.types import Array
 
 
-class Xp(Protocol):
-  """The functions of `numpy`, and these; keys are those of `jax.random`."""
+class Xp:
+  """NumPy, on the host. Keys are those of `jax.random`, as two words uint32."""
 
-  def __getattr__(self, name: str) -> Any: ...
+  def __getattr__(self, name: str) -> Any:
+    return getattr(np, name)
 
   def precise(self) -> contextlib.AbstractContextManager:
     """Inside it, `wide` may give float64."""
+    return contextlib.nullcontext()
 
   def wide(self, x: Array) -> Array:
     """Casts to the widest float that the front-end should compute in."""
+    return np.asarray(x, np.float64)
 
   def matmul(self, x: Array, y: np.ndarray) -> Array:
     """[..., n] x [n, m] at full precision; y is cast to x's type."""
+    return x @ y.astype(x.dtype)
 
   def fold_in(self, key: Array, data: Array) -> Array:
     """A new key from a key and a number (threefry-2x32)."""
+    key, data = np.asarray(key, np.uint32), np.asarray(data, np.uint32)
+    with np.errstate(over="ignore"):  # the sums are meant to wrap around
+      return _threefry2x32(key[..., 0], key[..., 1], data)
 
   def uniform(self, key: Array, count: int) -> Array:
     """float32 [count] in [0, 1): number i from the key folded with i."""
-
-
-class Numpy:
-  """On the host. Keys are their two words, uint32 [2]."""
-
-  def __getattr__(self, name):
-    return getattr(np, name)
-
-  def precise(self):
-    return contextlib.nullcontext()
-
-  def wide(self, x):
-    return np.asarray(x, np.float64)
-
-  def matmul(self, x, y):
-    return x @ y.astype(x.dtype)
-
-  def fold_in(self, key, data):
-    key, data = np.asarray(key, np.uint32), np.asarray(data, np.uint32)
-    with np.errstate(over="ignore"):  # the sums are meant to wrap around
-      words = threefry2x32(key[..., 0], key[..., 1], data)
-    return np.stack(words, axis=-1)
-
-  def uniform(self, key, count):
     bits = self.fold_in(key, np.arange(count))[:, 0]
     return (bits >> np.uint32(8)).astype(np.float32) * np.float32(2**-24)
 
 
-class Jax:
-  """On the device, traceable.
-
-  Args:
-    double: whether `wide` is float64; None asks for it on a CPU only.
-  """
+class Jax(Xp):
+  """On the device, traceable; `double` None: in float64 on a CPU only."""
 
   def __init__(self, double: bool | None = None):
     self._double = double
@@ -89,9 +68,8 @@ class Jax:
     return self._double
 
   def precise(self):
-    return (
-      jax.enable_x64(True) if self._is_double() else (contextlib.nullcontext())
-    )
+    is_double = self._is_double()
+    return jax.enable_x64(True) if is_double else contextlib.nullcontext()
 
   def wide(self, x):
     return jnp.asarray(x, jnp.float64 if self._is_double() else jnp.float32)
@@ -114,7 +92,7 @@ class Jax:
     return (bits >> 8).astype(jnp.float32) * jnp.float32(2**-24)
 
 
-NUMPY = Numpy()
+NUMPY = Xp()
 JAX = Jax()
 
 
@@ -123,18 +101,11 @@ def random_key(seed: int) -> np.ndarray:
   return np.array([seed >> 32 & 0xFFFFFFFF, seed & 0xFFFFFFFF], np.uint32)
 
 
-def threefry2x32(k0: Array, k1: Array, data: Array) -> tuple[Array, Array]:
+def _threefry2x32(k0: Array, k1: Array, data: Array) -> np.ndarray:
   """Threefry-2x32 with 20 rounds, as `jax.random.fold_in` applies it.
 
-  Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (2011).
-
-  Args:
-    k0: first word of the key, uint32 of any shape.
-    k1: second word.
-    data: uint32, the low word of the counter (the high word is zero).
-
-  Returns:
-    The two words of the result.
+  Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (2011). The words
+  of the key and the low word of the counter -> uint32 [..., 2].
   """
   schedule = (k0, k1, k0 ^ k1 ^ np.uint32(0x1BD11BDA))
   rotations = ((13, 15, 26, 6), (17, 29, 16, 24))
@@ -146,4 +117,4 @@ def threefry2x32(k0: Array, k1: Array, data: Array) -> tuple[Array, Array]:
       x1 = x1 ^ x0
     x0 = x0 + schedule[(block + 1) % 3]
     x1 = x1 + schedule[(block + 2) % 3] + np.uint32(block + 1)
-  return x0, x1
+  return np.stack([x0, x1], axis=-1)

@@ -10,6 +10,7 @@ word, though, hence the digests.
 from __future__ import annotations
 
 import contextlib
+import functools
 import pathlib
 import shutil
 import sys
@@ -21,7 +22,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
-from orbax.checkpoint.checkpoint_managers import preservation_policy
+from orbax.checkpoint.checkpoint_managers import (
+  preservation_policy as policies,
+)
 
 from astjax.engine import sharding
 from astjax.engine.step import TrainState
@@ -32,21 +35,6 @@ from astjax.weights.orbax_params import describe as describe_array
 
 class _Damaged(Exception):
   """The files of a checkpoint can be read, but are not what was saved."""
-
-
-class _Best:
-  """A preservation policy for one step: the best so far, as the record says.
-
-  Orbax's own forgets the best on a resume, and a checkpoint that is saved
-  before it is rated has no metric yet.
-  """
-
-  step: int | None = None
-
-  def should_preserve(self, checkpoints, *, context):
-    """One flag for each checkpoint."""
-    del context
-    return [info.step == self.step for info in checkpoints]
 
 
 class Checkpoints:
@@ -64,15 +52,13 @@ class Checkpoints:
     self._read_only = read_only
     self.folder = pathlib.Path(workdir).absolute() / "checkpoints"
     self._damaged = self.folder.parent / "damaged_checkpoints"
-    self._best = _Best()
     self._has_failed = False
-    policy = preservation_policy.AnyPreservationPolicy(
-      [preservation_policy.LatestN(keep), self._best]
-    )
+    self._kept = policies.AnyPreservationPolicy([policies.LatestN(keep)])
     self._manager = ocp.CheckpointManager(
       self.folder,
       options=ocp.CheckpointManagerOptions(
-        preservation_policy=None if read_only else policy,
+        # Changed at each save, for the best step so far.
+        preservation_policy=None if read_only else self._kept,
         cleanup_tmp_directories=not read_only,
         read_only=read_only,
         create=not read_only,
@@ -89,16 +75,14 @@ class Checkpoints:
   def save(self, state: TrainState, record: dict[str, Any]) -> None:
     """Saves; the writing goes on in the background, one save at a time.
 
-    The state is copied to the host and hashed before the call returns.
-
-    Args:
-      state: its `step` names the checkpoint.
-      record: what the host remembers, plain JSON but for the key `arrays`, a
-        flat dict of NumPy arrays, which must not change afterwards. The
-        checkpoint of its `best_step` is kept.
+    `record` is what the host remembers: plain JSON but for the key `arrays`, a
+    flat dict of NumPy arrays, which must not change afterwards.
     """
     step = int(state.step)
-    self._best.step = record.get("best_step")
+    # Orbax's own policy for the best one forgets it on a resume, and a
+    # checkpoint that is saved before it is rated has no metric yet.
+    best = policies.CustomSteps([record.get("best_step")])
+    self._kept.policies = [self._kept.policies[0], best]
     if step in self._manager.all_steps():
       return
     record = dict(record)
@@ -106,7 +90,7 @@ class Checkpoints:
     digests = {k: describe_array(v) for k, v in arrays.items()}
     meta = {"record": record, "leaves": describe(state), "arrays": digests}
     items = {
-      "state": ocp.args.StandardSave(_as_dict(state)),
+      "state": ocp.args.StandardSave(dict(vars(state))),
       "meta": ocp.args.JsonSave(meta),
     }
     if arrays:
@@ -115,43 +99,47 @@ class Checkpoints:
       self._manager.save(step, args=ocp.args.Composite(**items))
 
   def restore(
-    self, template: TrainState, *, step: int | None = None
+    self, template: TrainState
   ) -> tuple[TrainState, dict[str, Any]] | None:
-    """The newest intact checkpoint, or that of one step.
+    """The newest intact checkpoint: (state, record as `save` got it).
 
-    Args:
-      template: a state of the right shapes and shardings.
-      step: None takes the newest one. A damaged one is set aside, with a
-        warning, and the one before it is tried.
-
-    Returns:
-      (state, record as it was given to `save`), or None if there is no
-      checkpoint.
+    A damaged one is set aside, with a warning, and the one before it is tried.
+    None if there is no checkpoint. `template` is a state of the right shapes
+    and shardings.
 
     Raises:
       UserError: a checkpoint of another model, or none is intact.
       Outage: one cannot be read now.
     """
     # Process 0's list: a shared disk may show others an older folder.
-    steps = sharding.from_process_0(self.steps()) if step is None else [step]
-    for candidate in reversed(steps):
-      try:
-        return self._restore(candidate, template)
-      except _Damaged as e:
-        if jax.process_index() == 0:
-          warn(f"checkpoint {candidate} is damaged and passed over: {e}")
-        if not self._read_only:
-          self._set_aside(candidate)
-    if step is not None:
-      raise UserError(f"checkpoint {step} of {self.folder} is not intact")
+    steps = sharding.from_process_0(self.steps())
+    for step in reversed(steps):
+      if found := self._try(template, step):
+        return found
     if steps or self._damaged.exists():
       raise UserError(
-        f"none of the checkpoints in {self.folder} is intact"
-        f"{' (steps ' + ', '.join(map(str, steps)) + ')' if steps else ''}; "
+        f"none of the checkpoints in {self.folder} is intact (steps {steps}); "
         f"damaged ones are in {self._damaged.name}; start again in a new "
         "--workdir"
       )
     return None
+
+  def restore_step(
+    self, template: TrainState, step: int
+  ) -> tuple[TrainState, dict[str, Any]]:
+    """As `restore`, of one step; a UserError if it is damaged."""
+    if found := self._try(template, step):
+      return found
+    raise UserError(f"checkpoint {step} of {self.folder} is not intact")
+
+  def _try(self, template, step):
+    try:
+      return self._restore(step, template)
+    except _Damaged as e:
+      if jax.process_index() == 0:
+        warn(f"checkpoint {step} is damaged and passed over: {e}")
+      if not self._read_only:
+        self._set_aside(step)
 
   def _restore(self, step, template):
     folder = self.folder / str(step)
@@ -159,19 +147,25 @@ class Checkpoints:
     _check_same_model(meta["leaves"], template, folder)
     abstract = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
-      _as_dict(template),
+      dict(vars(template)),
     )
     items = {"state": ocp.args.StandardRestore(abstract)}
-    digests = meta.get("arrays", {})
-    if digests:
+    if digests := meta.get("arrays", {}):
       shapes = {k: np.empty(s, d) for k, (s, d, _) in digests.items()}
       items["arrays"] = ocp.args.StandardRestore(shapes)
     args = ocp.args.Composite(**items)
     tree = _on_all(folder, lambda: self._reader.read(step, args))
     state = TrainState(**tree["state"])
     arrays = dict(tree["arrays"]) if digests else {}
-    expected = meta["leaves"] | digests
-    _on_all(folder, lambda: _check_digests(state, arrays, expected))
+
+    def check():
+      found = describe(state)
+      found |= {k: describe_array(v) for k, v in arrays.items()}
+      saved = meta["leaves"] | digests
+      if changed := [k for k, v in saved.items() if found.get(k) != v]:
+        raise _Damaged(f"the digests of {', '.join(changed[:3])} do not match")
+
+    _on_all(folder, check)
     return state, meta["record"] | {"arrays": arrays}
 
   def _set_aside(self, step):
@@ -186,11 +180,7 @@ class Checkpoints:
     self._manager.reload()
 
   def wait(self) -> None:
-    """Until the last save is complete on disk.
-
-    Raises:
-      Outage: it failed.
-    """
+    """Until the last save is complete on disk; an Outage if it failed."""
     with self._saving():
       self._manager.wait_until_finished()
 
@@ -200,12 +190,10 @@ class Checkpoints:
       self.wait()
 
   def _meet(self, *, key: str, timeout_ms: int) -> None:
-    """Meets the other processes within a save.
-
-    Orbax does so in a `finally`, too: a process whose save has failed would
-    wait there for those that wait, elsewhere, for its part. With a full disk
-    both stood still for 20 minutes, so what has failed is raised here.
-    """
+    """Meets the other processes within a save."""
+    # Orbax does so in a `finally`, too: a process whose save has failed would
+    # wait there for those that wait, elsewhere, for its part. With a full disk
+    # both stood still for 20 minutes, so what has failed is raised here.
     error = sys.exception()
     if error and threading.current_thread() is not threading.main_thread():
       self._has_failed = True
@@ -220,7 +208,7 @@ class Checkpoints:
     except Exception as e:
       free = shutil.disk_usage(self.folder).free / 2**20
       reason = getattr(e, "strerror", None) or first_line(e)
-      if free < 1:
+      if free < 1:  # orbax may tell of something else that this has led to
         reason = "No space left on the disk"
       raise Outage(
         f"cannot save a checkpoint in {self.folder}: {reason} ({free:.0f} MiB "
@@ -240,50 +228,35 @@ _WRONG_FILES = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 def _is_damage(error: Exception, folder: pathlib.Path) -> bool:
-  """Whether the files can be read: then what they hold is to blame.
-
-  Not so where memory or a device's memory was short, or where a disk does not
-  answer: the checkpoint may be fine.
-  """
+  """Whether the files can be read: then what they hold is to blame."""
   if isinstance(error, (_Damaged, *_WRONG_FILES)):
     return folder.is_dir()
+  # Where memory, or a device's, was short, or where a disk does not answer, the
+  # checkpoint may be fine.
   if isinstance(error, MemoryError) or getattr(error, "errno", None):
     return False
   if str(error).startswith("RESOURCE_EXHAUSTED"):  # XLA's status code
     return False
   try:
-    for path in folder.rglob("*"):
-      if path.is_file():
-        with open(path, "rb") as f:
-          while f.read(2**24):
-            pass
+    for path in filter(pathlib.Path.is_file, folder.rglob("*")):
+      with open(path, "rb") as f:
+        while f.read(2**24):
+          pass
   except OSError:
     return False
   return folder.is_dir()
 
 
-def _check_digests(state, arrays, before):
-  now = describe(state) | {k: describe_array(v) for k, v in arrays.items()}
-  changed = [k for k, v in before.items() if now.get(k) != v]
-  if changed:
-    raise _Damaged(
-      f"the digest of {changed[0]} does not match ({len(changed)} of "
-      f"{len(now)} leaves differ)"
-    )
-
-
 def _on_all(folder: pathlib.Path, fn: Callable[[], Any]) -> Any:
   """`fn()`; where it fails on one process, it fails on all of them.
-
-  Each process reads alone: orbax meets all of them after a read that went well,
-  and one whose part is damaged would be elsewhere by then. This is the only
-  meeting, so that none goes on with another checkpoint than the others. What it
-  raises itself, because a process is gone, says nothing about the files.
 
   Raises:
     _Damaged: on any process.
     Outage: one of them cannot read it now, damaged or not.
   """
+  # Each process reads alone: orbax meets all of them after a read that went
+  # well, and one whose part is damaged would be elsewhere by then. Here is the
+  # only meeting, so that all go on with the same checkpoint.
   result, reason, how = None, "", 0
   try:
     result = fn()
@@ -301,22 +274,11 @@ def _on_all(folder: pathlib.Path, fn: Callable[[], Any]) -> Any:
   return result
 
 
-def _as_dict(state: TrainState) -> dict[str, Any]:
-  return {
-    "step": state.step,
-    "params": state.params,
-    "opt_state": state.opt_state,
-    "task_state": state.task_state,
-  }
-
-
 def _by_path(state: TrainState) -> dict[str, Any]:
   """{path: leaf}; an optimiser's state has more than dicts in it."""
-  leaves, _ = jax.tree_util.tree_flatten_with_path(_as_dict(state))
-  name = lambda path: jax.tree_util.keystr(  # noqa: E731
-    path, simple=True, separator="/"
-  )
-  return {name(path): leaf for path, leaf in leaves}
+  leaves, _ = jax.tree_util.tree_flatten_with_path(dict(vars(state)))
+  keystr = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
+  return {keystr(path): leaf for path, leaf in leaves}
 
 
 def describe(state: TrainState) -> dict[str, list]:
@@ -328,21 +290,18 @@ def describe(state: TrainState) -> dict[str, list]:
 
 
 def _check_same_model(saved: dict[str, list], template, where) -> None:
-  want = {
-    path: [list(leaf.shape), str(leaf.dtype)]
-    for path, leaf in _by_path(template).items()
+  here = {
+    k: [list(x.shape), str(x.dtype)] for k, x in _by_path(template).items()
   }
-  have = {path: leaf[:2] for path, leaf in saved.items()}
-  problems = [f"- {k}" for k in want if k not in have]
-  problems += [f"+ {k}" for k in have if k not in want]
-  problems += [
-    f"{k} is {have[k][0]} there, {want[k][0]} here"
-    for k in want
-    if k in have and have[k] != want[k]
+  there = {k: x[:2] for k, x in saved.items()}
+  changed = [
+    f"{k} is {there.get(k, 'absent')} there, {here.get(k, 'absent')} here"
+    for k in (here | there)
+    if here.get(k) != there.get(k)
   ]
-  if problems:
-    more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
+  if changed:
+    more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
     raise UserError(
       f"the checkpoint {where} is of another model or optimiser: "
-      f"{'; '.join(problems[:4])}{more}"
+      f"{'; '.join(changed[:3])}{more}"
     )

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from flax import traverse_util
 
 from astjax import errors
+from astjax.engine.optim import first_step
 from astjax.errors import (
   BelowOne,
   Count,
@@ -33,52 +33,27 @@ Shrinking = Annotated[float, Within(lambda x: 0 < x < 1, "in (0, 1)")]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InputConfig:
-  """`config.input`.
+  """`config.input`."""
 
-  Attributes:
-    source: a name in `data.sources.SOURCES`.
-    source_kw: its further arguments.
-    data_dir: folder of the recordings.
-    split: which split; empty takes all.
-    folds: which folds; empty takes all.
-    batch_size: B, over all devices and processes; or
-    batch_per_device: of each of them; `parse` makes it a batch size.
-    on_host: recipe of host ops.
-    on_device: recipe of device ops.
-    draw: a name in `data.order.DRAWS`: "shuffle" shows every example once per
-      epoch, "balanced" draws rare classes as often as frequent ones.
-  """
-
-  source: str
-  on_host: str
-  on_device: str
-  batch_size: CountOrZero = 0
-  batch_per_device: CountOrZero = 0
+  source: str  # a name in `data.sources.SOURCES`
+  on_host: str  # recipe of `ops.host_ops`
+  on_device: str  # recipe of `ops.frontend`
+  batch_size: CountOrZero = 0  # B, over all devices and processes
+  batch_per_device: CountOrZero = 0  # `parse` makes it a batch_size
   source_kw: Section = dataclasses.field(default_factory=dict)
-  data_dir: str = ""
-  split: str = ""
+  data_dir: str = ""  # folder of the recordings
+  split: str = ""  # a part of the data; empty takes all
   folds: tuple[str | int, ...] = ()
+  # "shuffle" shows every example once per epoch, "balanced" draws rare classes
+  # as often as frequent ones.
   draw: str = "shuffle"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-  """`config.evals.<name>`: what is not given is as in `config.input`.
+  """`config.evals.<name>`: what is None is as in `config.input`."""
 
-  Attributes:
-    on_device: recipe without augmentation; always given.
-    every_epochs: how often; 0 with every_steps 0 means at the end only.
-    every_steps: the same in steps.
-    of_best: once, at the end, on the best checkpoint instead of the last: for a
-      test set that must not be looked at before.
-    probe: a name in `probes.PROBES`: how well the task's features tell the
-      labels apart, instead of the task's own metrics.
-    probe_kw: its arguments.
-    train: the labelled recordings that the probe learns from: what differs from
-      those that are rated, such as {"split": "train"}.
-  """
-
-  on_device: str
+  on_device: str  # always given, since augmentations are for the training
   source: str | None = None
   source_kw: Section | None = None
   data_dir: str | None = None
@@ -87,9 +62,14 @@ class EvalConfig:
   batch_size: CountOrZero | None = None
   batch_per_device: CountOrZero | None = None
   on_host: str | None = None
-  every_epochs: NotNegative = 0.0
+  every_epochs: NotNegative = 0.0  # 0, and every_steps 0, is at the end only
   every_steps: CountOrZero = 0
+  # Once, at the end, on the best checkpoint instead of the last: for a test set
+  # that must not be looked at before.
   of_best: bool = False
+  # A name in `probes.PROBES`: how well the task's features tell the labels
+  # apart, instead of the task's own metrics. It learns from other recordings:
+  # `train` is what differs from those that are rated, as {"split": "train"}.
   probe: str = ""
   probe_kw: Section = dataclasses.field(default_factory=dict)
   train: Section = dataclasses.field(default_factory=dict)
@@ -105,8 +85,10 @@ class EvalConfig:
 
   def train_input(self, training: InputConfig, where: str) -> InputConfig:
     """The complete input of what the probe learns from."""
+    # Recipes, batch size and the rest are those of what is rated.
     rated = self.input(training)
-    given = {k: v for k, v in vars(rated).items() if k != "draw"} | self.train
+    given = {**vars(rated), **self.train}
+    given.pop("draw")
     found = errors.call(InputConfig, f"{where}.train", given, draw=rated.draw)
     if found.batch_per_device:
       raise UserError(f"{where}.train.batch_per_device: give batch_size here")
@@ -140,16 +122,12 @@ class CheckpointConfig:
 class PlateauConfig:
   """`config.plateau`: the rate falls when a metric stops getting better.
 
-  The names and their meaning are those of torch's ReduceLROnPlateau.
-
-  Attributes:
-    metric: of an evaluation, such as "val/accuracy"; empty is off.
-    mode: "min" for losses.
-    factor: what the rate is multiplied by.
-    patience: evaluations without improvement that change nothing yet.
-    threshold: what counts as an improvement, relative to the best so far.
+  Names and meanings are those of torch's ReduceLROnPlateau. `metric` is of an
+  evaluation, such as "val/accuracy"; empty is off.
   """
 
+  # Not a schedule, which is a function of the step, known beforehand: that is
+  # why it has a section of its own.
   metric: str = ""
   mode: Literal["max", "min"] = "max"
   factor: Shrinking = 0.5
@@ -167,62 +145,49 @@ class AverageConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
-  """A whole config.
+  """A whole config; each Section is of the function that takes it."""
 
-  Attributes:
-    seed: of initialisation, order and every draw.
-    accumulate: number of micro-batches in which a batch is computed; one
-      update of the weights for all of them.
-    fsdp: number of devices over which parameters, moments and a teacher are
-      split; 1 keeps them whole on each device.
-    epochs: length of the run; 0 uses `steps`.
-    steps: length of the run in steps; 0 uses `epochs`.
-    task: a name in `tasks.TASKS`; `task_kw` its arguments, `model` the model's.
-    init_from: weights to start from: a path, a published checkpoint or a
-      Hugging Face name; empty starts at random.
-    init_kw: the fields of `pretrained.Options`.
-    schedule: arguments of `optim.make_schedule`.
-    optim: arguments of `optim.make_optimizer`.
-    evals: {name: EvalConfig}.
-    best: metric that decides on the best checkpoint, such as "val/mAP".
-    best_is_lowest: True for losses.
-    ensemble_predictions: also rate the mean of the scores over evaluations.
-    given: the plain config with the keys that the user gave and whole batches:
-      what is written down of a run. The size of a batch is part of the
-      training, the number of devices is not.
-  """
-
-  task: str
+  task: str  # a name in `tasks.TASKS`
   model: Section
   input: InputConfig
-  schedule: Section
-  seed: Seed = 0
-  accumulate: Count = 1
+  schedule: Section  # `engine.optim.make_schedule`
+  seed: Seed = 0  # of initialisation, order and every draw
+  accumulate: Count = 1  # micro-batches in which a batch is computed
+  # Devices over which parameters, moments and a teacher are split; 1 keeps them
+  # whole on each device.
   fsdp: int = 1
-  epochs: NotNegative = 0.0
+  epochs: NotNegative = 0.0  # length of the run, as one of these two
   steps: CountOrZero = 0
   task_kw: Section = dataclasses.field(default_factory=dict)
-  init_from: str = ""
-  init_kw: Section = dataclasses.field(default_factory=dict)
-  optim: Section = dataclasses.field(default_factory=dict)
+  init_from: str = ""  # a path, a published checkpoint or a Hugging Face name
+  init_kw: Section = dataclasses.field(default_factory=dict)  # `load.Options`
+  optim: Section = dataclasses.field(default_factory=dict)  # `make_optimizer`
   evals: Mapping[str, EvalConfig] = dataclasses.field(default_factory=dict)
-  best: str = ""
+  best: str = ""  # metric that decides on the best checkpoint, as "val/mAP"
   best_is_lowest: bool = False
-  ensemble_predictions: bool = False
+  ensemble_predictions: bool = False  # rate the mean scores of evaluations too
   plateau: PlateauConfig = PlateauConfig()
   average: AverageConfig = AverageConfig()
   log: LogConfig = LogConfig()
   checkpoint: CheckpointConfig = CheckpointConfig()
+  # The plain config with the user's keys, and whole batches: what is written
+  # down of a run.
   given: Section = dataclasses.field(default_factory=dict)
 
 
-def parse(config: Mapping[str, Any], num_devices: int = 1) -> RunConfig:
-  """Checks a config and turns it into dataclasses.
+_SECTIONS = {
+  "plateau": PlateauConfig,
+  "average": AverageConfig,
+  "log": LogConfig,
+  "checkpoint": CheckpointConfig,
+}
 
-  Args:
-    config: the user's, a ConfigDict or a dict.
-    num_devices: in all processes together; a `batch_per_device` becomes a
-      `batch_size` by it.
+
+def parse(config: Mapping[str, Any], num_devices: int = 1) -> RunConfig:
+  """Checks a config, a ConfigDict or a dict, and turns it into dataclasses.
+
+  A `batch_per_device` becomes a `batch_size` by `num_devices`, which counts
+  those of all processes.
 
   Raises:
     UserError: an unknown, missing or wrongly typed key, with the nearest known
@@ -230,27 +195,19 @@ def parse(config: Mapping[str, Any], num_devices: int = 1) -> RunConfig:
   """
   given = to_plain(config)
   sections = dict(given)
-  for name, kind in (
-    ("plateau", PlateauConfig),
-    ("average", AverageConfig),
-    ("log", LogConfig),
-    ("checkpoint", CheckpointConfig),
-  ):
-    if name in given:
-      sections[name] = _section(kind, given[name], f"config.{name}")
+  for name in _SECTIONS.keys() & given.keys():
+    sections[name] = _section(_SECTIONS[name], given[name], f"config.{name}")
   if "input" in given:
     sections["input"], given["input"] = _with_whole_batch(
       InputConfig, given["input"], "config.input", num_devices
     )
   if isinstance(given.get("evals"), dict):
-    evals = {
-      name: _with_whole_batch(
+    sections["evals"], given["evals"] = {}, dict(given["evals"])
+    for name, value in given["evals"].items():
+      sections["evals"][name], given["evals"][name] = _with_whole_batch(
         EvalConfig, value, f"config.evals.{name}", num_devices
       )
-      for name, value in given["evals"].items()
-    }
-    sections["evals"] = {name: section for name, (section, _) in evals.items()}
-    given["evals"] = {name: plain for name, (_, plain) in evals.items()}
+  # The signature of each section is its schema: there is no other description.
   run = errors.call(RunConfig, "config", sections, given=given)
   if (run.epochs > 0) + (run.steps > 0) != 1:
     raise UserError(
@@ -264,14 +221,10 @@ def parse(config: Mapping[str, Any], num_devices: int = 1) -> RunConfig:
       "range; epochs count from 1"
     )
   for name, part in run.evals.items():
-    if bool(part.probe) != bool(part.train) or (
-      part.probe_kw and not part.probe
-    ):
+    if not part.probe and (part.train or part.probe_kw):
       raise UserError(
-        f"config.evals.{name}: a probe needs both probe, such as 'knn', and "
-        "train, the labelled recordings to learn from, such as {'split': "
-        f"'train'}}; got probe={part.probe!r}, train={dict(part.train)}, "
-        f"probe_kw={dict(part.probe_kw)}"
+        f"config.evals.{name}: train and probe_kw belong to a probe, such as "
+        "probe='knn'; there is none"
       )
   return run
 
@@ -286,16 +239,13 @@ def _with_whole_batch(kind, plain, where, num_devices):
   """(section, the same as plain), with the batch of all devices together."""
   section = _section(kind, plain, where)
   size, each = section.batch_size, section.batch_per_device
-  if size and each:
+  if (size and each) or (size == 0 and not each):
     raise UserError(
-      f"{where}.batch_size={size} and {where}.batch_per_device={each} are "
-      "both given: set one of them to 0"
+      f"{where}.batch_size={size} and {where}.batch_per_device={each}: give "
+      "one of them, and 0 for the other"
     )
-  if size == 0 and not each:
-    raise UserError(
-      f"{where}.batch_size=0 must be at least 1, or stand beside a "
-      "batch_per_device"
-    )
+  # The size of a batch is part of the training, the number of devices is not: a
+  # batch that grew with the machines would train something else after a move.
   plain = {k: v for k, v in plain.items() if k != "batch_per_device"}
   if each:
     plain["batch_size"] = each * num_devices
@@ -303,13 +253,12 @@ def _with_whole_batch(kind, plain, where, num_devices):
 
 
 def interval(
-  every_epochs: float, every_steps: int, steps_per_epoch: float
+  section: CheckpointConfig | EvalConfig, steps_per_epoch: float
 ) -> int:
-  """Steps between events; 0 means never."""
-  if every_steps:
-    return every_steps
-  steps = math.ceil(every_epochs * steps_per_epoch - 1e-6)
-  return max(1, steps) if every_epochs > 0 else 0
+  """Steps between its events; 0 means never."""
+  if section.every_steps or not section.every_epochs:
+    return section.every_steps
+  return max(1, first_step(section.every_epochs, steps_per_epoch))
 
 
 def to_plain(value: Any) -> Any:
@@ -323,9 +272,11 @@ def to_plain(value: Any) -> Any:
   return value
 
 
-# A run may be continued with other values of these: they change what is seen
-# of a training, not the training.
-_FREE = (
+# A run may be continued with other values of these. Most change what is seen of
+# a training, not the training. The data may move, since its fingerprint is
+# compared. `fsdp` and `model.remat` change roundings alone, but `model.scan`
+# draws other paths to drop.
+_FREE = {
   "log",
   "checkpoint",
   "evals",
@@ -333,57 +284,45 @@ _FREE = (
   "best_is_lowest",
   "average",
   "ensemble_predictions",
-)
+  "input.data_dir",
+  "fsdp",
+  "model.remat",
+}
 
 
 def differences(
-  old: Mapping[str, Any], new: RunConfig, *, length_matters: bool
+  saved: Mapping[str, Any], config: RunConfig, length_matters: bool
 ) -> tuple[list[str], list[str]]:
-  """What changed between two configs: (of the training, of the rest).
+  """What changed since a config was saved: (of the training, of the rest).
 
-  Where and how it is computed may change (`fsdp`, `model.remat`): that is no
-  more than a rounding (`model.scan` may not: it draws other paths to drop).
-  `input.data_dir` may change (the data is compared by its fingerprint), and the
-  length of the run may, unless a schedule depends on it. An evaluation that a
-  plateau looks at is part of the training.
-
-  Args:
-    old: the plain config of the run so far.
-    new: the config that is to go on.
-    length_matters: as in `engine.task.Task`.
+  `length_matters` is as in `engine.task.Task`.
   """
   try:
-    old = _plain(parse(old))
+    old = _flat(dataclasses.asdict(parse(saved)))
   except UserError:  # of another version: compare it as it is
-    old = to_plain(old)
-  old, new = _flat(old), _flat(_plain(new))
-  free = [*_FREE, "input.data_dir", "fsdp", "model.remat"]
+    old = _flat(to_plain(saved))
+  new, free = _flat(dataclasses.asdict(config)), set(_FREE)
   if not (
     length_matters
     or new.get("schedule.decay") == "cosine"
     or new.get("optim.final_weight_decay") is not None
   ):
-    free += ["epochs", "steps"]
-  # "evals.val." if the plateau's metric is of val; else nothing begins so.
-  decides = f"evals.{new.get('plateau.metric', '').split('/')[0] or ' '}."
-  of_training, of_rest = [], []
+    free |= {"epochs", "steps"}
+  # An evaluation that a plateau looks at decides on the learning rate.
+  plateau = f"evals.{config.plateau.metric.split('/')[0]}."
+  of_training: list[str] = []
+  of_rest: list[str] = []
   for key in sorted(old.keys() | new.keys()):
-    if old.get(key) == new.get(key):
+    if key.startswith("given.") or old.get(key) == new.get(key):
       continue
-    line = f"config.{key} was {old.get(key)!r}, is {new.get(key)!r}"
     is_free = key in free or key.split(".")[0] in free
-    if key.startswith(decides) and not key.endswith(".data_dir"):
+    if key.startswith(plateau) and not key.endswith(".data_dir"):
       is_free = False
+    line = f"config.{key} was {old.get(key)!r}, is {new.get(key)!r}"
     (of_rest if is_free else of_training).append(line)
   return of_training, of_rest
 
 
-def _plain(run: RunConfig) -> dict[str, Any]:
-  """With the defaults of the sections written out."""
-  return {k: v for k, v in dataclasses.asdict(run).items() if k != "given"}
-
-
 def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
   """{"input.batch_size": ...}, with lists for tuples as JSON has them."""
-  tree = json.loads(json.dumps(tree))
-  return traverse_util.flatten_dict(tree, sep=".")
+  return traverse_util.flatten_dict(json.loads(json.dumps(tree)), sep=".")

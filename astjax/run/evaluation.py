@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import pathlib
+import shutil
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,6 +16,7 @@ import scipy.special
 from flax import traverse_util
 from jax.sharding import Mesh
 
+from astjax.data import pipeline
 from astjax.engine import sharding
 from astjax.engine.step import TrainState, make_eval_step
 from astjax.engine.task import Task
@@ -26,7 +29,7 @@ from astjax.run.log import Console, MetricLog
 from astjax.run.record import RunRecord
 from astjax.run.streams import Stream
 from astjax.tasks.probes import Probe
-from astjax.weights.info import MODEL, read_info
+from astjax.weights.info import MODEL, read_info, save_model
 
 
 def outputs(
@@ -37,20 +40,10 @@ def outputs(
   *,
   progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, np.ndarray]:
-  """Per-example outputs of some batches, in order, without padding rows.
+  """Per-example outputs {name: [n, ...]} of some batches, without padding rows.
 
-  Args:
-    eval_step: from `engine.step.make_eval_step`.
-    state: what is evaluated.
-    batches: this process's rows of each batch, from `Stream.batches`.
-    mesh: the devices.
-    progress: called with the number of batches done.
-
-  Returns:
-    {name: [n, ...]}, the same on every process.
-
-  Raises:
-    UserError: no valid row at all.
+  The same on every process, though `batches` are this process's rows of each.
+  `progress` is called with the number of batches done.
   """
   parts: list[dict[str, np.ndarray]] = []
   for batch in batches:
@@ -70,40 +63,38 @@ def evaluate(
   state: TrainState,
   stream: Stream,
   *,
-  make_step: Callable[[Stream, bool], Callable] | None = None,
+  shardings: TrainState | None = None,
+  steps: dict[tuple[str, bool], Callable] | None = None,
   console: Console | None = None,
 ) -> dict[str, np.ndarray]:
-  """Runs a stream through the model once.
+  """Runs a stream, one of `job.evals`, through the model once.
 
   A probe learns from one pass over `stream.known` and rates the features of
-  another: its outputs have `scores` [n, C] instead of `features`.
+  another: the outputs have `scores` [n, C] instead of `features`.
 
   Args:
     job: gives the task and the devices.
     state: what is evaluated.
-    stream: one of `job.evals`.
-    make_step: (stream, features) -> `make_eval_step(...)`, to reuse compiled
-      ones.
+    stream: the recordings.
+    shardings: where the state lives, by default whole on each device.
+    steps: keeps what was compiled, since streams may have the same recipe.
     console: says how far a long pass is.
 
   Returns:
     {name: [n, ...]}, the same on every process.
-
-  Raises:
-    UserError: no recording can be read, or features are not finite.
   """
   console = console or Console(active=False)
-
-  def new_step(part, features):
-    return make_eval_step(
-      job.task, part.device_ops, job.mesh, features=features
-    )
+  steps, features = {} if steps is None else steps, stream.probe is not None
 
   def run(part):
-    step = (make_step or new_step)(part, stream.probe is not None)
-    progress = console.ticker(part.name, part.num_batches)
+    kind = (part.config.on_device, features)
+    if kind not in steps:
+      make = partial(make_eval_step, features=features, shardings=shardings)
+      steps[kind] = make(job.task, part.device_ops, job.mesh)
+    count = pipeline.num_eval_batches(part.reader, part.config.batch_size)
+    progress = console.ticker(part.name, count)
     with contextlib.closing(part.batches()) as batches:
-      return outputs(step, state, batches, job.mesh, progress=progress)
+      return outputs(steps[kind], state, batches, job.mesh, progress=progress)
 
   with located(f"evaluation {stream.name}"):
     if stream.probe is None:
@@ -112,10 +103,10 @@ def evaluate(
     for which, x in (("to learn from", known), ("to rate", out)):
       if not np.isfinite(x["features"]).all():
         raise UserError(f"the features {which} are not finite")
-    features = out.pop("features")
-    scores = stream.probe.scores(known["features"], known["label"], features)
-    # Each process has computed them; a solver's last bits may differ between
-    # machines.
+    rated = out.pop("features")
+    scores = stream.probe.scores(known["features"], known["label"], rated)
+    # Each process has computed them, but a solver's last bits may differ
+    # between machines.
     scores = sharding.from_process_0(scores.astype(np.float32))
     return out | {"scores": scores}
 
@@ -129,73 +120,54 @@ def reduce(
 
 
 def scores(out: Mapping[str, np.ndarray]) -> np.ndarray:
-  """What ensembles average: the sigmoid of the logits [n, C], in float64.
-
-  Also for a model trained with softmax, as in the original, whose numbers are
-  to be compared: a softmax would weigh clips by how sure a model is.
-  """
+  """What ensembles average: the sigmoid of the logits [n, C], in float64."""
+  # Also for a model trained with softmax, as in the original, whose numbers are
+  # to be compared: a softmax would weigh clips by how sure a model is.
   return scipy.special.expit(out["logits"].astype(np.float64))
 
 
+@dataclasses.dataclass
 class Evaluations:
   """All that the training loop, or its end, wants to have rated.
 
-  Attributes:
-    results: the newest figures, by their full names such as "val/mAP".
+  `results` are the newest figures, by their full names such as "val/mAP".
   """
 
-  def __init__(
-    self,
-    job: Job,
-    shardings: TrainState,
-    record: RunRecord,
-    checkpoints: Checkpoints,
-    log: MetricLog,
-    console: Console,
-    folder: pathlib.Path,
-  ):
-    self.job, self.shardings, self.record = job, shardings, record
-    self.checkpoints, self.folder = checkpoints, folder
-    self.log, self.console = log, console
-    self.results: dict[str, float] = {}
-    self._steps: dict[tuple[str, bool], Callable] = {}
+  job: Job
+  shardings: TrainState
+  record: RunRecord
+  checkpoints: Checkpoints
+  log: MetricLog
+  console: Console
+  folder: pathlib.Path
+  results: dict[str, float] = dataclasses.field(default_factory=dict)
+  _steps: dict[tuple[str, bool], Callable] = dataclasses.field(
+    default_factory=dict
+  )
 
   def run(self, state: TrainState, streams: Mapping[str, Stream]) -> bool:
     """Runs these evaluations, logs them; whether there is a new best."""
-    step, results = int(state.step), {}
-    for name, stream in streams.items():
-      out = self._outputs(stream, state)
-      found = self._rate(stream, out)
-      if self.record.ensembles is not None and not stream.probe:
-        found |= self._ensemble(stream, out)
-      results |= self._show(step, name, found)
+    step = int(state.step)
+    results = self._rate(streams, state, f"step {step}")
     self._write(step, results)
     best, scale = self.record.best, self.record.lr_scale
     self.record.update(step, results)
     if self.record.lr_scale != scale:
-      config = self.record.plateau.config
+      config = self.job.config.plateau
       self.console.say(
         f"no better {config.metric} in the last {config.patience + 1} "
         f"evaluation(s): learning rate times {self.record.lr_scale:g}"
       )
     return self.record.best != best
 
-  def _make_step(self, stream, features):
-    """Streams with the same recipe share a compiled step."""
-    kind = (stream.config.on_device, features)
-    if kind not in self._steps:
-      self._steps[kind] = make_eval_step(
-        self.job.task,
-        stream.device_ops,
-        self.job.mesh,
-        features=features,
-        shardings=self.shardings,
-      )
-    return self._steps[kind]
-
   def _outputs(self, stream, state):
     return evaluate(
-      self.job, state, stream, make_step=self._make_step, console=self.console
+      self.job,
+      state,
+      stream,
+      shardings=self.shardings,
+      steps=self._steps,
+      console=self.console,
     )
 
   def _ensemble(self, stream, out):
@@ -211,31 +183,30 @@ class Evaluations:
   def run_average(
     self, state: TrainState, streams: Mapping[str, Stream]
   ) -> None:
-    """Rates the averaged weights, and saves them as a model in `average/`."""
-    mean = self.record.average.mean.value()
-    params = traverse_util.unflatten_dict(
-      {k: v.astype(np.float32) for k, v in mean.items()}, sep="/"
-    )
+    """Rates the averaged weights, if there are any; writes `average/`."""
+    if (average := self.record.average) is None:
+      return
+    mean = {k: v.astype(np.float32) for k, v in average.mean.value().items()}
+    params = traverse_util.unflatten_dict(mean, sep="/")
     step = int(state.step)
-    state = state.replace(params=jax.device_put(params, self.shardings.params))
-    results = {}
+    params_there = jax.device_put(params, self.shardings.params)
+    state = TrainState(**vars(state) | {"params": params_there})
+    results: dict[str, float] = {}
     for name, stream in streams.items():
       if stream.of_best:  # it is looked at once
         continue
-      out = self._outputs(stream, state)
-      found, _ = (stream.probe or self.job.task).summarise(out)
+      task = stream.probe or self.job.task
+      found, _ = task.summarise(self._outputs(stream, state))
       results |= {f"{name}/average_{k}": v for k, v in found.items()}
     self._write(step, results)
     if jax.process_index() == 0:
-      config = self.job.config.average
-      path = self.folder / MODEL
-      info = read_info(path)
-      info = dataclasses.replace(
-        info,
-        origin=f"{info.origin}, averaged over the epochs {config.first_epoch} "
-        f"to {config.last_epoch}",
-      )
-      workdir.write_average(self.folder, info, params)
+      info, first = read_info(self.folder / MODEL), average.config.first_epoch
+      origin = f"{info.origin}, averaged over the epochs {first} to "
+      origin += f"{average.config.last_epoch}"
+      info = dataclasses.replace(info, origin=origin)
+      folder = self.folder / workdir.AVERAGE
+      shutil.rmtree(folder, ignore_errors=True)
+      save_model(folder, info, params)
 
   def run_best(self, state: TrainState, streams: Mapping[str, Stream]) -> None:
     """The evaluations that look at the best checkpoint alone, at the end."""
@@ -243,32 +214,28 @@ class Evaluations:
     step, best = int(state.step), self.record.best_step
     if streams and best is not None and best != step:
       try:
-        state, _ = self.checkpoints.restore(state, step=best)
+        state, _ = self.checkpoints.restore_step(state, best)
       except UserError as e:
         warn(f"{e}: {', '.join(streams)} is of the last one instead")
         best = step
+    self._write(step, self._rate(streams, state, f"step {best}, the best"))
+
+  def _rate(self, streams, state, which):
+    """Metrics by their full names; shown, and the tables of classes written."""
     results = {}
     for name, stream in streams.items():
-      found = self._rate(stream, self._outputs(stream, state))
-      results |= self._show(f"{best}, the best", name, found)
-    self._write(step, results)
-
-  def _rate(self, stream, out):
-    """The metrics of one evaluation; its table of classes is written."""
-    found, per_class = reduce(stream.probe or self.job.task, out)
-    if per_class and jax.process_index() == 0:
-      workdir.write_per_class(
-        self.folder, stream.name, stream.class_names, per_class
-      )
-    return found
-
-  def _show(self, step, name, found):
-    """Shows the metrics; gives them their full names."""
-    shown = "  ".join(
-      f"{k} {v:.4f}" for k, v in found.items() if isinstance(v, float)
-    )
-    self.console.say(f"step {step}  {name}: {shown}")
-    return {f"{name}/{k}": v for k, v in found.items()}
+      out = self._outputs(stream, state)
+      found, per_class = reduce(stream.probe or self.job.task, out)
+      if per_class and jax.process_index() == 0:
+        workdir.write_per_class(
+          self.folder, name, stream.class_names, per_class
+        )
+      if self.record.wants_ensembles and not (stream.probe or stream.of_best):
+        found |= self._ensemble(stream, out)
+      shown = [f"{k} {v:.4f}" for k, v in found.items() if isinstance(v, float)]
+      self.console.say(f"{which}  {name}: {'  '.join(shown)}")
+      results |= {f"{name}/{k}": v for k, v in found.items()}
+    return results
 
   def _write(self, step, results):
     """To the log, unless a run that was killed here has done so."""
@@ -280,46 +247,39 @@ class Evaluations:
       self.log.write(step, results)
 
   def complete(self, state: TrainState) -> None:
-    """Makes up for the evaluations that a run of full length lacks.
-
-    A signal, or a kill after the last save, may have cut them off. Without
-    this, what the log has in the end would depend on when a machine was taken
-    away.
-    """
+    """Makes up for the evaluations that a run of full length lacks."""
+    # A signal, or a kill after the last save, may have cut them off. Without
+    # this, what the log has in the end would depend on when a machine was taken
+    # away.
     step = int(state.step)
-    logged = {
-      key: value
-      for line in self.log.history
-      if line["step"] == step
-      for key, value in line.items()
-      if key.split("/")[0] in self.job.evals
-    }
+    logged: dict[str, float] = {}
+    evals = self.job.evals
+    for line in self.log.history:
+      if line["step"] == step:
+        logged |= {k: v for k, v in line.items() if k.split("/")[0] in evals}
     self.results |= sharding.from_process_0(logged)
     # Averages and ensembles alone are not the evaluation.
-    done = {
+    names = [
       k.split("/")[0] for k in self.results if k.endswith("/num_examples")
-    }
-    missing = {k: v for k, v in self.job.evals.items() if k not in done}
+    ]
+    missing = {k: v for k, v in evals.items() if k not in names}
     of_last = {k: v for k, v in missing.items() if not v.of_best}
     if of_last:
       self.run(state, of_last)
     self.run_best(state, missing)
-    if self.record.average:
-      done = {k.split("/average_")[0] for k in self.results}
-      missing = {
-        k: v
-        for k, v in self.job.evals.items()
-        if k not in done and not v.of_best
-      }
-      is_there = (self.folder / workdir.AVERAGE).exists()
-      if missing or not sharding.from_process_0(is_there):
-        self.run_average(state, missing)
+    names = [k.split("/average_")[0] for k in self.results]
+    missing = {
+      k: v for k, v in evals.items() if k not in names and not v.of_best
+    }
+    is_there = (self.folder / workdir.AVERAGE).exists()
+    if missing or not sharding.from_process_0(is_there):
+      self.run_average(state, missing)
     self.say_results(step)
 
   def say_results(self, step: int) -> None:
     """The newest figures, in a table."""
     if self.results:
-      rows = [(k, v) for k, v in self.results.items()]
+      rows = self.results.items()
       self.console.table(f"results at step {step}", ["metric", "value"], rows)
     if self.record.best is not None:
       self.console.say(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import math
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -23,7 +22,7 @@ from astjax import tasks
 from astjax.data import pipeline
 from astjax.data.source import Source
 from astjax.engine import optim, sharding, step
-from astjax.engine.devices import count_flops
+from astjax.engine.devices import chip_of, count_flops
 from astjax.engine.step import TrainState
 from astjax.engine.task import Task
 from astjax.errors import Outage, UserError, call, located, nearest
@@ -40,7 +39,7 @@ from astjax.weights.info import ModelInfo
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """A config turned into things that run."""
+  """A config turned into things that run; an epoch may end within a step."""
 
   config: RunConfig
   mesh: Mesh
@@ -57,9 +56,8 @@ class Job:
 
   def fresh_params(self) -> Any:
     """Fresh parameters, a function of the seed (traceable)."""
-    return self.task.init_params(
-      step.train_key(self.config.seed), self.train.one_row()
-    )
+    key = step.train_key(self.config.seed)
+    return self.task.init_params(key, self.train.one_row())
 
   def schedule(self) -> optim.Schedule:
     """Learning rate by step."""
@@ -85,16 +83,20 @@ class Job:
     )
 
   def flops_per_example(self) -> int:
-    """FLOPs of the matrix products that training on one example needs.
-
-    In the loss and its gradient, with all passes and the teacher; without what
-    `remat` computes again, and without the front-end.
-    """
-    # What hides nothing from the count, and repeats nothing.
+    """FLOPs of the matrix products that training on one example needs."""
+    # In the loss and its gradient, with all passes and the teacher; without
+    # what `remat` computes again, and without the front-end. Counted on the
+    # traced program, so that each task is.
     plain = dataclasses.replace(self.task, backbone=self.task.backbone.plain())
     loss = partial(_loss, dataclasses.replace(self, task=plain))
     params = jax.eval_shape(self.fresh_params)
     return count_flops(jax.value_and_grad(loss), params)
+
+  def share_of_peak(self) -> float | None:
+    """What one example per second takes of the devices; None if not known."""
+    chip = chip_of(self.mesh.devices.flat[0])
+    peak = chip.flops * self.mesh.size if chip else None
+    return self.flops_per_example() / peak if peak else None
 
   def train_step(
     self, tx: optax.GradientTransformation, shardings: TrainState
@@ -118,25 +120,22 @@ class Job:
     data = (f"{n} {len(s.reader.source):,}" for n, s in streams.items())
     parts = f"in {run.accumulate} parts " if run.accumulate > 1 else ""
     start = f"resumed at step {first_step}" if first_step else run.init_from
+    epochs = self.total_steps / self.steps_per_epoch
+    dtype, classes = run.model.get("dtype"), len(self.train.class_names)
+    count = jax.process_count()
     return {
-      "devices": f"{self.mesh.size} x {kind}, {jax.process_count()} "
-      "process(es)",
+      "devices": f"{self.mesh.size} x {kind}, {count} process(es)",
       "mesh": ", ".join(f"{k}={v}" for k, v in self.mesh.shape.items()),
-      "precision": f"{run.model.get('dtype', 'float32')} compute, float32 "
-      "parameters",
+      "precision": f"{dtype or 'float32'} compute, float32 parameters",
       "parameters": f"{sum(x.size for x in jax.tree.leaves(params)):,}",
-      "data": f"{', '.join(data)} recordings, {len(self.train.class_names)} "
-      "classes",
+      "data": f"{', '.join(data)} recordings, {classes} classes",
       "steps": f"{self.total_steps:,} of {run.input.batch_size} examples "
-      f"{parts}({self.total_steps / self.steps_per_epoch:.4g} epochs)",
+      f"{parts}({epochs:.4g} epochs)",
       "start": start or "fresh",
     }
 
   def model_info(self, start: ModelInfo | None = None) -> ModelInfo:
-    """What turns this job's parameters into a model, without its data.
-
-    `start` is of the weights that the training began from.
-    """
+    """What turns its parameters, which began as `start`'s, into a model."""
     stream = next(iter(self.own_evals.values()), self.train)
     return ModelInfo(
       model=self.task.backbone.describe(),
@@ -164,9 +163,6 @@ def build(
     config: a ConfigDict or dict; see `run.config.RunConfig`.
     mesh: the devices; all of them by default. Their grid is the config's.
     source: takes the place of all the config's sources, where there is no data.
-
-  Raises:
-    UserError: anything in the config that does not work out.
   """
   pipeline.hide_accelerators()
   devices = jax.devices() if mesh is None else [*mesh.devices.flat]
@@ -177,8 +173,7 @@ def build(
   where = "config.input.batch_size"
   sharding.check_batch_size(run.input.batch_size, mesh, where, run.accumulate)
   steps_per_epoch = len(train.reader.source) / run.input.batch_size
-  # Less a hair: 25 epochs of 22 / 10 steps are 55, not 56.
-  total_steps = run.steps or math.ceil(run.epochs * steps_per_epoch - 1e-6)
+  total_steps = run.steps or optim.first_step(run.epochs, steps_per_epoch)
   evals = _evals(run, steps_per_epoch, make_stream)
   task = tasks.build(
     run.task,
@@ -189,7 +184,7 @@ def build(
     total_steps=total_steps,
   )
   job = Job(run, mesh, task, train, evals, steps_per_epoch, total_steps)
-  _check_streams(job)
+  _check_labels_and_classes(job)
   call(load.Options, "config.init_kw", run.init_kw)
   _check_record(job)
   _check_shapes(job)
@@ -202,9 +197,7 @@ def _evals(run, steps_per_epoch, make_stream):
   evals = {}
   for name, given in run.evals.items():
     where = f"config.evals.{name}"
-    every = run_config.interval(
-      given.every_epochs, given.every_steps, steps_per_epoch
-    )
+    every = run_config.interval(given, steps_per_epoch)
     if given.of_best and (every or not run.best):
       raise UserError(
         f"{where}.of_best is evaluated once, on the best checkpoint: it needs "
@@ -213,27 +206,22 @@ def _evals(run, steps_per_epoch, make_stream):
     stream = make_stream(name, given.input(run.input), where)
     if given.probe:
       stream = streams.with_probe(stream, given, where, run.input, make_stream)
-    evals[name] = dataclasses.replace(
-      stream, every=every, of_best=given.of_best
-    )
+    stream = dataclasses.replace(stream, every=every, of_best=given.of_best)
+    evals[name] = stream
   return evals
 
 
-def _check_streams(job):
-  """Labels and classes are those that the task needs."""
+def _check_labels_and_classes(job):
+  classes = job.train.class_names
   for name, stream in job.own_evals.items() if job.task.head else ():
-    streams.check_same_classes(
-      f"config.evals.{name}",
-      stream.class_names,
-      "the training data",
-      job.train.class_names,
-    )
+    where, names = f"config.evals.{name}", stream.class_names
+    streams.check_same_classes(where, names, "the training data", classes)
   for stream in (job.train, *job.own_evals.values()):
     streams.check_labels(stream, job.task)
 
 
 def _check_shapes(job):
-  """Traces one row of everything: data, recipe and model fit together."""
+  """Traces one row of everything, to see that data and model fit together."""
   with located("config.input"):
     params = jax.eval_shape(job.fresh_params)
     jax.eval_shape(partial(_loss, job), params)
@@ -255,22 +243,15 @@ def _outputs(job, stream, params):
   if not stream.probe:
     return job.task.evaluate(params, state, stream.one_row(), 0)
   if type(job.task).features is Task.features:
-    raise UserError(
-      f"a probe needs features, and the task {job.config.task!r} has none"
-    )
-  found = []
-  for part in (stream, stream.known):
-    found.append(job.task.features(params, state, part.one_row()))
-    if found[-1].ndim != 2:
-      raise UserError(
-        f"{part.name}: the task {job.config.task!r} gives features of shape "
-        f"{found[-1].shape}; a probe needs [B, D]"
-      )
-  return found
+    name = job.config.task
+    raise UserError(f"a probe needs features, and the task {name!r} has none")
+  return [
+    job.task.features(params, state, part.one_row())
+    for part in (stream, stream.known)
+  ]
 
 
 def _check_record(job):
-  """What the run is to remember has to come up in it."""
   run, plateau = job.config, job.config.plateau.metric
   known = [
     f"{name}/{metric}"
@@ -280,24 +261,22 @@ def _check_record(job):
   ]
   for where, metric in (("best", run.best), ("plateau.metric", plateau)):
     if metric and metric not in known:
-      raise UserError(
-        f"config.{where}={metric!r} is no metric of an evaluation."
-        f"{nearest(metric, known)}"
-      )
+      hint = nearest(metric, known)
+      raise UserError(f"config.{where}={metric!r} is no metric.{hint}")
   name = plateau.split("/")[0]
   if plateau and not job.evals[name].every:
     raise UserError(
-      f"config.plateau.metric={plateau!r}, but {name} is evaluated only at the "
-      f"end: set config.evals.{name}.every_epochs or every_steps"
+      f"config.plateau.metric={plateau!r} is of an evaluation only at the end: "
+      f"set config.evals.{name}.every_epochs or every_steps"
     )
   average = record.start(run, job.steps_per_epoch).average
-  remembered = jax.eval_shape(lambda: job.task.init_state(job.fresh_params()))
-  if average and jax.tree.leaves(remembered):
+  teacher = jax.eval_shape(lambda: job.task.init_state(job.fresh_params()))
+  if average and jax.tree.leaves(teacher):
     # It would rate the teacher of the last step under the name of averaged
     # weights, and save the student.
     raise UserError(
-      f"config.average: the task {run.task!r} keeps a running average of its "
-      "own, its teacher; leave config.average.last_epoch at 0"
+      f"config.average: the teacher of the task {run.task!r} is an average "
+      "already; leave config.average.last_epoch at 0"
     )
   if average and average.last_step > job.total_steps:
     raise UserError(
@@ -306,8 +285,7 @@ def _check_record(job):
     )
   if run.ensemble_predictions and job.task.head is None:
     raise UserError(
-      "config.ensemble_predictions needs a classifier, which the task "
-      f"{run.task!r} does not have"
+      f"config.ensemble_predictions: the task {run.task!r} has no classifier"
     )
 
 
@@ -317,40 +295,32 @@ def load_run(
   """The job of a work directory and its best (else newest) state.
 
   `data_dir` is where the recordings are now, if they have moved.
-
-  Raises:
-    UserError: not such a folder, or no intact checkpoint.
   """
   path = pathlib.Path(workdir).expanduser() / "config.json"
   if not path.is_file():
     raise UserError(f"{workdir} is not a work directory: it has no config.json")
   config = json.loads(path.read_text(encoding="utf-8"))["config"]
-  config["fsdp"] = 1  # whatever there is here; nothing is trained
+  # The tool may run on another machine, with fewer devices.
+  config["fsdp"] = 1
   if data_dir is not None:
     config["input"]["data_dir"] = data_dir
   job = build(config)
   _, state = fresh_state(job)
-  checkpoints = Checkpoints(path.parent, read_only=True)
-  try:
-    newest = checkpoints.restore(state)
-    if newest is None:
+  with contextlib.closing(Checkpoints(path.parent, read_only=True)) as saved:
+    found = saved.restore(state)
+    if found is None:
       raise UserError(f"{workdir} has no checkpoint yet")
-    best = newest[1].get("best_step")
-    if best in checkpoints.steps():
+    best = found[1].get("best_step")
+    if best in saved.steps():
       with contextlib.suppress(UserError):  # warned of; the newest is intact
-        return job, checkpoints.restore(state, step=best)[0]
-    return job, newest[0]
-  finally:
-    checkpoints.close()
+        found = saved.restore_step(state, best)
+  return job, found[0]
 
 
 def fresh_state(
   job: Job, params: Params | None = None
 ) -> tuple[optax.GradientTransformation, TrainState]:
-  """Optimiser and state before the first step, on the mesh.
-
-  In one jit, so that no buffer is held twice. Parameters are fresh by default.
-  """
+  """Optimiser and state before the first step, on the mesh."""
   tx = job.optimizer(jax.eval_shape(job.fresh_params))
 
   def init(params):
@@ -358,18 +328,15 @@ def fresh_state(
     return step.init_state(job.task, params, tx)
 
   shardings = sharding.of_state(jax.eval_shape(init, params), job.mesh)
+  # In one jit, so that no buffer is held twice.
   return tx, jax.jit(init, out_shardings=shardings)(params)
 
 
 def warm_params(job: Job) -> tuple[Params, ModelInfo, list[str]]:
   """The parameters that `config.init_from` asks for.
 
-  Returns:
-    (parameters on the host, what they are of, what was taken, in lines).
-
-  Raises:
-    UserError: the checkpoint cannot be had, or does not fit the model; the same
-      on all processes.
+  Returns (parameters on the host, what they are of, what was taken, in lines).
+  A UserError is the same on all processes.
   """
   options = call(load.Options, "config.init_kw", job.config.init_kw)
   with located("config.init_from"):
@@ -385,8 +352,7 @@ def warm_params(job: Job) -> tuple[Params, ModelInfo, list[str]]:
     )
   info = loaded.info
   lines = [f"start from {job.config.init_from}: {info.origin}"]
-  if info.licence:
-    lines.append(f"licence of the weights: {info.licence}")
+  lines += [f"licence of the weights: {info.licence}"] if info.licence else []
   return params, info, [*lines, f"SHA-256 {loaded.digest}", *report.lines()]
 
 
@@ -397,14 +363,12 @@ def _same_weights(source, options):
     loaded = load.load(source, options)
   except UserError as e:
     failure = f"{type(e).__name__}: {e}"
-  mine = (loaded.digest if loaded else "", failure)
-  everyone = sharding.union({"files": [mine]})["files"]
+  outcome = (loaded.digest if loaded else "", failure)
+  everyone = sharding.union({"files": [outcome]})["files"]
   for _, text in everyone:
     if text:
       kind, _, text = text.partition(": ")
       raise (Outage if kind == "Outage" else UserError)(text)
   if len(everyone) > 1:
-    raise UserError(
-      f"the processes read {len(everyone)} different files as {source!r}"
-    )
+    raise UserError(f"the processes read different files as {source!r}")
   return loaded

@@ -31,13 +31,26 @@ def duration(seconds: float) -> str:
   return f"{hours}:{minutes:02}:{seconds:02}"
 
 
-class Console:
-  """Messages and progress of one long job.
+def progress_line(step: int, total: int, values: Mapping[str, float]) -> str:
+  """The console's line about a training, from what was logged at this step."""
+  parts = [
+    f"step {step}/{total} ({100 * step / total:.0f}%)",
+    f"loss {values['train/loss']:.4f}",
+    f"lr {values['train/lr']:.3g}",
+    f"{values['perf/step_ms']:.0f} ms/step",
+    f"{values['perf/examples_per_s']:.1f} examples/s",
+    f"data wait {100 * values['perf/data_wait']:.0f}%",
+  ]
+  if "perf/mfu" in values:
+    parts.append(f"MFU {100 * values['perf/mfu']:.0f}%")
+  if "perf/memory_gib" in values:
+    parts.append(f"{values['perf/memory_gib']:.1f} GiB")
+  left = (total - step) * values["perf/step_ms"] / 1e3
+  return "  ".join([*parts, f"ETA {duration(left)}"])
 
-  Args:
-    active: False on all processes but the first: prints nothing.
-    stderr: print to standard error.
-  """
+
+class Console:
+  """Messages and progress of one long job; only an `active` one prints."""
 
   def __init__(self, active: bool = True, *, stderr: bool = False):
     self._active = active
@@ -45,7 +58,6 @@ class Console:
       highlight=False, soft_wrap=True, stderr=stderr
     )
     self._bar: rich.progress.Progress | None = None
-    self._task = None
 
   def say(self, text: str) -> None:
     """Prints a line."""
@@ -54,47 +66,43 @@ class Console:
 
   def block(self, title: str, rows: Mapping[str, Any]) -> None:
     """Prints a titled list of facts."""
-    width = max(len(k) for k in rows)
     self.say(title)
     for name, value in rows.items():
-      self.say(f"  {name:<{width}}  {value}")
+      self.say(f"  {name:<{max(map(len, rows))}}  {value}")
 
   def table(self, title: str, columns: list[str], rows: Iterable) -> None:
     """Prints rows below their columns."""
-    if not self._active:
-      return
     table = rich.table.Table(title=title, title_justify="left")
     for i, column in enumerate(columns):
       table.add_column(column, justify="right" if i else "left")
     for row in rows:
-      table.add_row(*(_text(v) for v in row))
-    self._rich.print(table)
+      cells = (f"{v:.4f}" if isinstance(v, float) else str(v) for v in row)
+      table.add_row(*cells)
+    if self._active:
+      self._rich.print(table)
 
-  def start_bar(
-    self, total: int, done: int, description: str = "training"
-  ) -> None:
+  def start_bar(self, total: int, done: int, what: str = "training") -> None:
     """A bar, if this is a terminal."""
-    if not (self._active and self._rich.is_terminal):
-      return
-    self._bar = rich.progress.Progress(console=self._rich)
-    self._bar.start()
-    self._task = self._bar.add_task(description, total=total, completed=done)
+    if self._active and self._rich.is_terminal:
+      self._bar = rich.progress.Progress(console=self._rich)
+      self._bar.start()
+      self._bar.add_task(what, total=total, completed=done)
 
-  def advance(self, step: float, description: str = "training") -> None:
+  def advance(self, step: float) -> None:
     """Moves the bar, if there is one."""
     if self._bar is not None:
-      self._bar.update(self._task, completed=step, description=description)
+      self._bar.update(self._bar.task_ids[0], completed=step)
 
   def ticker(
-    self, name: str, total: int, seconds: float = 20.0, what: str = "batches"
+    self, name: str, total: int, what: str = "batches"
   ) -> Callable[[float], None]:
-    """A function of the number done: says where a long pass stands."""
+    """A function of the number done: says every 20 s where a pass stands."""
     started = last = time.monotonic()
 
     def progress(done: float) -> None:
       nonlocal last
       now = time.monotonic()
-      if now - last >= seconds and 0 < done < total:
+      if now - last >= 20 and 0 < done < total:
         last = now
         left = (now - started) * (total - done) / done
         self.say(f"{name}: {int(done)}/{total} {what}  ETA {duration(left)}")
@@ -109,45 +117,32 @@ class Console:
 
 
 class MetricLog:
-  """`metrics.jsonl` and TensorBoard events in the work directory.
+  """`metrics.jsonl` and TensorBoard events of a run that goes on from `step`.
 
-  Args:
-    workdir: the run's folder.
-    first_step: lines of later steps, left by a run that was killed, are
-      dropped: those steps come again.
-    active: False on all processes but the first: writes nothing.
-    tensorboard: also write event files below `tensorboard/` (by tensorboardX,
-      since the writers of Flax and CLU import TensorFlow).
+  Only an `active` one, that of process 0, writes.
   """
 
   def __init__(
-    self,
-    workdir: pathlib.Path,
-    *,
-    first_step: int = 0,
-    active: bool = True,
-    tensorboard: bool = True,
+    self, workdir: pathlib.Path, step: int, active: bool, tensorboard: bool
   ):
-    self.history: list[dict[str, Any]] = []
     self._active = active
-    self._path = pathlib.Path(workdir) / "metrics.jsonl"
     self._events = None
-    if self._path.exists():
-      self.history = [
-        line for line in read(self._path) if line["step"] <= first_step
-      ]
+    path = workdir / "metrics.jsonl"
+    # Later steps are those of a run that was killed. They come again.
+    lines = read(path) if path.exists() else []
+    self.history = [line for line in lines if line["step"] <= step]
     if not active:
       return
     text = "".join(json.dumps(line) + "\n" for line in self.history)
-    with files.written_whole(self._path) as temporary:
+    with files.written_whole(path) as temporary:
       temporary.write_text(text, encoding="utf-8")
-    self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
+    self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
     if tensorboard:
+      # Not the writers of Flax or CLU, which import TensorFlow.
       import tensorboardX
 
       self._events = tensorboardX.SummaryWriter(
-        str(self._path.parent / "tensorboard"),
-        purge_step=first_step + 1 if first_step else 0,
+        str(workdir / "tensorboard"), purge_step=step + 1 if step else 0
       )
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -158,7 +153,7 @@ class MetricLog:
     if not self._active:
       return
     self._file.write(json.dumps(line) + "\n")
-    self._file.flush()
+    self._file.flush()  # a kill may come at any time
     if self._events is not None:
       for name, value in values.items():
         self._events.add_scalar(name, value, step)
@@ -173,20 +168,14 @@ class MetricLog:
 
 
 class Window:
-  """Sums over the steps between two log lines.
-
-  Attributes:
-    first: the step it begins with.
-    waited: seconds spent waiting for data.
-    paused: seconds of evaluations, saves and the like, which do not count.
-    pending: (step, ids, metrics) of steps that may still be running.
-  """
+  """Sums over the steps between two log lines."""
 
   def __init__(self, first: int):
-    self.first = first
+    self.first = first  # the step it begins with
     self.started = time.perf_counter()
-    self.waited = 0.0
-    self.paused = 0.0
+    self.waited = 0.0  # seconds spent waiting for data
+    self.paused = 0.0  # seconds of evaluations and saves, which do not count
+    # (step, ids, metrics) of steps that may still be running
     self.pending: collections.deque = collections.deque()
     self._sums: dict[str, float] = collections.defaultdict(float)
     self._count = 0
@@ -201,18 +190,14 @@ class Window:
     """Over the steps so far."""
     return {k: v / self._count for k, v in self._sums.items()}
 
-  @property
-  def seconds(self) -> float:
-    """Since the window began, without evaluations and saves."""
-    return time.perf_counter() - self.started - self.paused
-
   def speed(self, step: int, batch_size: int) -> dict[str, float]:
     """Examples per second, milliseconds per step, share of waiting for data."""
     steps = step - self.first
+    seconds = time.perf_counter() - self.started - self.paused
     return {
-      "perf/examples_per_s": steps * batch_size / self.seconds,
-      "perf/step_ms": 1e3 * self.seconds / steps,
-      "perf/data_wait": self.waited / self.seconds,
+      "perf/examples_per_s": steps * batch_size / seconds,
+      "perf/step_ms": 1e3 * seconds / steps,
+      "perf/data_wait": self.waited / seconds,
     }
 
 
@@ -227,7 +212,3 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
     if isinstance(line, dict) and "step" in line:
       lines.append(line)
   return lines
-
-
-def _text(value: Any) -> str:
-  return f"{value:.4f}" if isinstance(value, float) else str(value)

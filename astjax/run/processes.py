@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import os
 import re
 import signal
 import threading
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -39,44 +41,32 @@ _RANKS = {
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-  """The processes that train together, as one of them sees them.
+  """The processes that train together, as one of them sees them."""
 
-  Attributes:
-    method: how JAX finds out what is None here: its name of a scheduler, or
-      "deactivate".
-    coordinator: host:port of process 0.
-    num_processes: how many they are.
-    process_id: which of them this one is.
-    local_device_ids: the accelerators of this machine that are its own; empty
-      for all of them.
-  """
-
-  method: str
-  coordinator: str | None = None
+  method: str  # by which JAX finds out what is None, or "deactivate"
+  coordinator: str | None = None  # host:port of process 0
   num_processes: int | None = None
   process_id: int | None = None
-  local_device_ids: tuple[int, ...] = ()
+  local_device_ids: tuple[int, ...] = ()  # its own ones; empty for all
 
 
 def find(
   env: Mapping[str, str],
-  *,
   coordinator: str = "",
   num_processes: int | None = None,
   process_id: int | None = None,
 ) -> Group | None:
   """The group that this process belongs to, or None if it trains alone.
 
-  Flags win over JAX's variables (JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES,
-  JAX_PROCESS_ID), and these over what a scheduler tells.
-
-  `num_processes=1` is alone, whatever the environment `env` (after `import
-  jax`) says: for sweeps under `srun`, say.
+  Flags win over JAX's variables, and these over what a scheduler tells.
+  `num_processes=1` is alone whatever `env` says, such as for sweeps under srun.
+  `env` is the environment after `import jax`.
 
   Raises:
     UserError: flags that do not belong together, or an environment that tells
       of several processes, but not where they are.
   """
+  # `jax.distributed.initialize` would read the first of these alone.
   coordinator = coordinator or env.get("JAX_COORDINATOR_ADDRESS", "")
   if num_processes is None:
     num_processes = _number(env, "JAX_NUM_PROCESSES")
@@ -86,36 +76,30 @@ def find(
     return None
   if not coordinator and num_processes is None and process_id is None:
     return _of_scheduler(env)
-  devices = ()
-  rank = next((r for r in _RANKS if r in env), None)
-  if rank is not None and num_processes is None:
-    num_processes = _number(env, _RANKS[rank])
-  if rank is not None and process_id is None:
+  devices: tuple[int, ...] = ()
+  rank = next((r for r in _RANKS if r in env), "")
+  if num_processes is None:
+    num_processes = _number(env, _RANKS.get(rank, ""))
+  if rank and process_id is None:
     process_id, devices = _number(env, rank), _own_devices(env)
-  if None in (num_processes, process_id) or not re.fullmatch(
-    r".+:\d+", coordinator
-  ):
+  given = f"--coordinator={coordinator} --num_processes={num_processes} "
+  given += f"--process_id={process_id}"
+  is_place = re.fullmatch(r".+:\d+", coordinator)
+  if num_processes is None or process_id is None or not is_place:
     raise UserError(
       "several processes need each of --coordinator=HOST:PORT, "
-      f"--num_processes=N and --process_id=I (or {_VARIABLES}); got "
-      f"--coordinator={coordinator} --num_processes={num_processes} "
-      f"--process_id={process_id}"
+      "--num_processes=N and --process_id=I (or JAX_COORDINATOR_ADDRESS, "
+      f"JAX_NUM_PROCESSES, JAX_PROCESS_ID); got {given}"
     )
-  if num_processes < 1 or not 0 <= process_id < num_processes:
-    raise UserError(
-      f"--num_processes={num_processes} must be at least 1, and "
-      f"--process_id={process_id} one of 0 ... {max(0, num_processes - 1)}"
-    )
+  if not 0 <= process_id < num_processes:
+    raise UserError(f"{given} is not one of 0 ... {num_processes - 1}")
   return Group("deactivate", coordinator, num_processes, process_id, devices)
 
 
-_VARIABLES = "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID"
-
-
-def _number(env, name):
-  text = env.get(name) or None
+def _number(env: Mapping[str, str], name: str, default: Any = None) -> Any:
+  text = env.get(name)
   try:
-    return text and int(text)
+    return int(text) if text else default
   except ValueError:
     raise UserError(f"{name}={text!r} is not a whole number") from None
 
@@ -127,14 +111,13 @@ def _of_scheduler(env):
     "give --coordinator=HOST:PORT --num_processes=N, or --num_processes=1 to "
     "train alone"
   )
-  if (count := _number(env, "OMPI_COMM_WORLD_SIZE") or 1) > 1:
+  if (count := _number(env, "OMPI_COMM_WORLD_SIZE", 1)) > 1:
     if "OMPI_MCA_orte_hnp_uri" not in env:  # Open MPI 5
       raise unknown
     rank = int(env["OMPI_COMM_WORLD_RANK"])
     return Group("ompi", None, count, rank, _own_devices(env))
-  if {"SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID"} <= env.keys() and (
-    count := _number(env, "SLURM_STEP_NUM_TASKS") or 1
-  ) > 1:
+  count = _number(env, "SLURM_STEP_NUM_TASKS", 1)
+  if count > 1 and {"SLURM_JOB_ID", "SLURM_STEP_NODELIST"} <= env.keys():
     rank = int(env["SLURM_PROCID"])
     return Group("slurm", None, count, rank, _own_devices(env))
   if group := _tpu(env):
@@ -154,18 +137,16 @@ def _own_devices(env):
   JAX gives each task of SLURM and Open MPI one, also where a task has the
   machine for itself, or where the scheduler has shared them out already.
   """
+  count = functools.partial(_number, env, default=1)
   if "OMPI_COMM_WORLD_RANK" in env:
-    here = _number(env, "OMPI_COMM_WORLD_LOCAL_SIZE") or 1
-    is_shared, rank = here > 1, "OMPI_COMM_WORLD_LOCAL_RANK"
+    is_shared = count("OMPI_COMM_WORLD_LOCAL_SIZE") > 1
+    rank = env.get("OMPI_COMM_WORLD_LOCAL_RANK")
   else:
-    tasks = _number(env, "SLURM_STEP_NUM_TASKS") or 1
-    nodes = _number(env, "SLURM_STEP_NUM_NODES") or 1
-    is_shared, rank = tasks > nodes, "SLURM_LOCALID"
+    is_shared = count("SLURM_STEP_NUM_TASKS") > count("SLURM_STEP_NUM_NODES")
+    rank = env.get("SLURM_LOCALID")
   visible = env.get("CUDA_VISIBLE_DEVICES") or env.get("ROCR_VISIBLE_DEVICES")
   is_shared_out = bool(visible) and "," not in visible
-  if not is_shared or is_shared_out or rank not in env:
-    return ()
-  return (int(env[rank]),)
+  return (int(rank),) if rank and is_shared and not is_shared_out else ()
 
 
 def _tpu(env):
@@ -180,16 +161,12 @@ def _tpu(env):
     several = "," in hosts or int(env.get("MEGASCALE_NUM_SLICES") or 1) > 1
     return Group("gketpu") if several else None
   # JAX sets this one where it finds no TPU. On a TPU VM its metadata server
-  # tells how many there are, and one of them is fine, too.
+  # tells how many there are, and a group of one is fine.
   return None if "TPU_SKIP_MDS_QUERY" in env else Group("gcetpu")
 
 
 def join(group: Group) -> None:
-  """Starts `jax.distributed`; from here on all processes end together.
-
-  Raises:
-    Outage: the others, or the scheduler's answer, did not come.
-  """
+  """Starts `jax.distributed`; an Outage if the others do not come."""
   is_set = "JAX_LOCAL_DEVICE_IDS" in os.environ
   try:
     jax.distributed.initialize(
@@ -209,15 +186,13 @@ def join(group: Group) -> None:
 
 
 def leave() -> None:
-  """Waits half a minute for the others, so that none of them misses this one.
-
-  In a thread: JAX's own time-out ends the process, and with another code.
-  """
+  """Waits half a minute for the others, so that none of them misses it."""
 
   def shut_down():
     with contextlib.suppress(Exception):
       jax.distributed.shutdown()
 
+  # In a thread: JAX's own time-out ends the process, and with another code.
   thread = threading.Thread(target=shut_down, daemon=True)
   thread.start()
   thread.join(LEAVE_SECONDS)
@@ -226,24 +201,22 @@ def leave() -> None:
 class Signals:
   """Inside this context signals are noted, for the loop to ask about.
 
-  With several processes SIGTERM belongs to JAX, which carries it to all of
-  them; the other signals are turned into it.
-
-  Attributes:
-    received: number of the signal, or None.
+  `received` is the number of the signal, or None.
   """
 
-  def __init__(self):
+  def __init__(self) -> None:
     self.received: int | None = None
-    self._old = {}
+    self._old: dict[int, Any] = {}
+    # Then SIGTERM belongs to JAX, which carries it to all of them; the other
+    # signals are turned into it.
     self._several = jax.process_count() > 1
 
   def __enter__(self) -> Signals:
-    catch = [signal.SIGINT, signal.SIGUSR1]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # not by nohup
-      catch.append(signal.SIGHUP)
-    if not self._several:
-      catch.append(signal.SIGTERM)
+    catch = {signal.SIGINT, signal.SIGUSR1, signal.SIGHUP, signal.SIGTERM}
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # by nohup
+      catch.remove(signal.SIGHUP)
+    if self._several:
+      catch.remove(signal.SIGTERM)
 
     def note(signum, frame):
       self.received = signum
@@ -262,13 +235,11 @@ class Signals:
       signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
   def asked(self, step: int) -> bool:
-    """Whether any process was signalled, after so many steps.
-
-    The same answer on all processes: JAX's preemption service finds a step that
-    none of them has begun, without a collective in every step.
-    """
+    """Whether any process was signalled; the same answer on all of them."""
     if not self._several:
       return self.received is not None
+    # JAX's preemption service finds a step that none of them has begun, without
+    # a collective in every step.
     if not multihost_utils.reached_preemption_sync_point(step):
       return False
     signals = multihost_utils.process_allgather(np.int32(self.received or 0))

@@ -13,32 +13,26 @@ from typing import Any
 
 import numpy as np
 
+from astjax.engine.optim import first_step
 from astjax.errors import UserError
-from astjax.run.config import AverageConfig, PlateauConfig, RunConfig, interval
+from astjax.run.config import AverageConfig, PlateauConfig, RunConfig
 
 
 class Mean:
-  """Of named arrays, one set after the other, summed in float64.
-
-  A float64 has 29 bits more than the float32 that it takes in, so even the sum
-  over a thousand sets is as exact as one set.
-
-  Attributes:
-    count: how many sets.
-    sums: {name: float64 array}; replaced, never changed, so that a save in the
-      background may hold them.
-  """
+  """The mean of `count` sets of named arrays, from their sums in float64."""
 
   def __init__(
     self, count: int = 0, sums: Mapping[str, np.ndarray] | None = None
   ):
     self.count = count
+    # Replaced, never changed: a save in the background may hold them.
     self.sums = dict(sums or {})
 
   def add(self, arrays: Mapping[str, Any], times: int = 1) -> None:
     """One set; `times` is its weight."""
     # Not a running mean on the device: that would depend on how often the run
-    # was interrupted, and be wrong in the last two digits after 20 epochs.
+    # was interrupted, and be wrong in the last two digits after 20 epochs. A
+    # float64 has 29 bits more than a float32, enough for the sum of many.
     taken = {k: times * np.asarray(v, np.float64) for k, v in arrays.items()}
     if self.count:
       taken = {k: self.sums[k] + v for k, v in taken.items()}
@@ -55,13 +49,8 @@ class Plateau:
 
   As torch's ReduceLROnPlateau with a relative threshold, no cooldown and no
   floor: the rate falls at the (patience + 1)-th evaluation in a row that is no
-  improvement (SSAST pre-trains so).
-
-  Attributes:
-    config: the metric and the numbers.
-    best: best value so far, None before the first evaluation.
-    num_bad: evaluations since then, or since the rate fell.
-    scale: what the schedule's rate is multiplied by.
+  improvement (SSAST pre-trains so). `num_bad` counts those; `scale` is what the
+  schedule's rate is multiplied by.
   """
 
   config: PlateauConfig
@@ -71,7 +60,9 @@ class Plateau:
 
   def update(self, value: float) -> None:
     """Takes note of an evaluation; NaN is no improvement."""
-    if self._is_better(value):
+    sign = 1 if self.config.mode == "max" else -1
+    best = -sign * math.inf if self.best is None else self.best
+    if sign * value > sign * best * (1 + sign * self.config.threshold):
       self.best, self.num_bad = value, 0
       return
     self.num_bad += 1
@@ -79,57 +70,33 @@ class Plateau:
       self.scale *= self.config.factor
       self.num_bad = 0
 
-  def _is_better(self, value):
-    threshold = self.config.threshold
-    if self.config.mode == "max":
-      best = -math.inf if self.best is None else self.best
-      return value > best * (1 + threshold)
-    best = math.inf if self.best is None else self.best
-    return value < best * (1 - threshold)
-
-  def to_json(self) -> dict[str, Any]:
-    """What a checkpoint keeps."""
-    return {"best": self.best, "num_bad": self.num_bad, "scale": self.scale}
-
 
 class WeightAverage:
   """The mean of the parameters at the ends of a range of epochs.
 
   An epoch ends at the first step at or after its end in the stream; a step that
   ends two epochs counts twice. (AST paper, table 1: epochs 1 to 5 and 6 to 25.)
-
-  Args:
-    config: the range.
-    steps_per_epoch: may be a fraction.
   """
 
   def __init__(self, config: AverageConfig, steps_per_epoch: float):
     self.config = config
     self.mean = Mean()
     self._ends = collections.Counter(
-      interval(epoch, 0, steps_per_epoch)
+      max(1, first_step(epoch, steps_per_epoch))
       for epoch in range(config.first_epoch, config.last_epoch + 1)
     )
-
-  @property
-  def last_step(self) -> int:
-    """The step that ends the range."""
-    return max(self._ends)
+    self.last_step = max(self._ends)
 
   def is_due(self, step: int) -> bool:
     """Whether an epoch of the range ends here."""
     return step in self._ends
 
   def add(self, step: int, params: Mapping[str, Any]) -> None:
-    """Takes the parameters {path: array} at a step that is due."""
+    """The parameters {path: array} at a step that is due."""
     self.mean.add(params, times=self._ends[step])
 
   def restore(self, step: int, saved: Mapping[str, Any], sums) -> None:
-    """Takes over what was saved at this step.
-
-    Raises:
-      UserError: an epoch of the range has passed and is not in it.
-    """
+    """Takes over what was saved; a UserError if a passed epoch is not in it."""
     if saved.get("first_epoch") == self.config.first_epoch:
       self.mean = Mean(saved["count"], sums)
     # A mean of fewer epochs than the config says would pass for the whole one.
@@ -138,23 +105,16 @@ class WeightAverage:
       raise UserError(
         f"config.average: of the epochs {self.config.first_epoch} to "
         f"{self.config.last_epoch}, {passed} have passed by step {step}, and "
-        f"this run remembers {self.mean.count}; give the range that it was "
-        "started with, or one that begins later"
+        f"this run has {self.mean.count}; give its first range, or a later one"
       )
 
 
 @dataclasses.dataclass
 class Ensemble:
-  """The mean of the scores of one split over evaluations.
+  """The mean of "scores" [n, C] of one split over evaluations."""
 
-  Attributes:
-    data: fingerprint of the split; another one starts anew.
-    ids: [n], rows of the split that every evaluation so far could read.
-    mean: of "scores" [n, C].
-  """
-
-  data: str
-  ids: np.ndarray
+  data: str  # fingerprint of the split; another one starts anew
+  ids: np.ndarray  # [n], rows that every evaluation so far could read
   mean: Mean
 
   def add(
@@ -162,8 +122,7 @@ class Ensemble:
   ) -> tuple[np.ndarray, np.ndarray]:
     """Takes one evaluation: ids [m], ascending, and their scores [m, C].
 
-    Returns:
-      (which of these m rows are kept [n], their mean scores [n, C]).
+    Returns (which of these m rows are kept [n], their mean scores [n, C]).
     """
     self.ids, old, new = np.intersect1d(self.ids, ids, return_indices=True)
     if self.mean.count:
@@ -175,33 +134,24 @@ class Ensemble:
 
 @dataclasses.dataclass
 class RunRecord:
-  """The best evaluation so far, and what the sections of a config ask for.
+  """The best evaluation so far, and what the sections of a config ask for."""
 
-  Attributes:
-    metric: key that decides on the best, such as "val/mAP".
-    lower_is_better: True for losses.
-    best: best value so far, None before the first evaluation.
-    best_step: its step.
-    plateau: of the learning rate, if it has one.
-    average: of the parameters, if there is one.
-    ensembles: of the scores, by the evaluation's name; None if not wanted.
-    owed: evaluations that a signal left out at the step of the checkpoint.
-  """
-
-  metric: str
+  metric: str  # that decides on the best, such as "val/mAP"
   lower_is_better: bool = False
   best: float | None = None
   best_step: int | None = None
   plateau: Plateau | None = None
   average: WeightAverage | None = None
-  ensembles: dict[str, Ensemble] | None = None
-  owed: tuple[str, ...] = ()
+  wants_ensembles: bool = False
+  ensembles: dict[str, Ensemble] = dataclasses.field(default_factory=dict)
+  owed: tuple[str, ...] = ()  # evaluations that a signal left out at this step
 
   def update(self, step: int, metrics: dict[str, float]) -> None:
     """Takes note of an evaluation."""
+    # The rate may fall, whether or not the same metric decides on the best.
     if self.plateau and self.plateau.config.metric in metrics:
       self.plateau.update(metrics[self.plateau.config.metric])
-    value = metrics.get(self.metric)
+    value = metrics.get(self.metric)  # this evaluation may not have it
     if value is None or not math.isfinite(value):
       return
     if self.best is None or (
@@ -232,24 +182,21 @@ class RunRecord:
       "arrays": {},
     }
     if self.plateau:
-      saved["plateau"] = self.plateau.to_json()
+      saved["plateau"] = dict(vars(self.plateau))
+      del saved["plateau"]["config"]
     if self.average and self.average.mean.count:
       mean = self.average.mean
       first = self.average.config.first_epoch
       saved["average"] = {"first_epoch": first, "count": mean.count}
       saved["arrays"] |= {f"average/{k}": v for k, v in mean.sums.items()}
-    for name, e in (self.ensembles or {}).items():
+    for name, e in self.ensembles.items():
       saved["ensembles"][name] = {"data": e.data, "count": e.mean.count}
       saved["arrays"][f"ensembles/{name}/ids"] = e.ids
       saved["arrays"][f"ensembles/{name}/scores"] = e.mean.sums["scores"]
     return saved
 
   def restore(self, step: int, saved: dict[str, Any]) -> None:
-    """Takes over what `to_saved` gave, as far as the config asks for it.
-
-    Raises:
-      UserError: the average cannot be completed.
-    """
+    """Takes over what `to_saved` gave, as far as the config asks for it."""
     if saved.get("metric") == self.metric:
       self.best, self.best_step = saved["best"], saved["best_step"]
     self.owed = tuple(saved.get("owed", ()))
@@ -257,20 +204,17 @@ class RunRecord:
       self.plateau = Plateau(self.plateau.config, **saved["plateau"])
     arrays = saved.get("arrays", {})
     if self.average:
-      start = "average/"
-      sums = {
-        k.removeprefix(start): v
-        for k, v in arrays.items()
-        if k.startswith(start)
-      }
+      names = [k for k in arrays if k.startswith("average/")]
+      sums = {k.removeprefix("average/"): arrays[k] for k in names}
       self.average.restore(step, saved.get("average", {}), sums)
-    if self.ensembles is None:
-      return
-    for name, e in saved.get("ensembles", {}).items():
-      scores = arrays[f"ensembles/{name}/scores"]
-      mean = Mean(e["count"], {"scores": scores})
-      ids = arrays[f"ensembles/{name}/ids"]
-      self.ensembles[name] = Ensemble(e["data"], ids, mean)
+    # Once switched off they are gone: they would lack the evaluations since.
+    if self.wants_ensembles:
+      for name, e in saved.get("ensembles", {}).items():
+        ids, scores = (
+          arrays[f"ensembles/{name}/{k}"] for k in ("ids", "scores")
+        )
+        mean = Mean(e["count"], {"scores": scores})
+        self.ensembles[name] = Ensemble(e["data"], ids, mean)
 
 
 def start(run: RunConfig, steps_per_epoch: float) -> RunRecord:
@@ -281,5 +225,5 @@ def start(run: RunConfig, steps_per_epoch: float) -> RunRecord:
     run.best_is_lowest,
     plateau=Plateau(run.plateau) if run.plateau.metric else None,
     average=WeightAverage(run.average, steps_per_epoch) if average else None,
-    ensembles={} if run.ensemble_predictions else None,
+    wants_ensembles=run.ensemble_predictions,
   )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -25,54 +27,35 @@ from astjax.tasks.probes import Probe
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-  """Recordings, and what makes batches of them.
+  """Recordings, and what makes batches of them."""
 
-  With a probe, what is rated are the task's features: the probe learns from
-  those of another stream, `known`.
-
-  Attributes:
-    name: "train", or that of an evaluation.
-    row_shapes: {name: (shape, type)} of one row, before the device ops.
-    weights: of the draws of a training, if they are not even.
-    every: steps between two evaluations; 0 is at the end only.
-    of_best: evaluated once, at the end, on the best checkpoint.
-  """
-
-  name: str
+  name: str  # "train", or that of an evaluation
   config: InputConfig
   reader: Reader
   host_ops: tuple[recipe.NamedOp, ...]
   device_ops: tuple[recipe.NamedOp, ...]
+  # {name: (shape, type)} of one row, before the device ops
   row_shapes: Mapping[str, tuple[tuple[int, ...], Any]]
-  weights: np.ndarray | None = None
-  every: int = 0
+  weights: np.ndarray | None = None  # of the draws, if they are not even
+  every: int = 0  # steps between two evaluations; 0 is at the end only
   of_best: bool = False
+  # With a probe, what is rated are the task's features: the probe learns from
+  # those of another stream.
   probe: Probe | None = None
   known: Stream | None = None
 
   @property
   def class_names(self) -> tuple[str, ...]:
-    """[C], of the source."""
+    """[C]."""
     return self.reader.source.class_names
 
   def data(self) -> dict[str, Any]:
     """Fingerprint and size of the recordings, as `config.json` keeps them."""
     source = self.reader.source
-    return {
-      "fingerprint": fingerprint(source),
-      "num_examples": len(source),
-    }
-
-  @property
-  def num_batches(self) -> int:
-    """Of one pass."""
-    return pipeline.num_eval_batches(self.reader, self.config.batch_size)
+    return {"fingerprint": fingerprint(source), "num_examples": len(source)}
 
   def batches(self) -> Iterator[dict[str, np.ndarray]]:
-    """One pass in the order of the source: this process's rows of each batch.
-
-    Rows that only fill the last batch, or could not be read, are not `valid`.
-    """
+    """One pass in the source's order: this process's rows of each batch."""
     return pipeline.eval_batches(self.reader, self.host_ops, **self._share())
 
   def train_batches(
@@ -90,26 +73,20 @@ class Stream:
     )
 
   def _share(self):
-    return {
-      "batch_size": self.config.batch_size,
-      "process_index": jax.process_index(),
-      "process_count": jax.process_count(),
-    }
+    index, count = jax.process_index(), jax.process_count()
+    size = self.config.batch_size
+    return {"batch_size": size, "process_index": index, "process_count": count}
 
   def one_row(self) -> dict[str, Any]:
     """Zeros, shaped like a batch of one row after the device ops."""
-
-    def run(batch):
-      keys = recipe.row_keys(step.train_key(0), 1)
-      return recipe.apply_rows(self.device_ops, batch, keys)
-
     batch = {
       name: jax.ShapeDtypeStruct((1, *shape), dtype)
       for name, (shape, dtype) in self.row_shapes.items()
     }
-    return jax.tree.map(
-      lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(run, batch)
-    )
+    keys = jax.eval_shape(lambda: recipe.row_keys(step.train_key(0), 1))
+    run = partial(recipe.apply_rows, self.device_ops)
+    shapes = jax.eval_shape(run, batch, keys)
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
 
 def build(
@@ -120,11 +97,7 @@ def build(
   mesh: Mesh,
   source: Source | None,
 ) -> Stream:
-  """A stream from its section `where` of the config.
-
-  Raises:
-    UserError: anything in the section that does not work out.
-  """
+  """A stream from its section of the config, which is named `where`."""
   sharding.check_batch_size(config.batch_size, mesh, f"{where}.batch_size")
   if source is None:
     source = sources.build(
@@ -140,6 +113,7 @@ def build(
     config.on_host, host_ops.OPS, f"{where}.on_host", reader=reader
   )
   on_device = recipe.parse(config.on_device, frontend.OPS, f"{where}.on_device")
+  # A random evaluation could not be compared with the one before.
   drawn = [op.name for op in (*on_host, *on_device) if recipe.draws(op)]
   if drawn and name != "train":
     raise UserError(
@@ -150,6 +124,7 @@ def build(
     shapes = pipeline.row_shapes(reader, on_host)
   weights = order.draw_weights(source, config.draw, where)
   stream = Stream(name, config, reader, on_host, on_device, shapes, weights)
+  # Its device ops are traced, so that a recipe that does not fit fails here.
   with located(f"{where}.on_device"):
     stream.one_row()
   return stream
@@ -162,13 +137,7 @@ def with_probe(
   train: InputConfig,
   make: Callable[[str, InputConfig, str], Stream],
 ) -> Stream:
-  """The stream with its probe and what that learns from.
-
-  `make` is `build` for another name, section and place.
-
-  Raises:
-    UserError: there are no labels, or other classes in one than in the other.
-  """
+  """The stream with its probe and, by `make`, what the probe learns from."""
   probe = probes.build(given.probe, given.probe_kw, where)
   config = given.train_input(train, where)
   known = make(f"{stream.name}.train", config, f"{where}.train")
@@ -195,24 +164,21 @@ def check_same_classes(
   where: str, names: Sequence[str], other: str, expected: Sequence[str]
 ) -> None:
   """A UserError that names the first class that differs."""
-  if names == expected:
-    return
-  pairs = zip([*names, "(none)"], [*expected, "(none)"], strict=False)
-  i, (name, wanted) = next((i, p) for i, p in enumerate(pairs) if p[0] != p[1])
-  raise UserError(
-    f"{where} has {len(names)} classes, {other} {len(expected)}; number {i} is "
-    f"{name!r} there and {wanted!r} in {other}; give both the same label_list"
-  )
+  for i, (name, wanted) in enumerate(itertools.zip_longest(names, expected)):
+    if name != wanted:
+      raise UserError(
+        f"{where} has {len(names)} classes, {other} {len(expected)}; number "
+        f"{i} is {name!r} there, {wanted!r} here; give both one label_list"
+      )
 
 
 def check_labels(stream: Stream, task: Task) -> None:
   """A UserError where the recordings' labels are not what the task needs."""
+  # Not when the source is built: pre-training wants no labels.
   name, source = stream.name, stream.reader.source
   if task.head is not None:
     check_labelled(source, name)
-  if not task.one_label:
-    return
-  for i in range(len(source)):
+  for i in range(len(source)) if task.one_label else ():
     if len(source.labels(i)) != 1:
       labels = [source.class_names[j] for j in source.labels(i)]
       raise UserError(

@@ -13,7 +13,6 @@ import os
 import pathlib
 import platform
 import secrets
-import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -25,18 +24,19 @@ from flax import traverse_util
 from jax.experimental import multihost_utils
 
 from astjax.engine import sharding
-from astjax.errors import UserError, file_error
+from astjax.errors import UserError, file_error, warn
 from astjax.run.config import RunConfig, differences
+from astjax.run.job import Job
 from astjax.types import Params
 from astjax.weights import files
-from astjax.weights.info import MODEL, ModelInfo, save_model
+from astjax.weights.info import MODEL, ModelInfo
 
 # How late a network file system may show a new file to others.
 _SHARED_SECONDS = 20.0
 AVERAGE = "average"
 
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-_PACKAGES += ("tensorflow", "tensorflow-cpu", "soundfile", "soxr")
+_PACKAGES = {"jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"}
+_PACKAGES |= {"tensorflow", "tensorflow-cpu", "soundfile", "soxr"}
 
 
 def prepare(path: str | os.PathLike) -> pathlib.Path:
@@ -48,44 +48,30 @@ def prepare(path: str | os.PathLike) -> pathlib.Path:
     workdir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=workdir):
       pass
-  except (FileExistsError, NotADirectoryError):
-    raise UserError(
-      f"the work directory {workdir} is, or lies below, a file; expected a "
-      "folder"
-    ) from None
   except OSError as e:
-    raise file_error(
-      e, f"cannot write to the work directory {workdir}: {e.strerror}"
-    ) from None
+    text = f"cannot write to the work directory {workdir}: {e.strerror}"
+    raise file_error(e, f"{text}; expected a folder") from None
   return workdir
 
 
-def claim(
-  workdir: pathlib.Path,
-  config: RunConfig,
-  data: Mapping[str, Any],
-  *,
-  length_matters: bool,
-) -> list[str]:
+def claim(workdir: pathlib.Path, job: Job) -> list[str]:
   """Makes the folder this run's, or finds that it is; see `check_config`."""
-  notices = check_config(workdir, config, data, length_matters=length_matters)
+  data, length_matters = job.train.data(), job.task.length_matters
+  notices = check_config(workdir, job.config, data, length_matters)
   if jax.process_count() > 1:
-    # All have read config.json by then, so it may be written.
+    # All have read config.json after this, so it may be written.
     multihost_utils.sync_global_devices("config_compared")
     check_shared(workdir)
   # Before anything else is in the folder: a run that is killed right away must
   # still be known.
   if jax.process_index() == 0:
-    write_config(workdir, config, data)
-  return notices
+    write_config(workdir, job.config, data)
+  return [f"note: {notice}" for notice in notices]
 
 
 def check_shared(workdir: pathlib.Path) -> None:
-  """Looks whether several processes see one folder under this name.
-
-  Raises:
-    UserError: one of them does not see what process 0 has put there.
-  """
+  """A UserError if the processes see several folders under this name."""
+  # Each would save its part of the checkpoints on a disk of its own.
   path = workdir / f".shared-{sharding.from_process_0(secrets.token_hex(8))}"
   if jax.process_index() == 0:
     path.touch()
@@ -98,9 +84,8 @@ def check_shared(workdir: pathlib.Path) -> None:
     path.unlink()
   if not seen.all():
     raise UserError(
-      f"the work directory {workdir} of process {int(np.argmin(seen))} is "
-      "another folder than that of process 0; expected one on a disk that all "
-      "of them share"
+      f"the work directory {workdir} of process {int(np.argmin(seen))} is not "
+      "that of process 0; expected one on a disk that all of them share"
     )
 
 
@@ -108,13 +93,9 @@ def check_config(
   workdir: pathlib.Path,
   config: RunConfig,
   data: Mapping[str, Any],
-  *,
   length_matters: bool = False,
 ) -> list[str]:
-  """Compares with the config that this folder belongs to.
-
-  A run that ended before its first line of metrics has left nothing to lose:
-  its folder is free for another one.
+  """Notices of what changed since the run in this folder was started.
 
   Args:
     workdir: the folder.
@@ -122,16 +103,12 @@ def check_config(
     data: of the training, from `Stream.data`.
     length_matters: as in `engine.task.Task`.
 
-  Returns:
-    Notices of changed log, evaluation and checkpoint settings.
-
   Raises:
     UserError: the folder belongs to another training.
   """
   path = workdir / "config.json"
   if not path.exists():
-    saved = workdir / "checkpoints"
-    if saved.exists() and any(p.name.isdigit() for p in saved.iterdir()):
+    if _has_checkpoints(workdir):
       raise UserError(
         f"{workdir} has checkpoints but no config.json, so it is not known "
         "what they are of; use a new --workdir"
@@ -140,15 +117,15 @@ def check_config(
   try:
     saved = json.loads(path.read_text(encoding="utf-8"))
     old_config, old_data = saved["config"], saved["data"]
-  except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
+  except (ValueError, KeyError, TypeError):
     raise UserError(
       f"{path} is damaged, so it is not known what the run in {workdir} is; "
       "use a new --workdir"
     ) from None
-  of_training, of_rest = differences(
-    old_config, config, length_matters=length_matters
-  )
-  if (of_training or old_data != data) and _is_unused(workdir):
+  of_training, of_rest = differences(old_config, config, length_matters)
+  # A run that ended before its first line of metrics has left nothing to lose.
+  is_unused = not (workdir / "metrics.jsonl").exists()
+  if is_unused and not _has_checkpoints(workdir):
     return []
   if of_training:
     more = f" (and {len(of_training) - 3} more)" if len(of_training) > 3 else ""
@@ -164,11 +141,9 @@ def check_config(
   return of_rest
 
 
-def _is_unused(workdir):
+def _has_checkpoints(workdir):
   saved = workdir / "checkpoints"
-  steps = saved.iterdir() if saved.exists() else ()
-  log = workdir / "metrics.jsonl"
-  return not log.exists() and not any(p.name[:1].isdigit() for p in steps)
+  return saved.exists() and any(p.name[:1].isdigit() for p in saved.iterdir())
 
 
 def write_config(
@@ -182,12 +157,10 @@ def write_config(
 
 def write_versions(workdir: pathlib.Path) -> None:
   """versions.json: what the newest start of the run ran on."""
-  versions = {"python": platform.python_version()}
-  for name in _PACKAGES:
-    try:
-      versions[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-      continue
+  versions: dict[str, Any] = {"python": platform.python_version()}
+  for package in importlib.metadata.distributions():
+    if (name := package.name.lower().replace("_", "-")) in _PACKAGES:
+      versions[name] = package.version
   versions |= {
     "platform": platform.platform(),
     "devices": sorted({d.device_kind for d in jax.devices()}),
@@ -197,54 +170,41 @@ def write_versions(workdir: pathlib.Path) -> None:
   files.write_json(workdir / "versions.json", versions)
 
 
-def write_model(workdir: pathlib.Path, info: Mapping[str, Any]) -> None:
-  """model.json: what turns this run's weights into a model, anywhere."""
-  files.write_json(workdir / MODEL, info)
-
-
-def write_average(
-  workdir: pathlib.Path, info: ModelInfo, params: Params
+def write_start(
+  workdir: pathlib.Path, info: ModelInfo, params: Params, origin: Sequence[str]
 ) -> None:
-  """average/: the averaged weights as a model, in place of an older one."""
-  shutil.rmtree(workdir / AVERAGE, ignore_errors=True)
-  save_model(workdir / AVERAGE, info, params)
-
-
-def write_init_from(workdir: pathlib.Path, lines: Sequence[str]) -> None:
-  """init_from.txt: what the run started from."""
-  text = "\n".join(lines) + "\n"
-  (workdir / "init_from.txt").write_text(text, encoding="utf-8")
-
-
-def write_parameters(workdir: pathlib.Path, params: Params) -> int:
-  """parameters.txt, a table of names and shapes; returns their number."""
+  """model.json, parameters.txt and init_from.txt, before the first step."""
+  # What turns this run's weights into a model, anywhere.
+  files.write_json(workdir / MODEL, info.to_json())
   leaves = traverse_util.flatten_dict(params, sep="/")
   rows = [(k, str(tuple(x.shape)), f"{x.size:,}") for k, x in leaves.items()]
-  total = sum(x.size for x in leaves.values())
-  rows.append(("total", "", f"{total:,}"))
-  widths = [max(len(row[i]) for row in rows) for i in range(3)]
-  lines = [
-    f"{n:<{widths[0]}}  {s:<{widths[1]}}  {c:>{widths[2]}}" for n, s, c in rows
-  ]
-  (workdir / "parameters.txt").write_text("\n".join(lines) + "\n")
-  return total
+  rows.append(("total", "", f"{sum(x.size for x in leaves.values()):,}"))
+  a, b, c = (max(map(len, column)) for column in zip(*rows, strict=True))
+  table = [f"{n:<{a}}  {shape:<{b}}  {size:>{c}}" for n, shape, size in rows]
+  (workdir / "parameters.txt").write_text("\n".join(table) + "\n")
+  if origin:
+    text = "\n".join(origin) + "\n"
+    (workdir / "init_from.txt").write_text(text, encoding="utf-8")
 
 
 def write_unreadable(
   workdir: pathlib.Path, reports: Mapping[str, Sequence[tuple[str, str]]]
 ) -> None:
-  """unreadable.txt: one line per recording, with the split and the reason."""
+  """Warns of the recordings {split: [(name, reason)]}; lists them in a file."""
   path = workdir / "unreadable.txt"
-  lines = [
-    f"{split}\t{name}\t{reason}\n"
-    for split, rows in reports.items()
-    for name, reason in rows
-  ]
+  found = [(k, *row) for k, rows in reports.items() for row in rows]
+  lines = ["\t".join(row) + "\n" for row in found]
   if path.exists():  # what this run met before it was resumed
     old = path.read_text(encoding="utf-8").splitlines(keepends=True)
     lines = sorted({*old, *lines})
   text = "".join(lines)
   path.write_bytes(text.encode("utf-8", errors="backslashreplace"))
+  _, name, reason = found[-1]
+  warn(
+    f"{len(found)} recording(s) could not be read so far, such as {name}: "
+    f"{reason}; replaced in training, left out of evaluations, listed in "
+    "unreadable.txt"
+  )
 
 
 def write_per_class(

@@ -14,7 +14,7 @@ import dataclasses
 import math
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -24,11 +24,11 @@ import scipy.special
 
 from astjax import models
 from astjax.errors import UserError
-from astjax.models import ast
+from astjax.models import ast, heads
 from astjax.ops.recipe import apply_rows, row_keys
 from astjax.serving import recording
 from astjax.serving.recording import Recording
-from astjax.types import Params
+from astjax.types import Batch, Params
 from astjax.weights import adapt, convert
 from astjax.weights import load as weights
 from astjax.weights.info import ModelInfo, Options
@@ -37,6 +37,7 @@ from astjax.weights.info import ModelInfo, Options
 # wants the minute. Up to 1.5 times that length is heard at once, with positions
 # for four lengths, so that a new duration compiles nothing; then in windows.
 _STRETCH = (1.125, 1.25, 1.375, 1.5)
+_LOUD = 2.0  # full scale is 1; lossy codecs and resampling overshoot a little
 
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
@@ -117,42 +118,23 @@ def load(
     options: what a bare file does not tell.
     batch_size: how many clips or windows run at once, at most.
     dtype: "float32" or "bfloat16", of the transformer's computation.
-
-  Raises:
-    UserError: it cannot be found, read or used.
   """
   loaded = weights.load(source, options)
   if loaded.is_image:
-    raise UserError(
-      f"{os.fspath(source)} is a model of images ({loaded.kind}): train it on "
-      "sounds first, with config.init_from"
-    )
+    raise UserError(f"a model of images ({loaded.kind}): train it on sounds")
   info, given = loaded.info, tuple(class_names)
-  if given and info.class_names and given != info.class_names:
-    own = info.class_names
-    first = next(i for i in range(len(own) + 2) if given[:i] != own[:i])
-    raise UserError(
-      f"{len(given)} class names are given, the model has {len(own)} of its "
-      f"own; they differ at number {first}: leave them out"
-    )
+  own = info.class_names
+  if given and own and given != own:
+    raise UserError("the model has other class names: leave them out")
   info = dataclasses.replace(
-    info,
-    recipe=recipe or info.recipe,
-    class_names=given or info.class_names,
+    info, recipe=recipe or info.recipe, class_names=given or own
   )
-  return Bundle(
-    info,
-    convert.unflatten(loaded.params),
-    batch_size=batch_size,
-    dtype=dtype,
-    digest=loaded.digest,
-  )
+  params = convert.unflatten(loaded.params)
+  return Bundle(info, params, batch_size, dtype, digest=loaded.digest)
 
 
 class Bundle:
-  """Recipe, backbone and classifier.
-
-  Args: as of `load`; `params` are of the shapes that `info` says.
+  """Recipe, backbone and classifier, with parameters of the shapes of `info`.
 
   Attributes:
     info: what is known about the model.
@@ -160,24 +142,20 @@ class Bundle:
     digest: of the weights.
     sample_rate: Hz, at which it hears.
     seconds: the trained length.
-
-  Raises:
-    UserError: no recipe, or one that does not fit the model.
   """
 
   def __init__(
     self,
     info: ModelInfo,
     params: Params,
-    *,
     batch_size: int = 8,
     dtype: str = "float32",
     digest: str = "",
   ):
     if not info.recipe:
       raise UserError(
-        f"the front-end of this model ({info.origin or 'unknown origin'}) is "
-        f"not known; give its recipe, such as recipe='{recording.EXAMPLE}'"
+        f"the front-end of this model ({info.origin}) is not known; give its "
+        f"recipe, such as recipe='{recording.EXAMPLE}'"
       )
     if batch_size < 1:
       raise UserError(f"batch_size={batch_size} must be at least 1")
@@ -204,15 +182,11 @@ class Bundle:
     self._grids = {trained: grid}  # by number of frames
     self._grid = np.asarray(grid)
     self._apply = jax.jit(self._forward)
-    self._warned: set[str] = set()
+    self._has_warned = False
     self._check()
 
   def predict(
-    self,
-    clips: Any,
-    sample_rate: Any = None,
-    *,
-    whole: bool = True,
+    self, clips: Any, sample_rate: Any = None, *, whole: bool = True
   ) -> Prediction | list[Prediction]:
     """Scores of all classes, one `Prediction` a clip.
 
@@ -222,9 +196,6 @@ class Bundle:
       sample_rate: Hz, of the arrays; one for all, or a list with one for each.
       whole: False hears the beginning alone, of the trained length, as the
         evaluation of training does.
-
-    Raises:
-      UserError: no classifier, or a recording that cannot be used.
     """
     found, several = recording.recordings(clips, sample_rate)
     return _one_or_all(self._predictions(found, whole), several)
@@ -265,17 +236,15 @@ class Bundle:
     return self._predictions(found, whole, progress)
 
   def _predictions(self, found, whole, progress=None):
-    if self.info.head is None:
-      raise UserError(
-        f"this model ({self.info.origin}) has no classifier: it can embed, not "
-        "predict"
-      )
+    head = self.info.head
+    if head is None:
+      raise UserError(f"this model ({self.info.origin}) has no classifier")
     for heard in self._hear(found, ("logits",), whole, progress):
-      yield heard.error or self._prediction(heard)
+      yield heard.error or self._prediction(heard, head.scores)
 
-  def _prediction(self, heard: _Heard) -> Prediction:
+  def _prediction(self, heard: _Heard, kind: str) -> Prediction:
     logits = np.stack([out["logits"] for _, _, out in heard.parts])  # [W, C]
-    if self.info.head.scores == "softmax":
+    if kind == "softmax":
       scores = scipy.special.softmax(logits, axis=-1)
     else:
       scores = scipy.special.expit(logits)
@@ -293,7 +262,8 @@ class Bundle:
     frames = self._recipe.frames
     column = self._cutting.column * frames.hop_size  # samples
     sight = frames.num_samples(self._backbone.patch_size[1])
-    parts, times = [], []
+    parts: list[np.ndarray] = []
+    times: list[np.ndarray] = []
     for start, count, out in heard.parts:
       middles = start + np.arange(len(out["frames"])) * column + sight / 2
       # What the window before has seen; what lies in the padding.
@@ -360,7 +330,13 @@ class Bundle:
             start(length)
         if whole and one.peak == 0.0:
           raise UserError(f"{one.name}: it is silent: every sample is zero")
-        self._warn(one)
+        if one.peak > _LOUD and not self._has_warned:
+          self._has_warned = True
+          warnings.warn(
+            f"{one.name} has samples up to {one.peak:g}; full scale is 1, and "
+            "what lies above is clipped (divide int16 samples by 32768)",
+            stacklevel=2,
+          )
       except UserError as e:
         heard.error = e
       heard.read = True
@@ -371,18 +347,9 @@ class Bundle:
       settle()
     yield from finished()
 
-  def _warn(self, one: Recording) -> None:
-    """Once for each kind of oddity."""
-    for kind, text in one.oddities():
-      if kind not in self._warned:
-        self._warned.add(kind)
-        warnings.warn(text, stacklevel=2)
-
   def _run(self, rows: list[recording.Row]) -> dict[str, jax.Array]:
-    """One batch of rows of one length, filled up to a power of two.
-
-    So that few shapes are compiled.
-    """
+    """One batch of rows of one length."""
+    # Filled up to a power of two, so that few shapes are compiled.
     size = min(1 << (len(rows) - 1).bit_length(), self._batch_size)
     rows = [*rows, *[rows[-1]] * (size - len(rows))]
     batch = {
@@ -401,14 +368,13 @@ class Bundle:
     num_frames = self._recipe.frames.num_frames(num_samples)
     if num_frames not in self._grids:
       shape = (self._grid.shape[0], self._columns(num_frames))
-      self._grids[num_frames] = jnp.asarray(
-        adapt.resize_grid(self._grid, shape)
-      )
+      grid = adapt.resize_grid(self._grid, shape)
+      self._grids[num_frames] = jnp.asarray(grid)
     backbone = self._params["backbone"]
     positions = backbone["pos_embed"] | {"grid": self._grids[num_frames]}
     return self._params | {"backbone": backbone | {"pos_embed": positions}}
 
-  def _forward(self, params: Params, batch: Mapping[str, Any]) -> dict:
+  def _forward(self, params: Params, batch: Batch) -> dict[str, Any]:
     """Logits [B, C], clip embeddings [B, D] and frames [B, T', D]."""
     # No op draws: `recording.parse` has seen to it.
     keys = row_keys(jax.random.key(0, impl="threefry2x32"), len(batch["audio"]))
@@ -417,12 +383,12 @@ class Bundle:
     if len(inputs) != 1:
       raise UserError("the recipe ends in neither fbank nor patches")
     if self.info.head is None:
-      out = self._backbone.apply({"params": params["backbone"]}, **inputs)
+      out: Any = self._backbone.apply({"params": params["backbone"]}, **inputs)
       # SSAST's prefix tokens, for one, have learned nothing yet.
       known = self.info.pretraining
       pooling = known.pooling if known else "prefix"
       pooling = pooling if self._backbone.prefix else "tokens"
-      found = {"clip": ast.pool(out, pooling)}
+      found = {"clip": heads.pool(out, pooling)}
     else:
       model = ast.classifier(self._backbone, self.info.head)
       out = model.apply({"params": params}, **inputs, method="outputs")

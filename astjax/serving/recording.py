@@ -11,7 +11,7 @@ import itertools
 import math
 import numbers
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,7 +28,6 @@ MIN_RATE = 1_000
 MAX_RATE = 768_000  # Hz
 _MAX_CHANNELS = 64
 _BLOCK = 1 << 20  # samples, before and after resampling
-_LOUD = 2.0  # full scale is 1; lossy codecs and resampling overshoot a little
 
 # Of integer samples; other types do not say what full scale is.
 _SCALES = {"int16": 2.0**15, "int32": 2.0**31}
@@ -44,21 +43,13 @@ _HOST = ("decode", "resample", "fit", "quantise")
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-  """A recipe, in two parts: what the host does, and the ops of the device.
+  """A recipe, in two parts: what the host does, and the ops of the device."""
 
-  Attributes:
-    channel: of several channels, their "mean" or the "first".
-    frames: sampling rate, length and shift of the frames.
-    num_frames: T, at which the model was trained.
-    quantise: whether the waveform becomes int16.
-    ops: of the device.
-  """
-
-  channel: str
-  frames: FbankSpec
-  num_frames: int
-  quantise: bool
-  ops: tuple[recipe.NamedOp, ...]
+  channel: str  # of several channels, their "mean" or the "first"
+  frames: FbankSpec  # sampling rate, length and shift of the frames
+  num_frames: int  # T, at which the model was trained
+  quantise: bool  # whether the waveform becomes int16
+  ops: tuple[recipe.NamedOp, ...]  # of the device
 
 
 def parse(text: str) -> Recipe:
@@ -66,9 +57,6 @@ def parse(text: str) -> Recipe:
 
   Without `resample`, recordings of another rate than the recipe's are resampled
   all the same. `multi_hot` and `keep` are passed over.
-
-  Raises:
-    UserError: not a recipe, or one that draws at random or has no `fit`.
   """
   where = "the recipe"
   calls = recipe.calls(text, where)
@@ -78,90 +66,59 @@ def parse(text: str) -> Recipe:
     raise UserError(f"{where} draws at random ({drawn[0]}): leave that out")
   names = [op.name for op in ops]
   host = {op.name: op for op in ops if op.name not in frontend.OPS}
-  if "fit" not in host:
-    raise UserError(f"{where} needs fit(num_frames=...): {text!r}")
-  if names[: len(host)] != [name for name in _HOST if name in host]:
+  in_order = [name for name in _HOST if name in host]
+  if "fit" not in host or names[: len(host)] != in_order:
     raise UserError(
-      f"{where} begins with {'|'.join(_HOST)}, each at most once: {text!r}"
+      f"{where} begins with {'|'.join(_HOST)}, each at most once, and needs "
+      f"fit(num_frames=...): {text!r}"
     )
-  frames = host["fit"].op.spec
-  if "resample" in host:
-    rate = host["resample"].arguments["sample_rate"]
-    if rate != frames.sample_rate:
-      raise UserError(
-        f"{where} resamples to {rate} Hz and fits at {frames.sample_rate} Hz"
-      )
+  given = {name: op.arguments for name, op in host.items()}
+  frames = FbankSpec.of(given["fit"])
+  rate = given.get("resample", given["fit"])["sample_rate"]
+  if rate != frames.sample_rate:
+    raise UserError(f"{where} resamples to {rate} Hz, but fits another rate")
   return Recipe(
-    channel=host["decode"].arguments["channel"] if "decode" in host else "mean",
+    channel=given.get("decode", {}).get("channel", "mean"),
     frames=frames,
-    num_frames=host["fit"].arguments["num_frames"],
+    num_frames=given["fit"]["num_frames"],
     quantise="quantise" in host,
     ops=ops[len(host) :],
   )
 
 
 class Row(NamedTuple):
-  """What the model hears at once.
+  """What the model hears at once."""
 
-  Attributes:
-    start: sample at which it begins, at the recipe's rate.
-    audio: [S] int16 or float32, padded to the samples of some frames.
-    num_samples: without the padding.
-  """
-
-  start: int
-  audio: np.ndarray
-  num_samples: int
+  start: int  # sample at which it begins, at the recipe's rate
+  audio: np.ndarray  # [S] int16 or float32, padded to whole frames
+  num_samples: int  # without the padding
 
 
 @dataclasses.dataclass(frozen=True)
 class Cutting:
-  """How recordings are cut.
-
-  Attributes:
-    recipe: of the model.
-    lengths: in frames: the trained length, and longer ones that the model can
-      hear at once.
-    column: frames between two columns of patches.
-    num_columns: columns of patches in the trained length.
-  """
+  """How recordings are cut."""
 
   recipe: Recipe
+  # In frames: the trained length, and longer ones that are heard at once.
   lengths: tuple[int, ...]
-  column: int
-  num_columns: int
+  column: int  # frames between two columns of patches
+  num_columns: int  # columns of patches in the trained length
 
 
 class Recording:
-  """One recording, read once.
-
-  Args:
-    source: a path, or an array [S] or [S, channels].
-    sample_rate: of an array, Hz.
-    name: for messages.
-
-  Attributes:
-    name: for messages.
-    seconds: heard so far.
-    peak: highest absolute sample so far.
-  """
+  """One recording, read once: a path, or an array [S] or [S, channels]."""
 
   def __init__(self, source: Any, sample_rate: Any = None, name: str = ""):
     self._source = source
-    self._rate = sample_rate
+    self._rate = sample_rate  # of an array
     self.name = os.fspath(source) if _is_path(source) else name
-    self.seconds = 0.0
-    self.peak = 0.0
+    self.seconds = 0.0  # heard so far
+    self.peak = 0.0  # highest absolute sample so far
 
   def rows(self, cutting: Cutting, *, whole: bool = True) -> Iterator[Row]:
     """What the model hears of it, one after the other.
 
-    Args:
-      cutting: how.
-      whole: False takes the beginning alone, of the trained length.
-
-    Raises:
-      UserError: it cannot be used; the text begins with its name.
+    Without `whole` that is the beginning alone, of the trained length.
     """
     try:
       yield from self._rows(cutting, whole)
@@ -172,7 +129,9 @@ class Recording:
     how = cutting.recipe
     frames, trained = how.frames, how.num_frames
     longest = cutting.lengths[-1]
-    pace = cutting.num_columns * cutting.column  # frames between two windows
+    # Frames between two windows: whole columns of patches, so that embeddings
+    # stay evenly spaced.
+    pace = cutting.num_columns * cutting.column
     length = frames.num_samples(trained)
 
     def row(start, audio, num_frames):
@@ -198,17 +157,18 @@ class Recording:
       yield row(0, audio, next(n for n in cutting.lengths if n >= have))
     else:
       yield row(start, audio, trained)
-      if have > trained:
+      if have > trained:  # a last window, which ends where the recording does
         skip = math.ceil((have - trained) / cutting.column) * cutting.column
         skip *= frames.hop_size
         yield row(start + skip, audio[skip:], trained)
 
   def _waveform(self, how: Recipe) -> Iterator[np.ndarray]:
     """float32 [S] at the recipe's rate, piece by piece."""
+    # soxr gives the same bits in blocks and at once, so a long file need not be
+    # held in memory.
     pieces = self._pieces()
     first, rate = next(pieces)
-    rate = check_rate(rate)
-    new_rate = how.frames.sample_rate
+    rate, new_rate = check_rate(rate), how.frames.sample_rate
     step = max(1, min(_BLOCK, int(_BLOCK * rate / new_rate)))
 
     def mono():
@@ -235,14 +195,19 @@ class Recording:
         raise UserError("it holds samples that are not finite")
       yield block, self._rate
 
-  def oddities(self) -> Iterator[tuple[str, str]]:
-    """(kind, text) of what is worth a warning, once it is read."""
-    if self.peak > _LOUD:
-      yield (
-        "loud",
-        f"{self.name} has samples up to {self.peak:g}; full scale is 1, and "
-        "what lies above is clipped (divide int16 samples by 32768)",
-      )
+
+def beginnings(
+  recipe: Recipe, heard: Iterable[Recording]
+) -> dict[str, np.ndarray]:
+  """A batch of the beginnings of recordings, each of the trained length."""
+  cutting = Cutting(
+    recipe, lengths=(recipe.num_frames,), column=1, num_columns=1
+  )
+  rows = [next(one.rows(cutting, whole=False)) for one in heard]
+  return {
+    "audio": np.stack([row.audio for row in rows]),
+    "num_samples": np.array([row.num_samples for row in rows], np.int32),
+  }
 
 
 def check_rate(rate: Any) -> float:
@@ -251,37 +216,21 @@ def check_rate(rate: Any) -> float:
     raise UserError("an array needs its sampling rate: give sample_rate=, Hz")
   is_number = isinstance(rate, numbers.Real) and not isinstance(rate, bool)
   if not is_number or not MIN_RATE <= rate <= MAX_RATE:
-    raise UserError(
-      f"a sampling rate of {rate!r} Hz; expected a number of Hz from "
-      f"{MIN_RATE:,} to {MAX_RATE:,}"
-    )
+    raise UserError(f"a rate of {rate!r} Hz; expected {MIN_RATE} to {MAX_RATE}")
   return int(rate) if rate == int(rate) else float(rate)
 
 
 def check_array(audio: Any) -> tuple[np.ndarray, float]:
   """([S] or [S, channels], what full scale is); UserErrors for all others."""
-  if not hasattr(audio, "__array__"):
-    raise UserError(
-      f"expected a path or an array [S] or [S, channels], got "
-      f"{type(audio).__name__}"
-    )
   audio = np.asarray(audio)
   kind = str(audio.dtype)
   if kind not in _SCALES and audio.dtype.kind != "f":
+    raise UserError(f"samples of type {kind}; expected floats, int16 or int32")
+  channels = audio.shape[1] if audio.ndim == 2 else 1
+  if audio.ndim not in (1, 2) or audio.size == 0 or channels > _MAX_CHANNELS:
     raise UserError(
-      f"samples of type {kind}; expected floats in [-1, 1], int16 or int32"
-    )
-  if audio.ndim not in (1, 2):
-    raise UserError(
-      f"an array of shape {audio.shape}; expected [S] or [S, channels], and a "
-      "list of arrays for several recordings"
-    )
-  if audio.size == 0:
-    raise UserError("it holds no samples")
-  if audio.ndim == 2 and audio.shape[1] > _MAX_CHANNELS:
-    raise UserError(
-      f"an array of shape {audio.shape} has {audio.shape[1]:,} channels, at "
-      f"most {_MAX_CHANNELS} are expected; [S, channels] is right, transpose it"
+      f"an array of shape {audio.shape}; expected a path, [S] or [S, channels] "
+      f"of at most {_MAX_CHANNELS} channels, or a list of those"
     )
   return audio, _SCALES.get(kind, 1.0)
 
@@ -289,12 +238,8 @@ def check_array(audio: Any) -> tuple[np.ndarray, float]:
 def recordings(clips: Any, sample_rate: Any) -> tuple[list[Recording], bool]:
   """(recordings, whether several were given).
 
-  Args:
-    clips: a path, an array [S] or [S, channels], or a list of those.
-    sample_rate: Hz, of all arrays or of each clip.
-
-  Raises:
-    UserError: rates that fit no clips.
+  `clips` is a path, an array [S] or [S, channels], or a list of those;
+  `sample_rate` is of all arrays or, as a list, of each clip.
   """
   several = isinstance(clips, (list, tuple))
   clips = list(clips) if several else [clips]

@@ -24,13 +24,9 @@ TASKS: dict[str, Callable[..., Task]] = {
 def build(
   name: str, given: Mapping[str, Any], *, model: Mapping[str, Any], **own: Any
 ) -> Task:
-  """The task of this name.
+  """The task of this name from `config.task_kw` (`given`) and `config.model`.
 
-  Args:
-    name: a key of `TASKS`.
-    given: the user's `config.task_kw`, checked against the task's signature.
-    model: the user's `config.model`, a backbone.
-    **own: the other fields of `Task`.
+  `own` are the other fields of `Task`.
   """
   make = errors.lookup(TASKS, name, "config.task")
   backbone = models.build(model)

@@ -14,16 +14,17 @@ from typing import Annotated, Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from astjax import errors
 from astjax.engine import optim
-from astjax.engine.task import LossOut, Task
+from astjax.engine.task import LossOut, Outputs, Summary, Task, keys_of_ids
 from astjax.errors import UserError
 from astjax.models import asit
 from astjax.ops import gmml, losses, posemb
 from astjax.ops import patches as patch_ops
 from astjax.ops.recipe import row_keys
-from astjax.tasks.base import cut, inputs, keys_of_ids
+from astjax.tasks.base import cut, inputs
 from astjax.types import Array, Batch, Params
 
 _Dropped = Annotated[
@@ -32,6 +33,7 @@ _Dropped = Annotated[
     lambda x: 0 <= x <= gmml.MAX_FRACTION, f"in [0, {gmml.MAX_FRACTION}]"
   ),
 ]
+_DROP = ("drop_perc", "drop_replace", "drop_align", "drop_fill")
 _Weights = Annotated[
   tuple[errors.NotNegative, ...],
   errors.Within(lambda w: len(w) in (0, 3), "three numbers"),
@@ -46,13 +48,10 @@ class Asit(Task):
   (cut without overlap), and `fbank_local` [B, V', T', F] if there are local
   views; no labels. It remembers the teacher's parameters and two centers.
 
-  The defaults are the original's; what is None or empty is the preset's.
+  The defaults are the original's; what is None or empty is taken from `preset`,
+  a key of `models.asit.PRESETS`.
 
   Attributes:
-    model: backbone and heads; drop path is of the student alone.
-    preset: which release of the original, a key of `models.asit.PRESETS`.
-    hidden, bottleneck, outputs, recon_widths: of the heads, see
-      `models.asit.ASIT`.
     drop_perc: largest part of a spectrogram that is dropped, see `gmml.Gmml`.
     drop_replace: part that comes from another clip; 0 never does so. Without
       `drop_perc`, evaluations then corrupt nothing.
@@ -106,27 +105,22 @@ class Asit(Task):
   @property
   def corruption(self) -> gmml.Gmml:
     """Of the student's global views."""
-    return gmml.Gmml(
-      self.drop_perc, self.drop_replace, self.drop_align, self.drop_fill
-    )
+    return gmml.Gmml(*(getattr(self, name) for name in _DROP))
 
   @property
   def saved_objective(self) -> dict[str, Any]:
     """Sizes that are not the preset's, and how it was trained."""
-    names = ("drop_perc", "drop_replace", "drop_align", "drop_fill")
-    how = {name: getattr(self, name) for name in names}
+    how = {name: getattr(self, name) for name in _DROP}
     return {"name": "asit"} | self.model.describe() | {"task_kw": how}
 
   def temperature(self, step: Array) -> Array:
     """The teacher's, in the epoch that a step belongs to."""
-    epochs = self.teacher_temp_epochs
+    epochs: Any = self.teacher_temp_epochs  # by now not None
     rising = np.linspace(self.teacher_temp_start, self.teacher_temp, epochs)
-    starts = [
-      optim.first_step(epoch, self.steps_per_epoch)
-      for epoch in range(1, epochs + 1)
-    ]
+    per_epoch = self.steps_per_epoch
+    ends = [optim.first_step(n, per_epoch) for n in range(1, epochs + 1)]
     epoch = jnp.searchsorted(
-      jnp.asarray(starts, jnp.int32), jnp.asarray(step), side="right"
+      jnp.asarray(ends, jnp.int32), jnp.asarray(step), side="right"
     )
     return jnp.asarray([*rising.tolist(), self.teacher_temp])[epoch]
 
@@ -157,14 +151,7 @@ class Asit(Task):
     keys = row_keys(rng, len(batch["id"]))
     return self._corrupt(batch, keys, self.corruption)
 
-  def loss(
-    self,
-    params: Params,
-    task_state: dict[str, Any],
-    batch: Batch,
-    rng: Array,
-    step: Array,
-  ) -> tuple[Array, LossOut]:
+  def loss(self, params, task_state, batch, rng, step) -> tuple[Array, LossOut]:
     """The weighted sum of the three losses, and the new centers."""
     rated, stats = self._rate(params, task_state, batch, step, rng=rng)
     metrics = jax.tree.map(jnp.mean, rated)
@@ -180,9 +167,7 @@ class Asit(Task):
     }
     return metrics["loss"], LossOut(metrics, task_state | centers)
 
-  def after_update(
-    self, params: Params, task_state: dict[str, Any], step: Array
-  ) -> dict[str, Any]:
+  def after_update(self, params, task_state, step) -> dict[str, Any]:
     """The teacher follows the student."""
     rate = self.teacher_rate(step)
     teacher = jax.tree.map(
@@ -190,9 +175,7 @@ class Asit(Task):
     )
     return task_state | {"teacher": teacher}
 
-  def evaluate(
-    self, params: Params, task_state: dict[str, Any], batch: Batch, step: Array
-  ) -> dict[str, Array]:
+  def evaluate(self, params, task_state, batch, step) -> dict[str, Array]:
     """{loss: [B]} and `teacher` [B, V, K], what it makes of the clean views."""
     # Blocks are filled, never taken from another clip: the loss of a clip would
     # depend on which others stand in its batch.
@@ -201,9 +184,7 @@ class Asit(Task):
     rated, stats = self._rate(params, task_state, batch, step)
     return rated | {"teacher": stats["teacher"]}
 
-  def features(
-    self, params: Params, task_state: dict[str, Any], batch: Batch
-  ) -> Array:
+  def features(self, params, task_state, batch) -> Array:
     """The teacher's class token [B, D] on clips of any length.
 
     Of views [B, V, T, F], the mean over them.
@@ -218,24 +199,20 @@ class Asit(Task):
     token = out["prefix"][:, 0].astype(jnp.float32)
     return jnp.mean(token.reshape(rows[0], -1, token.shape[-1]), axis=1)
 
-  def summarise(
-    self, outputs: dict[str, np.ndarray]
-  ) -> tuple[dict[str, float], dict]:
+  def summarise(self, outputs: Outputs) -> Summary:
     """Means over a split; the spread is of all its clips together."""
-    names = self.metric_names[:-1]
-    means = {k: float(np.mean(outputs[k])) for k in names}
+    means = {k: float(np.mean(outputs[k])) for k in self.metric_names[:-1]}
     return means | {"spread": float(losses.spread(outputs["teacher"]))}, {}
 
   def _views(self, batch: Batch) -> dict[str, Array]:
     """The global views: {"fbank": [B, V, T, F]} or the same as patches."""
     given = inputs(batch)
-    for name, value in given.items():
-      expected = {"fbank": "[B, V, T, F]", "patches": "[B, V, F', T', K]"}[name]
-      if value.ndim != expected.count(",") + 1 or value.shape[1] < 2:
-        raise UserError(
-          f"ASiT needs two or more views of each clip, {name!r} {expected}; it "
-          f"is {value.shape}: check input.on_host"
-        )
+    ((name, value),) = given.items()
+    if value.ndim != {"fbank": 4, "patches": 5}[name] or value.shape[1] < 2:
+      raise UserError(
+        f"ASiT needs two or more views of each clip, {name!r} [B, V, ...]; it "
+        f"is {value.shape}: check input.on_host"
+      )
     return given
 
   def _corrupt(self, batch, keys, how) -> Batch:
@@ -251,15 +228,10 @@ class Asit(Task):
     return rest | {"fbank": fbank, "corrupted": corrupted, "mask": mask}
 
   def _rate(self, params, task_state, batch, step, *, rng=None):
-    """Losses, and statistics of the teacher.
+    """({loss: [B] or []}, statistics of the teacher).
 
     With `rng`, for training: drop path, and one mean of the reconstruction
     error over all cells of the batch. Without, all losses are per clip.
-
-    Returns:
-      ({loss: [B] or []}, {"teacher": its unit vectors [B, V, K], "cls" and
-      "patch": its mean distributions, "center_cls" and "center_patch": its mean
-      logits}).
     """
     clean, corrupted, mask = (
       cut({"fbank": batch[name]}, self.backbone)
@@ -284,7 +256,11 @@ class Asit(Task):
     return {"loss": loss, "cls": cls, "patch": patch, "recon": recon}, stats
 
   def _distill(self, student, teacher, task_state, step):
-    """(loss of class tokens, of patch tokens, the teacher's statistics)."""
+    """(loss of class tokens, of patch tokens, statistics of the teacher).
+
+    These are its unit vectors "teacher" [B, V, K], its mean distributions "cls"
+    and "patch", and its mean logits "center_cls" and "center_patch".
+    """
     temps = {
       "student_temp": self.student_temp,
       "teacher_temp": self.temperature(step),
@@ -307,38 +283,27 @@ class Asit(Task):
       chunk=self.chunk,
       **temps,
     )
-    return (
-      cls,
-      patch,
-      {
-        "teacher": teacher["cls"],
-        "cls": mean_cls,
-        "patch": mean_patch,
-        "center_cls": jnp.mean(teacher_logits, axis=(0, 1)),
-        # The mean of products with one kernel is the product of the mean.
-        "center_patch": losses.outputs(
-          jnp.mean(teacher["patch"], (0, 1, 2)), teacher["kernels"]["patch"]
-        ),
-      },
-    )
+    # The mean of products with one kernel is the product of the mean.
+    mean_token = jnp.mean(teacher["patch"], (0, 1, 2))
+    stats = {
+      "teacher": teacher["cls"],
+      "cls": mean_cls,
+      "patch": mean_patch,
+      "center_cls": jnp.mean(teacher_logits, axis=(0, 1)),
+      "center_patch": losses.outputs(mean_token, teacher["kernels"]["patch"]),
+    }
+    return cls, patch, stats
 
   def _see(self, params, patches, parts, rng=None) -> dict[str, Any]:
-    """What the module makes of views: {part: [B, V, ...]}, and its `kernels`.
-
-    With `rng`, drop path.
-    """
-    out = self.model.apply(
-      {"params": params},
-      # The views of a clip follow each other, so that no row leaves its device.
-      patches.reshape(-1, *patches.shape[2:]),
-      parts=parts,
-      train=rng is not None,
-      rngs=None if rng is None else {"drop_path": rng},
-    )
+    """What the module says of views: {part: [B, V, ...]}, and its `kernels`."""
+    rngs = None if rng is None else {"drop_path": rng}
+    model = self.model.bind({"params": params}, rngs=rngs)
+    # The views of a clip follow each other, so that no row leaves its device.
+    rows = patches.reshape(-1, *patches.shape[2:])
+    out = model(rows, parts=parts, train=rng is not None)
     views = patches.shape[:2]
     out = {k: x.reshape(*views, *x.shape[1:]) for k, x in out.items()}
-    kernels = self.model.apply({"params": params}, method="kernels")
-    return out | {"kernels": kernels}
+    return out | {"kernels": model.kernels()}
 
   def _see_local(self, params, batch, rng) -> Array:
     """Class tokens of the local views, [B, V', K]."""
@@ -346,9 +311,8 @@ class Asit(Task):
     if fbank is None or fbank.shape[1] != self.local_views:
       found = "it has none" if fbank is None else f"they are {fbank.shape}"
       raise UserError(
-        f"the batch needs {self.local_views} local views of each clip, "
-        f"'fbank_local' [B, V', T', F]; {found}: check input.on_host, or set "
-        "task_kw.local_views"
+        f"'fbank_local' needs {self.local_views} local views of each clip, "
+        f"{found}: check input.on_host, or set task_kw.local_views"
       )
     patches = cut({"fbank": fbank}, self.backbone)
     params = _with_grid(params, patches.shape[2:4])
@@ -357,8 +321,6 @@ class Asit(Task):
 
 def _with_grid(params: Params, shape: tuple[int, int]) -> Params:
   """The parameters with positions for a grid (F', T'), bicubic."""
-  backbone = params["backbone"]
-  positions = backbone["pos_embed"]
-  grid = posemb.resize(positions["grid"], shape)
-  positions = positions | {"grid": grid}
-  return params | {"backbone": backbone | {"pos_embed": positions}}
+  flat = flatten_dict(params)
+  name = ("backbone", "pos_embed", "grid")
+  return unflatten_dict(flat | {name: posemb.resize(flat[name], shape)})

@@ -1,4 +1,4 @@
-"""What several tasks need: a batch's input and keys, losses one by one."""
+"""What several tasks need: a batch's input, and losses one by one."""
 
 from __future__ import annotations
 
@@ -32,26 +32,13 @@ def cut(batch: Batch, backbone: ast.Backbone) -> Array:
   return ast.cut(backbone, given["fbank"])
 
 
-def keys_of_ids(batch: Batch) -> Array:
-  """Keys [B] for an evaluation: what a clip's own id draws is always the same.
-
-  So evaluations can be compared, in whatever order and company clips come.
-  """
-  key = jax.random.key(0, impl="threefry2x32")
-  return jax.vmap(lambda i: jax.random.fold_in(key, i))(batch["id"])
-
-
 def in_turn(
   parts: Sequence[Callable[[Params], tuple[Array, Metrics]]], params: Params
 ) -> tuple[Array, Metrics]:
   """The sum of several losses, whose gradients are computed one by one.
 
-  So the activations of one part alone are held at a time.
-
-  Args:
-    parts: each gives (loss, metrics); of metrics with the same name the sum
-      counts, and none of them has a gradient.
-    params: of all of them.
+  So the activations of one part alone are held at a time. Each part gives
+  (loss, metrics); metrics of the same name are added up, and have no gradient.
   """
   if len(parts) == 1:
     return parts[0](params)
@@ -59,12 +46,12 @@ def in_turn(
   # optimisation barrier or not (3.8 GB of temporaries for two passes of a base
   # model, instead of 2.5). On several devices the price is one all-reduce of
   # the gradients for each part.
-  shapes = [jax.eval_shape(part, params)[1] for part in parts]
-  zeros = optax.tree.zeros_like(
-    {k: v for one in shapes for k, v in one.items()}
-  )
+  shapes: Metrics = {}
+  for part in parts:
+    shapes |= jax.eval_shape(part, params)[1]
+  zeros = optax.tree.zeros_like(shapes)
 
-  def padded(part):
+  def padded(part):  # branches of a loop give the same metrics
     def loss(params):
       value, metrics = part(params)
       return value, zeros | metrics
@@ -72,7 +59,6 @@ def in_turn(
     return loss
 
   def in_loop(functions):
-    """The sum of what they give for `params`, as a function of `params`."""
 
     def run(params):
       def body(sums, number):

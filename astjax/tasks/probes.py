@@ -15,6 +15,7 @@ import numpy as np
 import scipy.special
 
 from astjax import errors
+from astjax.engine.task import Outputs, Summary
 from astjax.errors import UserError, warn
 from astjax.ops import metrics
 
@@ -25,18 +26,15 @@ _BLOCK = 1024  # clips whose similarities to all others are in memory at once
 class Probe:
   """A kind of probe.
 
-  Attributes:
-    scores: (features [n, D] and labels [n, C] to learn from, features [m, D])
-      -> scores [m, C] in [0, 1]; float arrays, labels multi-hot.
+  `scores` takes features [n, D] and multi-hot labels [n, C] to learn from, and
+  features [m, D], for which it gives scores [m, C] in [0, 1].
   """
 
   scores: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
   metric_names = ("accuracy", "mAP")
 
-  def summarise(
-    self, outputs: Mapping[str, np.ndarray]
-  ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """(metrics, per-class columns) of `scores` and `label` [m, C]."""
+  def summarise(self, outputs: Outputs) -> Summary:
+    """Of `scores` and `label` [m, C]."""
     found, per_class = metrics.classification(
       outputs["scores"], outputs["label"]
     )
@@ -79,64 +77,45 @@ def linear(c: errors.Positive = 1.0, max_iter: errors.Count = 1000) -> Probe:
   label; else one regression for each class. Features are standardised by the
   mean and deviation of those to learn from.
 
-  Args:
-    c: inverse strength of the L2 penalty.
-    max_iter: of L-BFGS.
+  `c` is the inverse strength of the L2 penalty, `max_iter` that of L-BFGS.
   """
-  _sklearn()  # a missing package is said before the run
-
-  def scores(known, labels, asked):
-    sklearn = _sklearn()
-    scaler = sklearn.preprocessing.StandardScaler()
-    known = scaler.fit_transform(np.asarray(known, np.float64))
-    asked = scaler.transform(np.asarray(asked, np.float64))
-    out = np.zeros((len(asked), labels.shape[1]))
-
-    def regress(target):
-      """(the classes that there are, probabilities of each [m, ...])."""
-      model = sklearn.linear_model.LogisticRegression(C=c, max_iter=max_iter)
-      with warnings.catch_warnings():
-        warnings.simplefilter("ignore", sklearn.exceptions.ConvergenceWarning)
-        model.fit(known, target)
-      if model.n_iter_.max() >= max_iter:
-        warn(f"the linear probe has not converged in {max_iter} iterations")
-      return model.classes_, model.predict_proba(asked)
-
-    positive = np.asarray(labels) > 0.5
-    if (positive.sum(axis=1) == 1).all():
-      target = positive.argmax(axis=1)
-      if (target == target[0]).all():
-        out[:, target[0]] = 1.0
-        return out
-      classes, found = regress(target)
-      out[:, classes] = found
-      return out
-    for i, column in enumerate(positive.T):
-      if column.all() or not column.any():  # nothing to tell apart
-        out[:, i] = column[0]
-      else:
-        out[:, i] = regress(column)[1][:, 1]
-    return out
-
-  return Probe(scores)
-
-
-def _sklearn():
-  """scikit-learn.
-
-  Raises:
-    UserError: it is not installed.
-  """
-  try:
-    import sklearn
-    import sklearn.exceptions
-    import sklearn.linear_model
-    import sklearn.preprocessing
+  try:  # before the run rather than at its first evaluation
+    from sklearn import exceptions, linear_model, preprocessing
   except ModuleNotFoundError:
     raise UserError(
       "the linear probe needs scikit-learn: pip install 'astjax[probe]'"
     ) from None
-  return sklearn
+
+  def scores(known, labels, asked):
+    scaler = preprocessing.StandardScaler()
+    known = scaler.fit_transform(np.asarray(known, np.float64))
+    asked = scaler.transform(np.asarray(asked, np.float64))
+
+    def regress(target):
+      """(the classes that there are, probabilities of each [m, ...])."""
+      classes = np.unique(target)
+      if len(classes) == 1:  # nothing to tell apart
+        return classes, np.ones((len(asked), 1))
+      model = linear_model.LogisticRegression(C=c, max_iter=max_iter)
+      with warnings.catch_warnings():
+        warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
+        model.fit(known, target)
+      if model.n_iter_.max() >= max_iter:
+        warn(f"the linear probe has not converged in {max_iter} iterations")
+      return classes, model.predict_proba(asked)
+
+    positive = np.asarray(labels) > 0.5
+    out = np.zeros((len(asked), labels.shape[1]))
+    if (positive.sum(axis=1) == 1).all():
+      classes, found = regress(positive.argmax(axis=1))
+      out[:, classes] = found
+      return out
+    for i, column in enumerate(positive.T):
+      classes, found = regress(column)
+      out[:, i] = found[:, -1] if classes[-1] else 0.0
+    return out
+
+  return Probe(scores)
 
 
 PROBES: dict[str, Callable[..., Probe]] = {"knn": knn, "linear": linear}

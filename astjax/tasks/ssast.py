@@ -8,6 +8,7 @@ one to draw it (generative).
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Any, Literal
 
@@ -15,11 +16,12 @@ import jax
 import jax.numpy as jnp
 
 from astjax import errors
-from astjax.engine.task import LossOut, Task
-from astjax.models import ast, ssast
+from astjax.engine.task import LossOut, Task, keys_of_ids
+from astjax.models import heads as head_lib
+from astjax.models import ssast
 from astjax.ops import losses, masking
 from astjax.ops.recipe import row_keys
-from astjax.tasks.base import cut, in_turn, inputs, keys_of_ids
+from astjax.tasks.base import cut, in_turn, inputs
 from astjax.types import Array, Batch, Params
 
 OBJECTIVES = {
@@ -36,7 +38,6 @@ class Ssast(Task):
   Needs `fbank` or `patches` (cut without overlap) in the batch, no labels.
 
   Attributes:
-    model: backbone, mask token and heads.
     objective: "joint" is the sum of the two others.
     num_mask: M, hidden patches of a clip.
     eval_num_mask: of evaluations; 0 takes `num_mask` (the original evaluates
@@ -67,10 +68,7 @@ class Ssast(Task):
   @property
   def metric_names(self) -> tuple[str, ...]:
     """Of the objectives that there are."""
-    names = {
-      "discriminative": ("nce", "accuracy"),
-      "generative": ("mse",),
-    }
+    names = {"discriminative": ("nce", "accuracy"), "generative": ("mse",)}
     return ("loss", *(n for head in self.model.heads for n in names[head]))
 
   @property
@@ -90,60 +88,46 @@ class Ssast(Task):
     keys = row_keys(rng, len(batch["id"]))
     return batch | {"mask_index": self._draw(keys, grid, self.num_mask)}
 
-  def loss(
-    self,
-    params: Params,
-    task_state: dict,
-    batch: Batch,
-    rng: Array,
-    step: Array,
-  ) -> tuple[Array, LossOut]:
+  def loss(self, params, task_state, batch, rng, step) -> tuple[Array, LossOut]:
     """Mean over the batch of the weighted sum of the objectives."""
     patches, index = cut(batch, self.backbone), batch["mask_index"]
 
-    def one_pass(view, heads):
-      def loss(params):
-        rngs = {"drop_path": jax.random.fold_in(rng, view)}
-        rated = self._rate(
-          params, patches, index[:, view], heads, train=True, rngs=rngs
-        )
-        means = jax.tree.map(jnp.mean, rated)
-        return means["loss"], means
+    def one_pass(view, heads, params):
+      rngs = {"drop_path": jax.random.fold_in(rng, view)}
+      rated = self._rate(
+        params, patches, index[:, view], heads, train=True, rngs=rngs
+      )
+      means = jax.tree.map(jnp.mean, rated)
+      return means["loss"], means
 
-      return loss
-
-    parts = [one_pass(view, heads) for view, heads in enumerate(self._passes)]
+    parts = [functools.partial(one_pass, *p) for p in enumerate(self._passes)]
     loss, metrics = in_turn(parts, params)
     return loss, LossOut(metrics, task_state)
 
-  def evaluate(
-    self, params: Params, task_state: dict, batch: Batch, step: Array
-  ) -> dict[str, Array]:
+  def evaluate(self, params, task_state, batch, step) -> dict[str, Array]:
     """{metric: [B]}; every clip has its masks for ever, drawn from its id."""
     keys, count = keys_of_ids(batch), self.eval_num_mask or self.num_mask
     patches = cut(batch, self.backbone)
     index = self._draw(keys, patches.shape[1:3], count)
-    rated, loss = {}, 0.0
+    rated: dict[str, Array] = {}
+    loss: Array = 0.0
     for view, heads in enumerate(self._passes):
       rated |= self._rate(params, patches, index[:, view], heads)
       loss += rated["loss"]
     return rated | {"loss": loss}
 
-  def features(self, params: Params, task_state: dict, batch: Batch) -> Array:
+  def features(self, params, task_state, batch) -> Array:
     """The mean of the tokens [B, D], nothing hidden."""
     tokens = self.backbone.apply(
       {"params": params["backbone"]}, **inputs(batch)
     )
-    return ast.pool(tokens, "tokens")
+    return head_lib.pool(tokens, "tokens")
 
   def _draw(self, keys: Array, grid: tuple[int, int], count: int) -> Array:
     """[B] keys -> masks [B, V, M]."""
-    clusters = self.masking == "clusters" or (
-      self.masking == "auto" and grid[0] > 1
-    )
 
     def mask(key):
-      if clusters:
+      if self.masking == "clusters" or (self.masking == "auto" and grid[0] > 1):
         return masking.cluster_mask(
           key, grid=grid, count=count, reference_quirks=self.reference_quirks
         )
@@ -153,27 +137,19 @@ class Ssast(Task):
     return jax.vmap(lambda key: jax.vmap(mask)(row_keys(key, views)))(keys)
 
   @property
-  def _passes(self) -> tuple[tuple[str, ...], ...]:
+  def _passes(self) -> list[tuple[str, ...]]:
     """Which heads predict in each pass."""
-    if self.passes == 1:
-      return (self.model.heads,)
-    return tuple((head,) for head in self.model.heads)
+    heads = self.model.heads
+    return [heads] if self.passes == 1 else [(head,) for head in heads]
 
-  def _rate(
-    self,
-    params: Params,
-    patches: Array,
-    index: Array,
-    heads: tuple[str, ...],
-    **kwargs,
-  ) -> dict[str, Array]:
+  def _rate(self, params, patches, index, heads, **kwargs) -> dict[str, Array]:
     """{metric: [B]} of one pass under the masks `index` [B, M]."""
-    out = self.model.apply(
-      {"params": params}, patches, index, heads=heads, **kwargs
-    )
+    weights = {"params": params}
+    out: Any = self.model.apply(weights, patches, index, heads=heads, **kwargs)
     flat = patches.reshape(len(patches), -1, patches.shape[-1])  # [B, N, K]
     hidden = jnp.take_along_axis(flat, index[..., None], axis=1)  # [B, M, K]
-    rated, loss = {}, 0.0
+    rated: dict[str, Array] = {}
+    loss: Array = 0.0
     if "discriminative" in out:
       rated["nce"], hits = losses.info_nce(
         hidden, out["discriminative"], over=self.softmax_over

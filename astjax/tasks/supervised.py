@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
 
 from astjax import errors
-from astjax.engine.task import LossOut, Task
+from astjax.engine.task import LossOut, Outputs, Summary, Task
 from astjax.models import ast
 from astjax.models.heads import Epsilon, Head
 from astjax.ops import losses, metrics
@@ -23,11 +23,8 @@ LOSSES = {"bce": losses.bce, "softmax_xent": losses.softmax_xent}
 class Supervised(Task):
   """A classifier on labelled clips (AST paper, section 2).
 
-  Needs `label` and `fbank` or `patches` in the batch.
-
-  Attributes:
-    head: the classifier, as a saved model describes it.
-    loss_name: a key of `LOSSES`.
+  Needs `label` and `fbank` or `patches` in the batch. `loss_name` is a key of
+  `LOSSES`.
   """
 
   head: Head
@@ -48,51 +45,37 @@ class Supervised(Task):
     """{"backbone": ..., "head": ...}, float32."""
     return self.model.init(rng, **inputs(batch))["params"]
 
-  def loss(
-    self,
-    params: Params,
-    task_state: dict,
-    batch: Batch,
-    rng: Array,
-    step: Array,
-  ) -> tuple[Array, LossOut]:
+  def loss(self, params, task_state, batch, rng, step) -> tuple[Array, LossOut]:
     """Mean loss over the batch, on logits."""
-    logits = self.model.apply(
-      {"params": params}, **inputs(batch), train=True, rngs={"drop_path": rng}
-    )
-    loss = jnp.mean(LOSSES[self.loss_name](logits, _label(batch)))
+    rngs = {"drop_path": rng}
+    loss = jnp.mean(self._rate(params, batch, train=True, rngs=rngs)["loss"])
     return loss, LossOut({"loss": loss}, task_state)
 
-  def evaluate(
-    self, params: Params, task_state: dict, batch: Batch, step: Array
-  ) -> dict[str, Array]:
+  def evaluate(self, params, task_state, batch, step) -> dict[str, Array]:
     """{"logits": [B, C], "loss": [B]}."""
-    logits = self.model.apply({"params": params}, **inputs(batch))
-    loss = LOSSES[self.loss_name](logits, _label(batch))
-    return {"logits": logits, "loss": loss}
+    return self._rate(params, batch)
 
-  def features(self, params: Params, task_state: dict, batch: Batch) -> Array:
+  def features(self, params, task_state, batch) -> Array:
     """Pooled tokens [B, D]."""
-    return self.model.apply(
-      {"params": params}, **inputs(batch), method="features"
+    out: Any = self.model.apply(
+      {"params": params}, **inputs(batch), method="outputs"
     )
+    return out["features"]
 
-  def summarise(
-    self, outputs: dict[str, np.ndarray]
-  ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+  def summarise(self, outputs: Outputs) -> Summary:
     """Metrics of the paper over a whole split; `label` comes with the batch."""
-    summary, per_class = metrics.classification(
-      outputs["logits"], outputs["label"]
-    )
+    logits, label = outputs["logits"], outputs["label"]
+    summary, per_class = metrics.classification(logits, label)
     return {"loss": float(np.mean(outputs["loss"]))} | summary, per_class
 
-
-def _label(batch: Batch) -> Array:
-  if "label" not in batch:
-    raise errors.UserError(
-      "the batch has no 'label': put multi_hot into input.on_host and keep it"
-    )
-  return batch["label"]
+  def _rate(self, params, batch, **kwargs) -> dict[str, Array]:
+    if "label" not in batch:
+      raise errors.UserError(
+        "the batch has no 'label': put multi_hot into input.on_host and keep it"
+      )
+    logits = self.model.apply({"params": params}, **inputs(batch), **kwargs)
+    loss = LOSSES[self.loss_name](logits, batch["label"])
+    return {"logits": logits, "loss": loss}
 
 
 def make(
@@ -110,8 +93,8 @@ def make(
 
   Args:
     loss: "bce" for tags, "softmax_xent" for one class per clip.
-    pooling: mean of the "prefix" tokens (AST), of the patch "tokens" (SSAST's
-      fine-tuning) or of "all" (SUPERB).
+    pooling: which tokens' mean: "prefix" (AST), the patch "tokens" (SSAST's
+      fine-tuning) or "all" (SUPERB).
     head_layer_norm_eps: 1e-5 in the original, 1e-12 in Hugging Face's AST.
     projection: above 0, SUPERB's classifier: a learned mean of all blocks, a
       linear layer to this width, one to the classes; without a layer norm.
@@ -119,9 +102,8 @@ def make(
   del steps_per_epoch, total_steps
   if num_classes < 1:
     raise errors.UserError(
-      "the task 'supervised' learns classes, and the training data has no "
-      "labels: a pattern needs a group (?P<label>...), a table a column "
-      "'labels', a manifest a label_list"
+      "the training data has no labels: a pattern needs a group "
+      "(?P<label>...), a table a column 'labels', a manifest a label_list"
     )
   if pooling == "prefix" and not backbone.prefix:
     raise errors.UserError(

@@ -7,7 +7,7 @@ takes the flags of `astjax.main`, so the command line of a run can be pasted. It
 tells what the compiler says: does the step fit into the memory, what is sent
 between the devices. No data is needed: the shapes of a batch follow from the
 recipes. Topologies of TPUs need libtpu (`astjax[tpu]`), and no TPU; without one
-it is this machine's devices. --suggest looks for the largest batch that fits.
+it is this machine's devices.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -30,12 +30,12 @@ import numpy as np
 from jax.experimental import topologies
 
 from astjax import cli
+from astjax.data.source import Source
 from astjax.engine import sharding
-from astjax.engine.devices import CHIPS, Chip, chip_of, count_flops
+from astjax.engine.devices import chip_of, count_flops
 from astjax.engine.step import train_key
 from astjax.errors import UserError, first_line
-from astjax.ops import host_ops, platform
-from astjax.ops.recipe import calls
+from astjax.ops import host_ops, platform, recipe
 from astjax.run import config as run_config
 from astjax.run import job as jobs
 from astjax.run.log import Console
@@ -61,47 +61,37 @@ _CALLED = re.compile(
 )
 
 
-def read_traffic(text: str) -> dict[str, dict[str, Any]]:
-  """What a program sends, from its text as `Compiled.as_text()` gives it.
+def read_traffic(text: str) -> dict[str, int]:
+  """{kind of collective: bytes} of a program, as `Compiled.as_text()` gives it.
 
-  Returns:
-    {kind: {"count", "nbytes", "in_unknown_loop"}}: how many such operations
-    run; what they are about on one device (of an all-reduce the array that is
-    added up, of an all-gather the result, of others what goes in); whether one
-    stands in a loop of unknown length, and is counted as if that turned once.
-
-  Raises:
-    UserError: this is no such text.
+  The bytes are those on one device: of an all-reduce the array that is added
+  up, of an all-gather the result, of others what goes in. A loop counts as
+  often as it turns, or once where the text does not say how often that is.
   """
-  computations, entry, ops = {}, "", {}
+  # {computation: {name: (shape, opcode, operands and attributes)}}
+  computations: dict[str, dict[str, Sequence[str]]] = {}
+  entry, ops = "", dict[str, Sequence[str]]()
   for line in text.splitlines():
     if header := _COMPUTATION.match(line):
       ops = computations.setdefault(header[2], {})
       entry = header[2] if header[1] else entry
     elif op := _OP.match(line):
       ops[op[1]] = op.groups()[1:]
-  if not entry:
-    raise UserError("the text of the compiled program has no entry computation")
+  # A TPU does one operation in parts beside other work, in the turns of a loop
+  # that is busy with that. The parts share its channel, and are one.
   sent: dict[object, list] = {}
-  for channel, *op in _walk(computations, entry, 1, False):
-    # A TPU does one operation in parts beside other work, in the turns of a
-    # loop that is busy with that. The parts share its channel, and are one.
-    channel = channel or len(sent)
-    sent[channel] = min(sent.get(channel, op), op, key=lambda op: op[2])
-  found: dict[str, dict[str, Any]] = {}
-  for kind, nbytes, times, unknown in sent.values():
-    nothing = {"count": 0, "nbytes": 0, "in_unknown_loop": False}
-    one = found.setdefault(kind, nothing)
-    one["count"] += times
-    one["nbytes"] += times * nbytes
-    one["in_unknown_loop"] |= unknown
+  for where, *one in _walk(computations, entry, 1):
+    sent[where] = min(sent.get(where, one), one, key=lambda one: one[1])
+  found: dict[str, int] = {}
+  for kind, times, nbytes in sent.values():
+    found[kind] = found.get(kind, 0) + times * nbytes
   return found
 
 
-def _walk(computations, name, times, unknown) -> Iterator[tuple]:
-  """(channel, kind, bytes, how often, or at least so often) of what sends."""
-  ops = computations.get(name, {})
-  for shape, opcode, rest in ops.values():
+def _walk(computations, name: str, times: int) -> Iterator[tuple]:
+  """(channel or place, kind, times, bytes) of what a computation sends."""
+  ops = computations[name]
+  for number, (shape, opcode, rest) in enumerate(ops.values()):
     if sends := _SENDS.match(opcode):
       kind, starts = sends.groups()
       operands = _NAME.findall(rest.partition(")")[0])
@@ -109,36 +99,17 @@ def _walk(computations, name, times, unknown) -> Iterator[tuple]:
       if kind == "all-gather":  # what starts one has (operands, results)
         nbytes = _nbytes(shape) - (nbytes if starts else 0)
       channel = re.search(r"\bchannel_id=(\d+)", rest)
-      yield channel and channel[1], kind, nbytes, times, unknown
-      continue
-    if opcode in ("async-update", "async-done"):
-      continue  # they name what async-start has called
-    called = _NAME.findall(" ".join(_CALLED.findall(rest)))
-    inner, lost = times, unknown
-    if opcode == "while":
-      turns = _turns(rest, computations[called[0]])  # its condition
-      inner, lost = times * (turns or 1), unknown or not turns
-    elif opcode == "conditional":
-      # In a loop (`tasks.base.in_turn`) its branches take turns.
-      inner = -(-times // len(called))
-    for one in called:
-      yield from _walk(computations, one, inner, lost)
-
-
-def _turns(loop: str, condition: dict[str, tuple]) -> int:
-  """How often a loop turns, 0 if it is not known.
-
-  XLA says so for a CPU. For a TPU it does not, but leaves the end of JAX's
-  loops as they are written: they count from 0 up to a constant.
-  """
-  if stated := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop):
-    return int(stated[1])
-  _, opcode, rest = [*condition.values()][-1]
-  if opcode != "compare" or "direction=LT" not in rest:
-    return 0
-  compared = [condition.get(x) for x in _NAME.findall(rest.partition(")")[0])]
-  ends = [op[2] for op in compared if op and op[1] == "constant"]
-  return int(ends[0].partition(")")[0]) if len(ends) == 1 else 0
+      where = channel[1] if channel else (name, number)
+      yield where, kind, times, nbytes
+    elif opcode not in ("async-update", "async-done"):  # what async-start calls
+      called = _NAME.findall(" ".join(_CALLED.findall(rest)))
+      turns = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', rest)
+      inner = times * int(turns[1]) if turns else times
+      if opcode == "conditional":
+        # In a loop (`tasks.base.in_turn`) its branches take turns.
+        inner = -(-times // len(called))
+      for other in called:
+        yield from _walk(computations, other, inner)
 
 
 def _nbytes(shape: str) -> int:
@@ -150,7 +121,7 @@ def _nbytes(shape: str) -> int:
   return total
 
 
-class _Silence:
+class _Silence(Source):
   """A source for shapes alone: recordings of one sample, one label each."""
 
   def __init__(self, num_classes: int, sample_rate: int):
@@ -175,20 +146,15 @@ def find_devices(topology: str) -> list[jax.Device]:
   if topology == "local":
     return jax.devices()
   if importlib.util.find_spec("libtpu") is None:
-    raise UserError(
-      f"--topology={topology} needs libtpu, not a TPU: pip install "
-      "'astjax[tpu]'"
-    )
+    raise UserError(f"{topology} needs libtpu: pip install 'astjax[tpu]'")
   for name, value in _NO_TPU.items():
     os.environ.setdefault(name, value)
   try:
     found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
   except Exception as e:  # libtpu has no type of its own for it
-    tpus = [c.name for kind, c in CHIPS.items() if kind.startswith("TPU")]
     raise UserError(
-      f"libtpu does not take --topology={topology}; expected local or a TPU's "
-      f"version and shape, such as v5e:4x4 (versions: "
-      f"{', '.join(dict.fromkeys(tpus))}): {first_line(e)}"
+      f"--topology={topology} is neither local nor such as v5e:4x4, says "
+      f"libtpu: {first_line(e)}"
     ) from None
   return list(found.devices)
 
@@ -200,19 +166,23 @@ def build(
 
   A source that makes its own sounds, or has a `data_dir`, is used as it is.
   `num_classes` is that of a classifier; 0 takes that of `multi_hot(...)`.
-
-  Raises:
-    UserError: a mistake in the config, or the number of classes is not known.
   """
   run = run_config.parse(config)
   mesh = sharding.make_mesh(devices)
   if run.input.source == "synthetic" or run.input.data_dir:
     return jobs.build(config, mesh=mesh)
-  recipes = [run.input.on_host]
-  recipes += [e.on_host for e in run.evals.values() if e.on_host]
-  count = num_classes or _argument("num_classes", recipes)
-  rate = _argument("sample_rate", recipes) or 16_000
-  job = jobs.build(config, mesh=mesh, source=_Silence(count or 2, rate))
+  # The shapes of a job come from running its recipes once, so silence of the
+  # rate and the classes that they name stands in for all of its sources.
+  named: dict[str, Any] = {}
+  texts = [run.input.on_host, *(e.on_host or "" for e in run.evals.values())]
+  for text in texts:
+    for name, args, kwargs in recipe.calls(text, "config.input.on_host"):
+      with contextlib.suppress(TypeError, KeyError):  # `jobs.build` tells
+        bind = inspect.signature(host_ops.OPS[name]).bind_partial
+        named = bind(*args, **kwargs).arguments | named
+  count = num_classes or named.get("num_classes", 0)
+  source = _Silence(count or 2, named.get("sample_rate", 16_000))
+  job = jobs.build(config, mesh=mesh, source=source)
   if job.task.head and not count:
     raise UserError(
       "how many classes there are is left to the data by this config: give "
@@ -221,42 +191,47 @@ def build(
   return job
 
 
-def _argument(wanted, recipes):
-  """The first value that an op of these host recipes gives it; else 0."""
-  for recipe in recipes:
-    for name, args, kwargs in calls(recipe, "config.input.on_host"):
-      with contextlib.suppress(TypeError, KeyError):  # `build` tells
-        bind = inspect.signature(host_ops.OPS[name]).bind_partial
-        if found := bind(*args, **kwargs).arguments.get(wanted):
-          return found
-  return 0
+def report(job: jobs.Job) -> dict[str, Any]:
+  """What there is to say of the step that training would run, as JSON has it.
 
-
-def compile_step(job: jobs.Job, batch_size: int = 0) -> dict[str, Any]:
-  """Compiles the step that training would run; bytes are of each device.
-
-  Args:
-    job: from `build`.
-    batch_size: B, over all devices; 0 takes the config's.
-
-  Returns:
-    {"batch_size", "seconds" of compiling, "memory": bytes by what they are for,
-    "fits", "traffic": see `read_traffic`}. `memory["peak"]` is all of it
-    together, as a TPU sets it aside before the step; of a step that does not
-    fit it is all that is known. `fits` is None where the memory is unknown.
+  Bytes are those of each device. `memory["peak"]` is all of it together, as a
+  TPU sets it aside before the step. A step that does not fit has no `memory`,
+  but the compiler's `refusal`; `fits` is None where the memory is not known.
   """
-  batch_size = batch_size or job.config.input.batch_size
-  step, args = _step(job, batch_size)
+  size = job.config.input.batch_size
+  device = job.mesh.devices.flat[0]
+  chip = chip_of(device)
+  memory = chip.memory if chip else 0  # 0 is not known
+  if device in jax.devices():  # it is there, and knows what is left for us
+    memory = (device.memory_stats() or {}).get("bytes_limit", 0)
+  with platform.compiling_for(device.platform):
+    step, args = _step(job)
+    # Before compiling: XLA counts the body of a loop once.
+    matmul_flops = count_flops(step, *args)
+    model_flops = job.flops_per_example() * size
+    found = _compile(step, args, memory)
+  return found | {
+    "batch_size": size,
+    "devices": job.mesh.size,
+    "device_kind": device.device_kind,
+    "device_memory": memory,
+    "parameters": sum(x.size for x in jax.tree.leaves(args[0].params)),
+    "model_flops": model_flops,
+    "matmul_flops": matmul_flops,
+  }
+
+
+def _compile(step, args, available: int) -> dict[str, Any]:
   started = time.perf_counter()
-  found = {"batch_size": batch_size, "traffic": {}}
+  found: dict[str, Any] = {"fits": False, "memory": {}, "traffic": {}}
   try:
     program = step.lower(*args).compile()
   except jax.errors.JaxRuntimeError as e:
-    if "RESOURCE_EXHAUSTED" not in str(e):
+    # XLA has one type for all of its errors; the code is in the text alone.
+    if not str(e).startswith("RESOURCE_EXHAUSTED"):
       raise
-    used, fits = _exhausted(str(e)), False
+    found["refusal"] = first_line(e)
   else:
-    found["traffic"] = read_traffic(program.as_text())
     stats = program.memory_analysis()
     used = {
       "arguments": stats.argument_size_in_bytes,
@@ -266,17 +241,16 @@ def compile_step(job: jobs.Job, batch_size: int = 0) -> dict[str, Any]:
       "program": stats.generated_code_size_in_bytes,
     }
     used["peak"] = sum(used.values()) - 2 * used["aliased"]
-    memory = _memory_of(job.mesh)
-    fits = used["peak"] <= memory if memory else None
-  seconds = time.perf_counter() - started
-  return found | {"seconds": seconds, "memory": used, "fits": fits}
+    found["fits"] = used["peak"] <= available if available else None
+    found |= {"memory": used, "traffic": read_traffic(program.as_text())}
+  return found | {"seconds": time.perf_counter() - started}
 
 
-def _step(job, batch_size):
+def _step(job: jobs.Job) -> tuple[Any, tuple]:
   """(the jitted step, its arguments as shapes)."""
   state = jax.eval_shape(lambda: jobs.fresh_state(job)[1])
   batch = {
-    name: jax.ShapeDtypeStruct((batch_size, *shape), dtype)
+    name: jax.ShapeDtypeStruct((job.config.input.batch_size, *shape), dtype)
     for name, (shape, dtype) in job.train.row_shapes.items()
   }
   key = jax.eval_shape(lambda: train_key(0))
@@ -287,132 +261,29 @@ def _step(job, batch_size):
   return step, (state, batch, 0, key, *scale)
 
 
-def _memory_of(mesh) -> int:
-  """Bytes of one device; 0 is unknown."""
-  device = mesh.devices.flat[0]
-  if device in jax.devices():  # it is there, and knows what is left for us
-    return (device.memory_stats() or {}).get("bytes_limit", 0)
-  return chip.memory if (chip := chip_of(device)) else 0
-
-
-def _exhausted(message: str) -> dict[str, int]:
-  """What a compiler that ran out of memory says that it needed."""
-  number = r"([\d.]+)([KMGT]?)"
-  if not (found := re.search(rf"Used {number} of {number} hbm", message)):
-    return {}
-  return {"peak": int(float(found[1]) * 1024 ** " KMGT".index(found[2] or " "))}
-
-
-def largest_batch(
-  fits: Callable[[int], bool], unit: int, first: int, most: int = 2**20
-) -> int:
-  """The largest multiple of `unit`, up to `most`, that fits; 0 if none does.
-
-  From `first` on it is doubled, then bisected; exact up to 16 units, above to a
-  sixteenth, since each attempt compiles.
-  """
-  low, high = 0, most // unit + 1  # in units: fits, does not fit
-  size = min(max(first // unit, 1), high - 1)
-  while high - low > max(1, low // 16):
-    low, high = (size, high) if fits(size * unit) else (low, size)
-    size = min(2 * low or high, (low + high) // 2)
-  return low * unit
-
-
-def report(
-  job: jobs.Job, *, suggest: bool = False, say: Callable[[str], None] = print
-) -> dict[str, Any]:
-  """Everything that there is to say, as JSON would have it.
-
-  With `suggest` also the largest batch; `say` is told of those tried.
-  """
-  device, memory = job.mesh.devices.flat[0], _memory_of(job.mesh)
-  if suggest and not memory:
-    raise UserError("--suggest needs devices of known memory: give --topology")
-  with platform.compiling_for(device.platform):
-    step, args = _step(job, job.config.input.batch_size)
-    chip, total = chip_of(device), count_flops(step, *args)
-    found = compile_step(job)
-    size = found["batch_size"]
-    found |= {
-      "devices": job.mesh.size,
-      "device_kind": device.device_kind,
-      "device_memory": memory,
-      "parameters": sum(x.size for x in jax.tree.leaves(args[0].params)),
-      "model_flops": job.flops_per_example() * size,
-      "matmul_flops": total,
-      "at_best": at_best(chip, job.mesh.size, total, found["traffic"]),
-    }
-
-    def fits(tried):
-      if tried == size:
-        return found["fits"]
-      other = compile_step(job, tried)
-      what = "fits" if other["fits"] else "does not fit"
-      say(f"batch {tried:,} {what} ({other['seconds']:.0f} s)")
-      return other["fits"]
-
-    if suggest:
-      unit = job.mesh.size * job.config.accumulate
-      found["largest_batch"] = largest_batch(fits, unit, size)
-  return found
-
-
-def at_best(
-  chip: Chip | None, count: int, matmul_flops: float, traffic: Mapping
-) -> dict[str, float]:
-  """Seconds of a step with pencil and paper, as far as the chip is known.
-
-  `compute` is all matrix products at the peak; `send` is what a ring of all
-  devices puts on the links of each of them: what an all-gather or a
-  reduce-scatter is about once, of an all-reduce twice.
-  """
-  found = {"compute": matmul_flops / count / chip.flops} if chip else {}
-  if chip and chip.link:
-    nbytes = sum(one["nbytes"] for one in traffic.values())
-    nbytes += traffic.get("all-reduce", {"nbytes": 0})["nbytes"]
-    found["send"] = nbytes * (count - 1) / count / (chip.link / 2)
-  return found
-
-
-def _show(found: Mapping[str, Any], console: Console) -> None:
+def _show(found: Mapping[str, Any]) -> None:
+  console = Console()
   count, size = found["devices"], found["batch_size"]
   kind, memory = found["device_kind"], found["device_memory"]
   facts = {
     "batch": f"{size:,}: {size // count} on each device",
     "parameters": f"{found['parameters']:,}",
-    "FLOPs": f"{found['model_flops']:.4g} a step in the model's matrix "
-    "products, over all devices",
-    "as written": f"{found['matmul_flops']:.4g}, with the front-end and what "
-    "remat repeats",
+    "FLOPs": f"{found['model_flops']:.4g} in the model's matrix products",
+    "as written": f"{found['matmul_flops']:.4g}, with front-end and remat",
+    "compiled in": f"{found['seconds']:.1f} s",
   }
-  for name, seconds in found["at_best"].items():
-    facts[f"{name} at best"] = f"{1000 * seconds:.3g} ms, by its data sheet"
-  facts["compiled in"] = f"{found['seconds']:.1f} s"
   console.block(f"{count} x {kind}", facts)
-  nbytes = {k: f"{_readable(v):>10}" for k, v in found["memory"].items()}
-  console.block("bytes on each device", nbytes or {"peak": "not known"})
-  verdict = {True: "fits into", False: "DOES NOT FIT into"}.get(found["fits"])
-  console.say(
-    f"{verdict} {_readable(memory)} of {kind}"
-    if verdict and memory
-    else "whether it fits is not known: neither is the device's memory"
-  )
-  sent = {}
-  for name, one in found["traffic"].items():
-    unsure = "at least " if one["in_unknown_loop"] else ""
-    nbytes = _readable(one["nbytes"])
-    sent[name] = f"{unsure}{one['count']:>5} x, {nbytes} in all"
-  if found["fits"] is not False:
-    console.block("sent between devices, a step", sent or {"nothing": ""})
-  if "largest_batch" in found:
-    size = found["largest_batch"]
-    each = f"{size // count} on each device"
-    console.say(f"largest batch that fits: {size:,}, {each}")
-
-
-def _readable(nbytes: int) -> str:
-  return f"{nbytes / 2**30:.3g} GiB"
+  for title, rows in (
+    ("on each device", found["memory"]),
+    ("sent between devices in a step", found["traffic"]),
+  ):
+    if rows:
+      nbytes = {k: f"{v / 2**30:>10.3g} GiB" for k, v in rows.items()}
+      console.block(title, nbytes)
+  verdicts = {True: "fits into", False: "DOES NOT FIT into"}
+  verdict = verdicts.get(found["fits"], "may or may not fit into")
+  size = f"{memory / 2**30:.3g} GiB" if memory else "unknown memory"
+  console.say(f"{verdict} the {size} of {kind} {found.get('refusal', '')}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -424,7 +295,6 @@ def main(argv: Sequence[str] | None = None) -> int:
   add("--topology", default="local", help=what)
   what = "of a classifier whose config leaves it to the data"
   add("--num_classes", type=int, default=0, help=what)
-  add("--suggest", action="store_true", help="find the largest batch that fits")
   add("--json", action="store_true", help="print JSON instead of text")
   return cli.run(_check, parser, argv)
 
@@ -433,14 +303,13 @@ def _check(args: argparse.Namespace) -> None:
   if args.topology != "local":  # nothing is to run on this machine's devices
     jax.config.update("jax_platforms", "cpu")
   devices = find_devices(args.topology)
-  console = Console(stderr=args.json)
   with platform.compiling_for(devices[0].platform):
     job = build(args.config, devices, args.num_classes)
-  found = report(job, suggest=args.suggest, say=console.say)
+  found = report(job)
   if args.json:
     print(json.dumps({"topology": args.topology} | found))
   else:
-    _show(found, console)
+    _show(found)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from astjax import cli
 from astjax.errors import UserError
 from astjax.run.log import Console
 from astjax.run.record import Mean
+from astjax.tools.predict import listed
 from astjax.weights import convert, orbax_params
 from astjax.weights.info import MODEL, read_info, save_model
 
@@ -29,45 +30,14 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser = cli.Parser(__doc__)
   parser.add_argument("--workdir", required=True, help="of a training run")
   which = parser.add_mutually_exclusive_group()
-  which.add_argument("--steps", type=_steps, help="such as 100,200; else all")
+  which.add_argument("--steps", type=listed, help="such as 100,200; else all")
   which.add_argument("--last", type=int, help="how many of the newest")
   parser.add_argument("out", metavar="OUT", help="a new folder")
   return cli.run(_average, parser, argv)
 
 
-def _steps(text: str) -> list[int]:
-  try:
-    return [int(step) for step in text.split(",")]
-  except ValueError:
-    raise argparse.ArgumentTypeError(
-      f"{text!r} are no steps like 100,200"
-    ) from None
-
-
 def _average(args: argparse.Namespace) -> None:
-  steps = average(
-    pathlib.Path(args.workdir).expanduser(),
-    pathlib.Path(args.out).expanduser(),
-    steps=args.steps,
-    last=args.last,
-  )
-  print(f"wrote {args.out}: the mean of steps {', '.join(map(str, steps))}")
-
-
-def average(
-  folder: pathlib.Path,
-  out: pathlib.Path,
-  *,
-  steps: Sequence[int] | None = None,
-  last: int | None = None,
-) -> list[int]:
-  """Writes the mean of the parameters of some checkpoints as a model.
-
-  Of these `steps`, or of the `last` ones, else of all; returns their steps.
-
-  Raises:
-    UserError: no such run or checkpoint, a damaged one, or `out` is there.
-  """
+  folder, out = (pathlib.Path(x).expanduser() for x in (args.workdir, args.out))
   path = folder / MODEL
   if not path.is_file():
     raise UserError(f"{folder} is not a work directory: it has no {MODEL}")
@@ -81,28 +51,33 @@ def average(
       "weights already: take the run as it is"
     )
   mean = Mean()
-  console = Console()
   with orbax_params.reader(folder) as checkpoints:
-    known = checkpoints.steps()
-    if not known:
-      raise UserError(f"{folder} has no checkpoint yet")
-    if last is not None and not 1 <= last <= len(known):
-      raise UserError(
-        f"--last={last}, but the run has {len(known)} checkpoint(s), of steps "
-        f"{', '.join(map(str, known))}"
-      )
-    chosen = sorted(set(steps)) if steps else known[-(last or 0) :]
-    progress = console.ticker("checkpoints", len(chosen))
-    for step in chosen:
+    steps = _chosen(checkpoints.steps(), args)
+    progress = Console().ticker("checkpoints", len(steps))
+    for step in steps:
       mean.add(checkpoints.params(step))
       progress(mean.count)
-  info = dataclasses.replace(
-    info,
-    origin=f"{info.origin}, averaged over steps {', '.join(map(str, chosen))}",
-  )
+  told = ", ".join(map(str, steps))
+  origin = f"{info.origin}, averaged over steps {told}"
+  info = dataclasses.replace(info, origin=origin)
   params = {k: v.astype(np.float32) for k, v in mean.value().items()}
   save_model(out, info, convert.unflatten(params))
-  return chosen
+  print(f"wrote {args.out}: the mean of steps {told}")
+
+
+def _chosen(known: list[int], args: argparse.Namespace) -> list[int]:
+  last = len(known) if args.last is None else args.last
+  if not 1 <= last <= len(known):
+    raise UserError(
+      f"--last={last}, but the run has {len(known)} checkpoint(s), of "
+      f"steps {', '.join(map(str, known))}"
+    )
+  if not args.steps:
+    return known[-last:]
+  try:
+    return sorted({int(step) for step in args.steps})
+  except ValueError:
+    raise UserError(f"--steps={args.steps} are no steps like 100,200") from None
 
 
 if __name__ == "__main__":

@@ -16,18 +16,18 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 import pathlib
 import re
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from astjax import cli
 from astjax.errors import UserError, call
-from astjax.models import ast, ssast
+from astjax.models import ast
 from astjax.models.heads import Head
 from astjax.ops import patches
 from astjax.types import Params
@@ -42,9 +42,6 @@ from astjax.weights import (
 from astjax.weights.front_end import FrontEnd
 from astjax.weights.info import Loaded, ModelInfo, Options, save_model
 from astjax.weights.load import load, start
-
-# How the names of ASiT's two networks begin where both are in one file.
-_OF_NETWORK = {"teacher": "teacher.", "student": "student.module."}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,36 +65,35 @@ def _parser() -> cli.Parser:
   add("out", nargs="?", metavar="OUT", help="a new folder; a file for official")
   add("--list", action="store_true", help="list the published checkpoints")
   add("--format", choices=("astjax", "hf", "official"), default="astjax")
-  model = parser.add_argument_group("the model that is written")
-  add = model.add_argument
-  add(
-    "--variant", choices=sorted(ast.VARIANTS), help="only a check of the size"
-  )
+  add = parser.add_argument_group("the model that is written").add_argument
+  add("--variant", choices=sorted(ast.VARIANTS), help="only checks the size")
   add("--input", type=_pair, metavar="128x1024", help="mel bins x frames")
-  add("--stride", type=_pair, metavar="10x10", help="mel bins x frames")
+  what = "mel bins x frames"
+  add("--stride", dest="new_stride", type=_pair, metavar="10x10", help=what)
   add("--prefix", help="tokens, such as cls,dist; as in the source by default")
-  add("--rows", choices=("frequency", "time"), default="frequency",
-      help="what rows of the source's patches become")  # fmt: skip
-  add("--positions", choices=("original", "corrected"), default="original",
-      help="how SSAST's change for another grid")  # fmt: skip
+  what = "what rows of the source's patches become: frequency or time"
+  add("--rows", help=what)
+  what = "how SSAST's change for another grid: original or corrected"
+  add("--positions", help=what)
   add("--num_classes", type=int, help="a fresh classifier of so many")
-  add("--labels", help="class names, one a line, or AudioSet's CSV; if there "
-      "are not as many classes, also a fresh classifier")  # fmt: skip
+  what = "class names, one a line, or AudioSet's CSV; if there are not as many "
+  add("--labels", help=what + "classes, also a fresh classifier")
   add("--scores", choices=("sigmoid", "softmax"), help="of the classifier")
   add("--sample_rate", type=int, help="Hz")
   add("--mean", type=float, help="of the log-mels, to standardise")
-  add("--std", type=float, help="likewise")
+  add("--std", type=float, help="of the log-mels, to standardise")
   add("--seed", type=int, default=0, help="of what is made fresh")
-  source = parser.add_argument_group("what a bare file does not tell")
-  add = source.add_argument
-  add("--source_grid", type=_pair, metavar="12x101", help="frequency x time")
-  add("--source_stride", type=_pair, metavar="10x10", help="mel bins x frames")
-  add("--source_mel_bins", type=int, default=128)
-  add("--num_heads", type=int, default=0, help="default: width / 64")
-  add("--source_pooling", choices=("prefix", "tokens"), default="prefix",
-      help="of its classifier")  # fmt: skip
-  add("--network", choices=files.NETWORKS, default=files.NETWORKS[0],
-      help="of ASiT's two; also under whose names official writes")  # fmt: skip
+  add = parser.add_argument_group("what a bare file does not tell").add_argument
+  what = "frequency x time"
+  add("--source_grid", dest="grid", type=_pair, metavar="12x101", help=what)
+  what = "mel bins x frames"
+  add("--source_stride", dest="stride", type=_pair, metavar="10x10", help=what)
+  add("--source_mel_bins", dest="num_mel_bins", type=int, help="default: 128")
+  add("--num_heads", type=int, help="default: width / 64")
+  what = "of its classifier: prefix or tokens"
+  add("--source_pooling", dest="pooling", help=what)
+  what = "of ASiT's two; also under whose names official writes"
+  add("--network", choices=files.NETWORKS, default=files.NETWORKS[0], help=what)
   return parser
 
 
@@ -111,13 +107,10 @@ def _pair(text: str) -> tuple[int, int]:
 def _list() -> str:
   lines = []
   for name, c in registry.CHECKPOINTS.items():
-    lines.append(f"{name}\n  {c.what}; {c.licence}")
-    lines.append(f"  {c.expected}" if c.expected else "  no metric reported")
-    lines.append(f"  {c.url}")
-    if c.sha256:
-      lines.append(f"  SHA-256 begins with {c.sha256}")
-    if c.mirror:
-      lines.append(f"  also as {c.mirror}")
+    lines += [name, f"  {c.what}; {c.licence}"]
+    lines += [f"  {c.expected or 'no metric reported'}", f"  {c.url}"]
+    lines += [f"  SHA-256 begins with {c.sha256}"] if c.sha256 else []
+    lines += [f"  also as {c.mirror}"] if c.mirror else []
   return "\n".join(lines)
 
 
@@ -125,19 +118,10 @@ def _convert(args) -> None:
   out = pathlib.Path(args.out).expanduser()
   if args.format == "official" and out.suffix != ".safetensors":
     raise UserError(f"{out}: official names go into a file named .safetensors")
-  if out.is_file() or (out.is_dir() and any(out.iterdir())):
-    raise UserError(f"{out} is there already; give a new name")
+  files.check_new(out)  # before the work
   labels = _labels(args)
-  given = {
-    "rows": args.rows,
-    "grid": args.source_grid,
-    "stride": args.source_stride,
-    "num_mel_bins": args.source_mel_bins,
-    "num_heads": args.num_heads,
-    "pooling": args.source_pooling,
-    "positions": args.positions,
-    "network": args.network,
-  }
+  names = [field.name for field in dataclasses.fields(Options)]
+  given = {k: v for k, v in vars(args).items() if k in names and v is not None}
   options = call(Options, "the flags of the source", given)
   loaded = load(args.source, options)
   info, grid = _target(loaded, args, labels)
@@ -165,10 +149,8 @@ def _convert(args) -> None:
   report.notes += _write(args, out, info, grid, params)
   print("\n".join(report.lines()))
   count = sum(x.size for x in jax.tree.leaves(params))
-  print(
-    f"wrote {out}: {count:,} parameters, grid {grid[0]} x {grid[1]} "
-    "(frequency x time)"
-  )
+  what = f"{count:,} parameters, grid {adapt.by(grid)} (frequency x time)"
+  print(f"wrote {out}: {what}")
 
 
 def _labels(args) -> tuple[str, ...]:
@@ -178,46 +160,41 @@ def _labels(args) -> tuple[str, ...]:
 
   labels = tuple(tables.read_label_list(args.labels)[0])
   if args.num_classes not in (None, len(labels)):
-    raise UserError(
-      f"--num_classes={args.num_classes}, but {args.labels} has {len(labels)}"
-    )
+    raise UserError(f"--num_classes differs from the {len(labels)} of --labels")
   return labels
 
 
 def _target(loaded: Loaded, args, labels) -> tuple[ModelInfo, tuple[int, int]]:
   """The model to write: the source's, with what the flags change."""
   info, model = loaded.info, dict(loaded.info.model)
-  for name, size in ast.VARIANTS.get(args.variant, {}).items():
-    if model[name] != size:
-      raise UserError(
-        f"the source has {name} {model[name]}, {args.variant} has {size}"
-      )
+  for name, wanted in ast.VARIANTS.get(args.variant, {}).items():
+    if model[name] != wanted:
+      raise UserError(f"the source has {name} {model[name]}, not {wanted}")
   if args.prefix is not None:
     model["prefix"] = tuple(p for p in args.prefix.split(",") if p)
   if loaded.is_image:
     if not args.input:
-      raise UserError(
-        "a checkpoint of images needs the size of the spectrograms: give "
-        "--input=128x1024 (mel bins x frames)"
-      )
+      raise UserError(f"a checkpoint of images {_NEEDS_INPUT}")
     if args.rows == "time":
       model["patch_size"] = model["patch_size"][::-1]
     model["stride"] = (10, 10)
-  if args.stride:
-    model["stride"] = args.stride
+  if args.new_stride:
+    model["stride"] = args.new_stride
   recipe, size = _recipe(info, args)
-  grid = tuple(loaded.params[convert.GRID].shape[:2])
+  grid = loaded.params[convert.GRID].shape[:2]
   if size:
     bins, frames = size
-    grid = patches.grid_shape(
-      frames, bins, model["patch_size"], model["stride"]
-    )
-  elif args.stride:
-    raise UserError("--stride needs --input=128x1024 (mel bins x frames)")
+    patch, stride = model["patch_size"], model["stride"]
+    grid = patches.grid_shape(frames, bins, patch, stride)
+  elif args.new_stride:
+    raise UserError(f"--stride {_NEEDS_INPUT}")
   info = dataclasses.replace(
     info, model=model, recipe=recipe, **_classifier(info, args, labels)
   )
   return info, grid
+
+
+_NEEDS_INPUT = "needs --input=128x1024 (mel bins x frames)"
 
 
 def _classifier(info: ModelInfo, args, labels) -> dict:
@@ -250,19 +227,15 @@ def _recipe(info: ModelInfo, args) -> tuple[str, tuple[int, int] | None]:
     changes["statistics"] = (args.mean, args.std)
   if args.sample_rate is not None:
     changes["sample_rate"] = args.sample_rate
-  if not changes and not (info.recipe and args.stride):
+  if not changes and not (info.recipe and args.new_stride):
     return info.recipe, None
+  given: dict[str, Any] = {"sample_rate": 16_000}
   if info.recipe:
     given = dataclasses.asdict(FrontEnd.from_recipe(info.recipe))
   elif not args.input:
-    raise UserError(
-      "the source's front-end is unknown: --mean, --std and --sample_rate need "
-      "--input=128x1024 (mel bins x frames)"
-    )
+    raise UserError(f"a source without a front-end {_NEEDS_INPUT}")
   elif args.mean is None:
     return "", args.input
-  else:
-    given = {"sample_rate": 16_000}
   front_end = call(FrontEnd, "the flags of the front-end", given | changes)
   return front_end.recipe(), (front_end.num_mel_bins, front_end.num_frames)
 
@@ -274,90 +247,59 @@ def _write(args, out, info: ModelInfo, grid, params: Params) -> list[str]:
     return [] if info.recipe else ["the front-end is unknown and left out"]
   if args.format == "hf":
     return hugging_face.save(out, info, params)
-  name = info.objective.get("name")
-  write = _OFFICIAL.get(name, _official_classifier)
-  tensors, notes = write(info, params, grid, args.network)
-  head_eps = info.head.layer_norm_eps if info.head else 1e-5
-  have = info.model["layer_norm_eps"], head_eps
-  if have != (1e-6, 1e-5):
-    notes.append(
-      "the official code has epsilons 1e-06 and 1e-05 (classifier), this model "
-      f"{have[0]:g} and {have[1]:g}"
-    )
+  name = info.objective.get("name", "")
+  tensors = _OFFICIAL.get(name, _official_classifier)(info, params, args, grid)
   # For this library: what the official names do not tell.
   own = json.dumps({"info": info.to_json(), "grid": grid})
   with files.new_path(out) as temporary:
     files.write_safetensors(temporary, tensors, {"format": "pt", "astjax": own})
-  return notes
+  head_eps = info.head.layer_norm_eps if info.head else 1e-5
+  have = info.model["layer_norm_eps"], head_eps
+  if have == (1e-6, 1e-5):
+    return []
+  return [f"the official code has epsilons 1e-06 and 1e-05, this model {have}"]
 
 
-def _official_asit(info: ModelInfo, params: Params, grid, network):
-  """({official name: array}, notes) of a pre-trained ASiT."""
+# Each gives arrays by their official names.
+
+
+def _official_asit(info: ModelInfo, params: Params, args, grid):
   is_first = info.objective.get("preset") == "r1"
   table = tables.ASIT_R1_PTH if is_first else tables.ASIT_R2_PTH
-  start = _OF_NETWORK[network]
-  tensors = convert.revert(params, table)
-  return {start + name: value for name, value in tensors.items()}, [
-    f"names of the {'first' if is_first else 'second'} release, as its "
-    f"{network}; its checkpoint.pth has them under {network!r}"
-  ]
+  # How the names of the two networks begin where both are in one file.
+  start = "student.module." if args.network == "student" else "teacher."
+  return {start + k: v for k, v in convert.revert(params, table).items()}
 
 
-def _official_ssast(info: ModelInfo, params: Params, grid, network):
-  """The same of a pre-trained SSAST."""
+def _official_ssast(info: ModelInfo, params: Params, args, grid):
   _check_prefix(info)
-  patch, notes = tuple(info.model["patch_size"]), [_UNUSED]
   # The smallest input that has the grid, which is what it is read for.
-  size = np.array([g * p for g, p in zip(grid, patch, strict=True)])
-  tensors = convert.revert(
-    {**params, convert.INPUT_SIZE: size}, tables.SSAST_PTH
-  )
-  if absent := [k for k in ssast.HEADS if k not in params]:
-    notes.append(f"the official SSAST has a {absent[0]} head, this model none")
-  if math.prod(patch) != 256:
-    notes.append(f"the official SSAST has patches of 256 cells, not {patch}")
+  size = np.multiply(grid, info.model["patch_size"])
+  params = {**params, convert.INPUT_SIZE: size}
+  tensors = convert.revert(params, tables.SSAST_PTH)
   # The original takes no file without this prefix.
-  return {f"module.{k}": v for k, v in tensors.items()}, notes
+  return {f"module.{k}": v for k, v in tensors.items()}
 
 
-def _official_classifier(info: ModelInfo, params: Params, grid, network):
-  """The same of a fine-tuned AST, SSAST or ASiT."""
+def _official_classifier(info: ModelInfo, params: Params, args, grid):
   head = info.head
   if not head:
-    raise UserError(
-      "the official AST has a classifier, this model has none; give "
-      "--num_classes"
-    )
+    raise UserError("the official AST has a classifier; give --num_classes")
   if head.projection or head.pooling == "all":
-    raise UserError(
-      "the official classifiers read the prefix or the patch tokens of the "
-      f"last block alone; this model's has pooling={head.pooling!r} and "
-      f"projection={head.projection}"
-    )
+    raise UserError("the official classifiers read the last block alone")
   if tuple(info.model["prefix"]) == ("cls",) and head.pooling == "prefix":
-    return convert.revert(params, tables.ASIT_PTH), [
-      "names of a fine-tuned ASiT: a class token, time before frequency"
-    ]
+    return convert.revert(params, tables.ASIT_PTH)
   _check_prefix(info)
-  notes = [_UNUSED]
-  if head.pooling == "tokens":
-    notes.append(
-      "pooling='tokens' is ft_avgtok of the official SSAST; the official AST "
-      "would take the mean of the prefix tokens"
-    )
-  return convert.revert(params, tables.AST_PTH), notes
+  return convert.revert(params, tables.AST_PTH)
 
 
-_UNUSED = "v.head and v.head_dist, which AST never uses, are not written"
 _OFFICIAL = {"asit": _official_asit, "ssast": _official_ssast}
 
 
 def _check_prefix(info: ModelInfo) -> None:
   prefix = tuple(info.model["prefix"])
   if prefix != ("cls", "dist"):
-    raise UserError(
-      f"the official AST has the tokens cls and dist, this model has {prefix}"
-    )
+    raise UserError(f"the official AST has tokens cls and dist, not {prefix}")
 
 
 if __name__ == "__main__":

@@ -35,23 +35,14 @@ from astjax.weights import files
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-  """What one run says about one split.
-
-  Attributes:
-    split: name of the evaluation.
-    step: of the checkpoint.
-    class_names: [C].
-    names: [n], of the recordings.
-    labels: [n, C].
-    scores: [n, C], float64, as `evaluation.scores` gives them.
-  """
+  """What a run says about n recordings at one step, as it is dumped."""
 
   split: str
   step: int
-  class_names: np.ndarray
-  names: np.ndarray
-  labels: np.ndarray
-  scores: np.ndarray
+  class_names: np.ndarray  # [C]
+  names: np.ndarray  # [n]
+  labels: np.ndarray  # [n, C]
+  scores: np.ndarray  # [n, C] float64, from `evaluation.scores`
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,35 +59,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _ensemble(args: argparse.Namespace) -> None:
   check_folder("--json", args.json)
-  result = rate(
-    args.runs, split=args.split, data_dir=args.data_dir, dump=args.dump
-  )
+  result = rate(args.runs, args.split, args.data_dir, args.dump)
   if args.json:
     files.write_json(args.json, result)
   rows = [*result["runs"], {"run": "ensemble", **result["ensemble"]}]
-  keys = list(result["ensemble"])
-  Console().table(
-    f"{result['split']}, {result['num_examples']} recordings",
-    ["run", *keys],
-    [[row["run"], *(row[k] for k in keys)] for row in rows],
-  )
+  columns = ["run", *result["ensemble"]]
+  title = f"{result['split']}, {result['num_examples']} recordings"
+  Console().table(title, columns, [[row[k] for k in columns] for row in rows])
 
 
 def rate(
   runs: Sequence[str],
-  *,
   split: str = "",
   data_dir: str | None = None,
   dump: bool = False,
 ) -> dict[str, Any]:
-  """Metrics of each run, and of the mean of their scores.
-
-  Args:
-    runs: work directories, or files that `dump` wrote.
-    split: name of an evaluation that all of them have; the first one's first
-      by default.
-    data_dir: where the recordings are now, if they have moved.
-    dump: also write the predictions of each run.
+  """Metrics of each run (a folder, or what `dump` wrote), and of their mean.
 
   Returns:
     {"split", "num_examples", "runs": [{"run", "step", "mAP", ...}],
@@ -107,23 +85,25 @@ def rate(
       labels or classes.
   """
   paths = [pathlib.Path(run).expanduser() for run in runs]
-  for i, path in enumerate(paths):
-    if path.resolve() in {p.resolve() for p in paths[:i]}:
-      raise UserError(f"{path} is given twice")
-  mean, rated, first = Mean(), [], None
+  if len({path.resolve() for path in paths}) < len(paths):
+    raise UserError(f"a run is given twice: {', '.join(map(str, paths))}")
+
+  def load(path):
+    return _read(path) if path.is_file() else predict(path, split, data_dir)
+
+  first = load(paths[0])
+  split = split or first.split
+  mean, rated = Mean(), []
   for path in paths:
-    p = _read(path) if path.is_file() else predict(path, split, data_dir)
-    first, split = first or p, split or p.split
-    if p.split != split:
-      raise UserError(f"{path} is of the evaluation {p.split!r}, not {split!r}")
-    _check_same(paths[0], first, path, p)
+    own = first if path == paths[0] else load(path)
+    _check_same(paths[0], first, split, path, own)
     if dump and path.is_dir():
-      dumped = path / f"{p.split}_predictions.npz"
+      dumped = path / f"{split}_predictions.npz"
       with files.written_whole(dumped) as whole:
-        np.savez(whole, **dataclasses.asdict(p))
-    mean.add({"scores": p.scores})
-    rates = metrics.classification(p.scores, p.labels)[0]
-    rated.append({"run": str(path), "step": p.step, **rates})
+        np.savez(whole, **dataclasses.asdict(own))
+    mean.add({"scores": own.scores})
+    rates, _ = metrics.classification(own.scores, own.labels)
+    rated.append({"run": str(path), "step": own.step, **rates})
   return {
     "split": split,
     "num_examples": len(first.names),
@@ -138,12 +118,11 @@ def predict(
   """Runs one evaluation of a run at its best (else newest) checkpoint."""
   loaded, state = job.load_run(folder, data_dir=data_dir)
   with located(str(folder)):
-    evals = loaded.own_evals
-    if not evals:
-      raise UserError("the config of this run has no evaluation")
     if loaded.task.head is None:
       raise UserError(f"the task {loaded.config.task!r} has no classifier")
-    chosen = lookup(evals, split or next(iter(evals)), "evaluation")
+    # Without any, the error says so of the name that is not there.
+    evals = loaded.own_evals
+    chosen = lookup(evals, split or next(iter(evals), ""), "evaluation")
     out = evaluation.evaluate(loaded, state, chosen, console=Console())
   return Predictions(
     split=chosen.name,
@@ -155,28 +134,26 @@ def predict(
   )
 
 
-def _check_same(path, first: Predictions, other_path, other: Predictions):
+def _check_same(path, first, split, other_path, other):
   """Names the first thing that two runs are not both about."""
+  if other.split != split:
+    raise UserError(
+      f"{other_path} is of the evaluation {other.split!r}, not {split!r}"
+    )
   for what, a, b in (
     ("classes", first.class_names, other.class_names),
     ("recordings", first.names, other.names),
+    ("labels", first.labels, other.labels),
   ):
     if len(a) != len(b):
       raise UserError(
-        f"{other_path} has {len(b)} {what} in {first.split}, {path} {len(a)}"
+        f"{other_path} has {len(b)} {what} in {split}, {path} {len(a)}"
       )
     if (a != b).any():
-      i = int(np.argmax(a != b))
       raise UserError(
-        f"{other_path} has other {what} in {first.split} than {path}: number "
-        f"{i} is {str(b[i])!r} there and {str(a[i])!r} here"
+        f"{other_path} has other {what} in {split} than {path}: the first that "
+        f"differs is number {np.argwhere(a != b)[0, 0]}"
       )
-  differs = (first.labels != other.labels).any(axis=1)
-  if differs.any():
-    raise UserError(
-      f"{other_path} has other labels in {first.split} than {path}, such as "
-      f"those of {str(first.names[np.argmax(differs)])!r}"
-    )
 
 
 def _read(path: pathlib.Path) -> Predictions:

@@ -35,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   add("--data_dir", required=True, help="what paths are relative to")
   add("--manifest", default="", help="table with the columns path, labels")
   add("--split", default="", help="of the data; all by default")
-  add("--folds", default="", help="of the data, such as 1,2; all by default")
+  what = "of the data, such as 1,2; all by default"
+  add("--folds", type=predict.listed, default=(), help=what)
   add("--pattern", default="", help="of a folder's paths, see docs/data.md")
   add("--label_separator", default=",", help="between labels in the table")
   add("--output", default="", help="also write the numbers to a .json file")
@@ -51,21 +52,22 @@ def _evaluate(args: argparse.Namespace) -> int:
   numbers = _class_numbers(model, data)
   paths = [str(data.root / data.name(i)) for i in range(len(data))]
   console = log.Console(stderr=True)
-  logits, targets, unreadable = [], [], []
+  scored: list[tuple] = []
+  unreadable: list[str] = []
   # The beginning alone, as in training: the published numbers are of that.
   heard = predict.hear(model, paths, console, whole=False)
   for i, found in enumerate(heard):
     if isinstance(found, UserError):
       unreadable.append(data.name(i))
-      console.say(f"astjax: error: {' '.join(str(found).split())}")
-      continue
-    target = np.zeros(len(model.class_names), np.float32)
-    target[[numbers[label] for label in data.labels(i)]] = 1.0
-    logits.append(found.logits)
-    targets.append(target)
-  if not logits:
+      cli.fail(found)
+    else:
+      labels = [numbers[label] for label in data.labels(i)]
+      true = np.isin(np.arange(len(model.class_names)), labels)
+      scored.append((found.logits, true.astype(np.float32)))
+  if not scored:
     raise UserError("none of the recordings can be read")
-  measured, _ = metrics.classification(np.stack(logits), np.stack(targets))
+  logits, targets = map(np.stack, zip(*scored, strict=True))
+  measured, _ = metrics.classification(logits, targets)
   result = {
     "model": model.info.origin,
     "weights": model.digest,
@@ -83,39 +85,26 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _source(args) -> Recordings:
-  folds = tuple(f for f in args.folds.split(",") if f)
-  given = {"data_dir": args.data_dir, "split": args.split, "folds": folds}
-  given["label_list"] = _file(args.label_list)
+  def file(text):  # as the shell means it, if it is there; else in the data
+    path = pathlib.Path(text).expanduser().absolute()
+    return str(path) if path.is_file() else text
+
+  given = {"data_dir": args.data_dir, "split": args.split, "folds": args.folds}
+  given["label_list"] = file(args.label_list)
   if args.manifest:
-    return Csv(
-      csv=_file(args.manifest), label_separator=args.label_separator, **given
-    )
-  if args.pattern:
-    given["pattern"] = args.pattern
-  return Folder(**given)
-
-
-def _file(text: str) -> str:
-  """As the shell means it, if that is there; else it is below the data."""
-  path = pathlib.Path(text).expanduser().absolute()
-  return str(path) if path.is_file() else text
+    how = {"label_separator": args.label_separator}
+    return Csv(csv=file(args.manifest), **given, **how)
+  return Folder(**given, **({"pattern": args.pattern} if args.pattern else {}))
 
 
 def _class_numbers(model: Bundle, data: Recordings) -> list[int]:
-  """For each class of the data its number in the model.
-
-  Raises:
-    UserError: the two do not agree.
-  """
+  """For each class of the data its number in the model, which has all."""
   if model.info.head is None:
     raise UserError("this model has no classifier to evaluate")
   check_labelled(data, "the data")
   known = model.info.class_names
   if not known:
-    raise UserError(
-      f"the names of the model's {len(model.class_names)} classes are not "
-      "known: give them with --label_list"
-    )
+    raise UserError("the model has no class names: give them with --label_list")
   for name in data.class_names:
     if name not in known:
       raise UserError(
@@ -127,14 +116,13 @@ def _class_numbers(model: Bundle, data: Recordings) -> list[int]:
 
 def _show(result) -> None:
   console = log.Console()
-  console.block(
-    f"{result['model']}, SHA-256 {result['weights'][:16]}...",
-    {
-      "data": f"fingerprint {result['data']}",
-      "recordings": result["num_examples"],
-      "unreadable": len(result["unreadable"]),
-    },
-  )
+  facts = {
+    "data": f"fingerprint {result['data']}",
+    "recordings": result["num_examples"],
+    "unreadable": len(result["unreadable"]),
+  }
+  title = f"{result['model']}, SHA-256 {result['weights'][:16]}..."
+  console.block(title, facts)
   rows = [
     [name, "none" if value is None else value, result["expected"].get(name, "")]
     for name, value in result["measured"].items()

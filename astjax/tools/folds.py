@@ -12,8 +12,6 @@ to WORKDIR/folds.json.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
 import pathlib
 import signal
 import subprocess
@@ -25,6 +23,7 @@ import numpy as np
 from astjax import cli
 from astjax.errors import UserError, nearest
 from astjax.run import log
+from astjax.tools.predict import listed
 from astjax.weights import files
 
 
@@ -34,70 +33,64 @@ def main(argv: Sequence[str] | None = None) -> int:
   add = parser.add_argument
   add("--config", required=True, help="as of astjax.main")
   add("--workdir", required=True, help="gets a folder per fold")
-  add("--folds", default="1,2,3,4,5", help="names, separated by commas")
-  what = "the evaluation on the left-out fold"
-  add("--evaluation", default="test", help=what)
+  add("--folds", type=listed, default="1,2,3,4,5", help="their names")
+  add("--evaluation", default="test", help="that of the left-out fold")
   add("--metric", default="accuracy", help="of that evaluation")
   return cli.run(_cross_validate, parser, argv, pass_on=True)
 
 
 def _cross_validate(args: argparse.Namespace) -> int:
-  folds = [f.strip() for f in args.folds.split(",") if f.strip()]
-  if len(folds) < 2 or len({*folds}) < len(folds):
+  if len({*args.folds}) < max(2, len(args.folds)):
     raise UserError(f"--folds={args.folds} must name two folds or more, once")
-  file = args.config.split(":")[0]
-  if not pathlib.Path(file).is_file():
-    raise UserError(f"there is no config file {file!r}")
   workdir = pathlib.Path(args.workdir).expanduser()
-  for fold in folds:
-    if status := _train(workdir / f"fold_{fold}", fold, folds, args):
+  folders = {fold: workdir / f"fold_{fold}" for fold in args.folds}
+  for fold, folder in folders.items():
+    if status := _train(folder, fold, args):
       text = f"fold {fold} ended with status {status}; the same command goes on"
       return cli.fail(text, status)
   name = f"{args.evaluation}/{args.metric}"
-  curves = {fold: _curve(workdir / f"fold_{fold}", name) for fold in folds}
+  curves = {fold: _curve(folder, name) for fold, folder in folders.items()}
   result = {"metric": name} | summarise(curves)
   files.write_json(workdir / "folds.json", result)
   _show(result)
   return 0
 
 
-def _train(folder, fold, folds, args) -> int:
-  """One fold in a process of its own; returns its status."""
-  # A process of its own: the devices' memory is free again after each, and a
-  # fold that crashes leaves the others as they are.
+def _train(folder, fold, args) -> int:
+  """One fold; returns the exit code of its process."""
+  others = tuple(f for f in args.folds if f != fold)
   command = [
     f"--config={args.config}",
-    f"--config.input.folds={tuple(f for f in folds if f != fold)!r}",
+    f"--config.input.folds={others!r}",
     f"--config.evals.{args.evaluation}.folds={(fold,)!r}",
     *args.others,
   ]
+  file = args.config.split(":")[0]
+  if not pathlib.Path(file).is_file():
+    raise UserError(f"there is no config file {file!r}")
   # What decides on the training; its data is compared by every run itself.
-  digest = files.sha256(args.config.split(":")[0])
-  text = json.dumps({"flags": command, "config": digest})
+  training = {"flags": command, "config": files.sha256(file)}
   done = folder / "finished.json"
-  if done.is_file() and done.read_text() == text:
+  if done.is_file() and files.read_json(done) == training:
     print(f"fold {fold}: finished before")
     return 0
-  print(f"fold {fold} of {', '.join(folds)}: {folder}", flush=True)
-  status = run(
-    [sys.executable, "-m", "astjax.main", *command, f"--workdir={folder}"]
-  )
+  print(f"fold {fold} of {', '.join(args.folds)}: {folder}", flush=True)
+  # A process of its own: the devices' memory is free again after each, and a
+  # fold that crashes leaves the others as they are.
+  program = [sys.executable, "-m", "astjax.main"]
+  status = run([*program, *command, f"--workdir={folder}"])
   if status == 0:
-    with files.written_whole(done) as whole:
-      whole.write_text(text)
+    files.write_json(done, training)
   return status
 
 
 def run(command: Sequence[str]) -> int:
   """Runs it to its end; signals go to it, which saves before it exits."""
   process = subprocess.Popen(command)
-
-  def pass_on(signum, frame):
-    with contextlib.suppress(ProcessLookupError):
-      process.send_signal(signum)
-
-  signals = (signal.SIGINT, signal.SIGTERM)
-  old = {s: signal.signal(s, pass_on) for s in signals}
+  old = {
+    signum: signal.signal(signum, lambda got, _: process.send_signal(got))
+    for signum in (signal.SIGINT, signal.SIGTERM)
+  }
   try:
     return process.wait()
   finally:
@@ -110,8 +103,7 @@ def _curve(folder: pathlib.Path, name: str) -> list[float]:
   lines = log.read(folder / "metrics.jsonl")
   values = [x[name] for x in lines if x.get(name) is not None]
   if not values:
-    evaluation = name.split("/")[0]
-    known = {k for x in lines for k in x if k.split("/")[0] == evaluation}
+    known = {k for x in lines for k in x}
     raise UserError(f"{folder} has no {name}.{nearest(name, known)}")
   return values
 
@@ -119,48 +111,37 @@ def _curve(folder: pathlib.Path, name: str) -> list[float]:
 def summarise(curves: dict[str, list[float]]) -> dict:
   """What the folds say together, at two choices of the evaluation.
 
-  The original (AST on ESC-50) takes the evaluation at which the folds' mean is
-  highest, which is chosen on the test folds themselves; the last one is chosen
-  by nothing.
-
-  Args:
-    curves: {fold: the metric at each evaluation}.
-
-  Raises:
-    UserError: folds with different numbers of evaluations.
+  `curves` are {fold: the metric at each evaluation}, of one length (a UserError
+  otherwise). The original (AST on ESC-50) takes the evaluation at which the
+  folds' mean is highest, which is chosen on the test folds themselves; the last
+  one is chosen by nothing.
   """
-  lengths = {fold: len(values) for fold, values in curves.items()}
-  if len({*lengths.values()}) > 1:
-    raise UserError(
-      f"the folds have different numbers of evaluations: {lengths}"
-    )
+  counts = {fold: len(values) for fold, values in curves.items()}
+  if len({*counts.values()}) > 1:
+    raise UserError(f"folds have different numbers of evaluations: {counts}")
   values = np.array(list(curves.values()))  # [folds, evaluations]
   best = int(values.mean(axis=0).argmax())
 
   def at(i):
-    column = values[:, i]
     return {
       "evaluation": i % values.shape[1] + 1,
-      "folds": dict(zip(curves, map(float, column), strict=True)),
-      "mean": float(column.mean()),
-      "std": float(column.std(ddof=1)),
+      "folds": dict(zip(curves, values[:, i].tolist(), strict=True)),
+      "mean": values[:, i].mean(),
+      "std": values[:, i].std(ddof=1),
     }
 
   return {
     "evaluations": values.shape[1],
     "last": at(-1),
     "best_mean_on_the_test_folds": at(best),
-    "mean_curve": [float(x) for x in values.mean(axis=0)],
+    "mean_curve": values.mean(axis=0).tolist(),
   }
 
 
 def _show(result: dict) -> None:
-  titles = {
-    "last": "last evaluation",
-    "best_mean_on_the_test_folds": "the original's choice (best mean, on the "
-    "test folds)",
-  }
   print(f"{result['metric']} over {result['evaluations']} evaluations")
+  best = "the original's choice (best mean, on the test folds)"
+  titles = {"last": "last evaluation", "best_mean_on_the_test_folds": best}
   for key, title in titles.items():
     row = result[key]
     folds = "  ".join(f"{k}: {v:.4f}" for k, v in row["folds"].items())

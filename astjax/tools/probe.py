@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import argparse
 import ast
+import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -23,7 +24,7 @@ import numpy as np
 from astjax import cli
 from astjax.data import sources
 from astjax.data.reader import Reader
-from astjax.data.source import Source, check_labelled
+from astjax.data.source import check_labelled
 from astjax.errors import UserError, call, lookup
 from astjax.ops.recipe import apply_rows, row_keys
 from astjax.run import log
@@ -38,158 +39,124 @@ _BLOCK = 64  # recordings in memory at once
 def main(argv: Sequence[str] | None = None) -> int:
   """Command line; returns the exit status."""
   parser = cli.Parser(__doc__)
-  add = parser.add_argument
+  add, listed = parser.add_argument, predict.listed
   add("--data_dir", default="", help="where the recordings are")
   add("--source", default="folder", help="as config.input.source")
   what = "its arguments, as in a config: \"{'holdout': 0.2}\""
   add("--source_kw", default="{}", help=what)
-  add("--train_split", default="train", help="to learn from")
-  add("--train_folds", default="", help="to learn from, such as 1,2,3,4")
-  add("--test_split", default="test", help="to rate")
-  add("--test_folds", default="", help="to rate, such as 5")
-  add("--probes", default=",".join(probes.PROBES), help="which ones")
+  for name, what in (("train", "learn from"), ("test", "rate")):
+    add(f"--{name}_split", default=name, help=f"to {what}")
+    what = f"to {what}, such as 1,2; all by default"
+    add(f"--{name}_folds", type=listed, default=(), help=what)
+  add("--probes", type=listed, default=tuple(probes.PROBES), help="which ones")
   add("--k", type=int, default=20, help="neighbours of knn")
   predict.add_model(parser, labels=False)
   return cli.run(_probe, parser, argv)
 
 
 def _probe(args: argparse.Namespace) -> int:
-  chosen = _probes(args)
-  splits = {
-    "train": (args.train_split, _listed(args.train_folds)),
-    "test": (args.test_split, _listed(args.test_folds)),
-  }
-  if splits["train"] == splits["test"]:
+  given = {"knn": {"k": args.k}}
+  chosen = {}
+  for name in args.probes or ("",):
+    make = lookup(probes.PROBES, name, "--probes")
+    chosen[name] = call(make, name, given.get(name, {}))
+  parts = [
+    (args.train_split, args.train_folds),
+    (args.test_split, args.test_folds),
+  ]
+  if parts[0] == parts[1]:
     raise UserError(
       "the recordings to learn from and those to rate are the same: give other "
       "--train_split and --test_split, or folds"
     )
-  readers = {
-    k: Reader(_source(args, split, folds))
-    for k, (split, folds) in splits.items()
-  }
-  names = {k: r.source.class_names for k, r in readers.items()}
-  if names["train"] != names["test"]:
+  readers = [_reader(args, *part) for part in parts]
+  names = [reader.source.class_names for reader in readers]
+  if names[0] != names[1]:
     raise UserError(
-      f"{len(names['train'])} classes to learn from, {len(names['test'])} to "
-      "rate: give both one label_list in --source_kw"
+      f"{len(names[0])} classes to learn from, {len(names[1])} to rate: give "
+      "both one label_list in --source_kw"
     )
   model = predict.load_model(args, ())
   console = log.Console(stderr=True)
-  found = {k: hear(model, r, console, k) for k, r in readers.items()}
-  kinds = {"embeddings": "embedding", "mean log-mels": "log_mels"}
+  known, asked = (hear(model, reader, console) for reader in readers)
   rows = []
-  for kind, key in kinds.items():
+  for kind, key in (("embeddings", "embedding"), ("mean log-mels", "log_mels")):
     for name, probe in chosen.items():
-      known, asked = found["train"], found["test"]
       scores = probe.scores(known[key], known["label"], asked[key])
       rated, _ = probe.summarise({"scores": scores, "label": asked["label"]})
       rows.append([kind, name, *rated.values()])
-  unreadable = sum(len(r.unreadable) for r in readers.values())
+  counts = [len(x["label"]) for x in (known, asked)]
+  unreadable = sum(len(reader.unreadable) for reader in readers)
+  facts = {
+    "recordings": f"{counts[0]} to learn from, {counts[1]} to rate",
+    "classes": len(names[0]),
+    "unreadable": unreadable,
+  }
   out = log.Console()
-  out.block(
-    f"{model.info.origin}, SHA-256 {model.digest[:16]}...",
-    {
-      "recordings": f"{len(found['train']['label'])} to learn from, "
-      f"{len(found['test']['label'])} to rate",
-      "classes": len(names["test"]),
-      "unreadable": unreadable,
-    },
-  )
+  out.block(f"{model.info.origin}, SHA-256 {model.digest[:16]}...", facts)
   out.table("", ["of", "probe", *probes.Probe.metric_names], rows)
   return 1 if unreadable else 0
 
 
-def _probes(args) -> dict[str, probes.Probe]:
-  given = {"knn": {"k": args.k}}
-  return {
-    name: call(
-      lookup(probes.PROBES, name, "--probes"), name, given.get(name, {})
-    )
-    for name in _listed(args.probes) or ("",)
-  }
-
-
-def _listed(text: str) -> tuple[str, ...]:
-  return tuple(x for x in text.split(",") if x)
-
-
-def _source(args, split: str, folds: tuple[str, ...]) -> Source:
+def _reader(args, split: str, folds: tuple[str, ...]) -> Reader:
   try:
-    given: Any = ast.literal_eval(args.source_kw)
+    given = ast.literal_eval(args.source_kw)
   except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
     given = None
   if not isinstance(given, dict):
     raise UserError(
       f"--source_kw={args.source_kw[:300]!r} is not like {{'holdout': 0.2}}"
     )
-  source = sources.build(
-    args.source,
-    "recordings",
-    given,
-    data_dir=args.data_dir,
-    split=split,
-    folds=folds,
-  )
+  where = {"data_dir": args.data_dir, "split": split, "folds": folds}
+  source = sources.build(args.source, "recordings", given, **where)
   check_labelled(source, f"the source {args.source!r}")
-  return source
+  return Reader(source)
 
 
 def hear(
-  model: Bundle, reader: Reader, console: log.Console, what: str
+  model: Bundle, reader: Reader, console: log.Console
 ) -> dict[str, np.ndarray]:
-  """What a probe needs of each readable recording; progress calls them `what`.
+  """{"embedding": [n, D], "log_mels": [n, F], "label": [n, C] multi-hot}.
 
-  Returns:
-    {"embedding": [n, D], "log_mels": [n, F], "label": [n, C] multi-hot}; the
-    log-mels are means over the frames of real samples.
+  Of each readable recording; log-mels are means over frames of real samples.
   """
   source = reader.source
-  log_mels = _LogMels(model.info.recipe)
-  progress = console.ticker(what, len(source), what="recordings")
-  out: dict[str, list] = {"embedding": [], "log_mels": [], "label": []}
-  for first in range(0, len(source), _BLOCK):
-    block = range(first, min(first + _BLOCK, len(source)))
-    heard = {i: x for i in block if (x := reader.read(i)) is not None}
-    waves = [audio for audio, _ in heard.values()]
-    rates = [rate for _, rate in heard.values()]
-    embedded = model.embed(waves, rates, whole=False)
+  log_mels = _mean_log_mels(model.info.recipe)
+  progress = console.ticker("heard", len(source), what="recordings")
+  out: dict[str, list[Any]] = {"embedding": [], "log_mels": [], "label": []}
+  classes = np.arange(len(source.class_names))
+  heard = ((i, x) for i in range(len(source)) if (x := reader.read(i)))
+  while block := list(itertools.islice(heard, _BLOCK)):
+    waves, rates = zip(*(x for _, x in block), strict=True)
+    embedded: Any = model.embed(waves, rates, whole=False)
     out["embedding"] += [e.clip for e in embedded]
     out["log_mels"] += map(log_mels, waves, rates)
-    for i in heard:
-      label = np.zeros(len(source.class_names), np.float32)
-      label[list(source.labels(i))] = 1.0
-      out["label"].append(label)
-    progress(block.stop)
+    labels = [np.isin(classes, source.labels(i)) for i, _ in block]
+    out["label"] += [label.astype(np.float32) for label in labels]
+    progress(block[-1][0] + 1)
   if not out["label"]:
     raise reader.none_readable()
   return {k: np.stack(v) for k, v in out.items()}
 
 
-class _LogMels:
-  """A waveform's mean log-mels [F], by the front-end of a recipe."""
+def _mean_log_mels(text: str) -> Callable[[np.ndarray, int], np.ndarray]:
+  """A function of a waveform and its rate: mean log-mels [F], by a recipe."""
+  parsed = recording.parse(text)
+  # Literal patches are cut from what is wanted here.
+  ops = tuple(op for op in parsed.ops if op.name != "patchify")
 
-  def __init__(self, text: str):
-    recipe = recording.parse(text)
-    self._frames = recipe.frames
-    self._cutting = recording.Cutting(
-      recipe, lengths=(recipe.num_frames,), column=1, num_columns=1
-    )
-    # Literal patches are cut from what is wanted here.
-    ops = tuple(op for op in recipe.ops if op.name != "patchify")
+  @jax.jit
+  def run(batch):
+    keys = row_keys(jax.random.key(0, impl="threefry2x32"), 1)
+    return apply_rows(ops, batch, keys)["fbank"][0]
 
-    def run(batch):
-      keys = row_keys(jax.random.key(0, impl="threefry2x32"), 1)
-      return apply_rows(ops, batch, keys)["fbank"][0]
-
-    self._run = jax.jit(run)
-
-  def __call__(self, audio: np.ndarray, rate: int) -> np.ndarray:
+  def mean(audio, rate):
     heard = recording.Recording(audio, rate)
-    row = next(heard.rows(self._cutting, whole=False))
-    count = np.array([row.num_samples], np.int32)
-    fbank = self._run({"audio": row.audio[None], "num_samples": count})
-    return np.asarray(fbank)[: self._frames.num_frames(row.num_samples)].mean(0)
+    batch = recording.beginnings(parsed, [heard])
+    real = parsed.frames.num_frames(int(batch["num_samples"][0]))
+    return np.asarray(run(batch))[:real].mean(0)
+
+  return mean
 
 
 if __name__ == "__main__":

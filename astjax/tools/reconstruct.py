@@ -7,8 +7,7 @@ the hidden patches as the model draws them, and which of them it can tell apart
 (green; red if not). Of an ASiT: its spectrogram, the same corrupted, where that
 is, the whole as the model draws it, and where the class token looks in the last
 block (on the clean spectrogram, mean over heads). Clips are corrupted as in the
-model's training, as far as it is known, else as in the original's. The model is
-a work directory, a saved model, a published SSAST or ASiT's checkpoint.
+model's training, as far as it is known, else as in the original's.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from astjax import cli, models
-from astjax.errors import UserError, file_error
-from astjax.models import asit, ast
+from astjax.errors import UserError
+from astjax.models import asit, vit
 from astjax.ops import gmml, losses, patches
 from astjax.ops.recipe import apply_rows, row_keys
 from astjax.serving import recording
-from astjax.serving.recording import Recording
 from astjax.tasks import ssast
 from astjax.tasks.base import cut
+from astjax.tools.predict import check_folder
 from astjax.types import Batch
 from astjax.weights import convert, files, load
 from astjax.weights.info import Loaded, Options
@@ -41,27 +40,16 @@ _HIDDEN = 400 / 512
 
 
 class Reconstruction(NamedTuple):
-  """One clip, corrupted once. All arrays are [T, F], the frames of patches.
-
-  Attributes:
-    name: of the clip.
-    fbank: as it is.
-    seen: what the model sees; NaN where that is nothing.
-    hidden: bool, what is hidden or corrupted.
-    drawn: what the model draws; None without that objective.
-    identified: 1 and -1 on hidden patches, 0 elsewhere; None without that
-      objective.
-    attention: of the class token, in the last block on the whole clip, mean
-      over heads; None where it learns nothing.
-    numbers: what can be said in numbers, by name.
-  """
+  """One clip, corrupted once. All arrays are [T, F], the frames of patches."""
 
   name: str
-  fbank: np.ndarray
-  seen: np.ndarray
-  hidden: np.ndarray
-  drawn: np.ndarray | None
-  identified: np.ndarray | None
+  fbank: np.ndarray  # as it is
+  seen: np.ndarray  # by the model; NaN where that is nothing
+  hidden: np.ndarray  # bool: hidden or corrupted
+  drawn: np.ndarray | None  # by the model; None without that objective
+  identified: np.ndarray | None  # 1 and -1 on hidden patches
+  # Of the class token, in the last block on the whole clip, mean over heads;
+  # None where it learns nothing.
   attention: np.ndarray | None
   numbers: Mapping[str, float]
 
@@ -76,21 +64,18 @@ def main(argv: Sequence[str] | None = None) -> int:
   add("--out", default="reconstruction.png", help="a picture")
   what = "hidden patches of a clip; by default as in training, or 400 of 512"
   add("--num_mask", type=int, default=0, help=f"of an SSAST: {what}")
-  add("--network", choices=files.NETWORKS, default=files.NETWORKS[0],
-      help="of ASiT's two")  # fmt: skip
+  networks = files.NETWORKS
+  add("--network", choices=networks, default=networks[0], help="of ASiT's two")
   add("--seed", type=int, default=0, help="of the masks")
   add("--recipe", default="", help="front-end, if the model has none")
   return cli.run(_reconstruct, parser, argv)
 
 
 def _reconstruct(args: argparse.Namespace) -> None:
-  found = reconstruct(
-    load.load(args.model, Options(network=args.network)),
-    args.clips,
-    num_mask=args.num_mask,
-    seed=args.seed,
-    recipe=args.recipe,
-  )
+  check_folder("--out", args.out)
+  loaded = load.load(args.model, Options(network=args.network))
+  how = {k: getattr(args, k) for k in ("num_mask", "seed", "recipe")}
+  found = reconstruct(loaded, args.clips, **how)
   _draw(found, pathlib.Path(args.out).expanduser())
   for one in found:
     numbers = (f"{name} {value:.4f}" for name, value in one.numbers.items())
@@ -107,15 +92,10 @@ def reconstruct(
   seed: int = 0,
   recipe: str = "",
 ) -> list[Reconstruction]:
-  """What the model sees and draws of the beginning of some clips.
+  """What the model sees and draws of the beginning of some clips, by path.
 
-  Args:
-    loaded: the model.
-    clips: paths.
-    num_mask: hidden patches, of an SSAST; 0 takes that of the training, if it
-      is known, else 400 of 512.
-    seed: of the corruption; clip i draws with the i-th key.
-    recipe: replaces the model's own.
+  An SSAST has `num_mask` patches hidden; 0 takes as many as its training, if
+  that is known, else 400 of 512. `recipe` replaces the model's own.
 
   Raises:
     UserError: no pre-trained model, no front-end, a clip that cannot be read,
@@ -123,57 +103,41 @@ def reconstruct(
   """
   info = loaded.info
   what = info.origin or loaded.kind
-  kind = _KINDS.get(info.objective.get("name", ""))
+  kinds = {"ssast": _of_ssast, "asit": _of_asit}
+  kind = kinds.get(info.objective.get("name", ""))
   if kind is None:
-    raise UserError(
-      f"{what} is no SSAST or ASiT as it was pre-trained: it has no heads that "
-      "draw or identify what is hidden"
-    )
+    raise UserError(f"{what} is no SSAST or ASiT with its pre-training heads")
   if not (recipe or info.recipe):
     raise UserError(
       f"the front-end of {what} is not known; give --recipe, such as "
       f"'{recording.EXAMPLE}'"
     )
   parsed = recording.parse(recipe or info.recipe)
+  batch = recording.beginnings(parsed, map(recording.Recording, clips))
+  batch["id"] = np.arange(len(clips), dtype=np.int32)
   key = jax.random.key(seed, impl="threefry2x32")
   keys = row_keys(key, len(clips))
   hear = jax.jit(lambda batch: apply_rows(parsed.ops, batch, keys))
-  found = kind(loaded, hear(_batch(parsed, clips)), key, num_mask)
+  found = jax.tree.map(np.asarray, kind(loaded, hear(batch), key, num_mask))
   return [
-    Reconstruction(
-      clip, **{k: v if v is None else v[i] for k, v in found.items()}
-    )
+    Reconstruction(clip, **jax.tree.map(lambda x, i=i: x[i], found))
     for i, clip in enumerate(clips)
   ]
 
 
-def _batch(recipe: recording.Recipe, clips: Sequence[str]) -> Batch:
-  """The beginnings of the clips, as the recipe's device part reads them."""
-  cutting = recording.Cutting(
-    recipe, lengths=(recipe.num_frames,), column=1, num_columns=1
-  )
-  rows = [next(Recording(clip).rows(cutting, whole=False)) for clip in clips]
-  return {
-    "audio": np.stack([row.audio for row in rows]),
-    "num_samples": np.array([row.num_samples for row in rows], np.int32),
-    "id": np.arange(len(rows), dtype=np.int32),
-  }
-
-
-def _of_ssast(loaded: Loaded, batch: Batch, key, num_mask: int):
+def _of_ssast(loaded: Loaded, batch: Batch, key, num_mask) -> dict[str, Any]:
   """The fields of `Reconstruction` after the name, [B, ...] each."""
   info, params = loaded.info, convert.unflatten(loaded.params)
   heads = set(info.objective["heads"])
   rows, cols = loaded.params[convert.GRID].shape[:2]
-  how = {"num_mask": max(1, round(_HIDDEN * rows * cols))}
+  how: dict[str, Any] = {"num_mask": max(1, round(_HIDDEN * rows * cols))}
   how |= info.objective.get("task_kw", {})
   how |= {"num_mask": num_mask} if num_mask else {}
-  task = ssast.Ssast(
-    **how,
-    backbone=models.build(info.model, "config.json: model"),
-    objective=next(k for k, v in ssast.OBJECTIVES.items() if set(v) == heads),
-    passes=1,  # both heads judge the same hidden patches
-  )
+  objectives = ssast.OBJECTIVES.items()
+  how["objective"] = next(k for k, v in objectives if set(v) == heads)
+  how["passes"] = 1  # both heads judge the same hidden patches
+  backbone = models.build(info.model, "config.json: model")
+  task = ssast.Ssast(backbone=backbone, **how)
 
   @jax.jit
   def run(params, batch):
@@ -194,12 +158,12 @@ def _of_ssast(loaded: Loaded, batch: Batch, key, num_mask: int):
       flat.reshape(clean.shape), patch_size=task.backbone.patch_size
     )
 
-  measured, drawn, identified = {}, None, None
+  drawn, identified, measured = None, None, dict[str, Any]()
   if "discriminative" in out:
-    hits = losses.info_nce(true, out["discriminative"], over=task.softmax_over)
-    hits = np.asarray(hits[1])  # [B, M]
+    predicted = out["discriminative"]
+    _, hits = losses.info_nce(true, predicted, over=task.softmax_over)
     identified = whole(np.where(hits, 1.0, -1.0)[..., None], 0.0)
-    measured["identified"] = hits.mean(1)
+    measured["identified"] = np.mean(hits, 1)  # of [B, M]
   if "generative" in out:
     drawn = whole(out["generative"], in_line)
     measured["mse"] = losses.masked_mse(true, out["generative"])
@@ -210,21 +174,19 @@ def _of_ssast(loaded: Loaded, batch: Batch, key, num_mask: int):
     "drawn": drawn,
     "identified": identified,
     "attention": None,
-    "numbers": _by_clip(measured, count),
+    "numbers": measured,
   }
 
 
-def _of_asit(loaded: Loaded, batch: Batch, key, num_mask: int):
+def _of_asit(loaded: Loaded, batch: Batch, key, num_mask) -> dict[str, Any]:
   """As `_of_ssast`, of an ASiT's blocks."""
   if num_mask:
-    raise UserError(
-      f"num_mask={num_mask} hides patches of an SSAST; ASiT's blocks cover the "
-      "part that they covered in its training"
-    )
+    # Its blocks cover the part that they covered in its training.
+    raise UserError(f"num_mask={num_mask} is for an SSAST, this is an ASiT")
   objective, module = loaded.info.objective, loaded.info.module()
   patch_size = module.backbone.patch_size
-  how = asit.PRESETS[objective.get("preset", "r2")]
-  how = {"drop_perc": how["drop_perc"], **objective.get("task_kw", {})}
+  preset: Mapping[str, Any] = asit.PRESETS[objective.get("preset", "r2")]
+  how = {"drop_perc": preset["drop_perc"], **objective.get("task_kw", {})}
   # Of what is corrupted, a part is replaced by another clip's.
   is_alone = len(batch["id"]) == 1
   corruption = gmml.Gmml(
@@ -246,7 +208,7 @@ def _of_asit(loaded: Loaded, batch: Batch, key, num_mask: int):
       {"params": params}, seen_patches, parts=("reconstruction",)
     )
     drawn = patches.unpatchify(out["reconstruction"], patch_size=patch_size)
-    maps = ast.attention_maps(module.backbone, params["backbone"], clean)
+    maps = vit.attention_maps(module.backbone, params["backbone"], clean)
     attention = jnp.mean(maps, axis=1)[:, 0]  # [B, F', T'] of the class token
     attention = jnp.broadcast_to(attention[..., None], clean.shape)
     return {
@@ -254,40 +216,27 @@ def _of_asit(loaded: Loaded, batch: Batch, key, num_mask: int):
       "seen": seen,
       "hidden": hidden,
       "drawn": drawn,
+      "identified": None,
       "attention": patches.unpatchify(attention, patch_size=patch_size),
-      "l1": losses.masked_l1(fbank, drawn, hidden, axis=(1, 2)),
+      "numbers": {"l1": losses.masked_l1(fbank, drawn, hidden, axis=(1, 2))},
     }
 
-  found = run(convert.unflatten(loaded.params), batch)
-  found = {k: np.asarray(v) for k, v in found.items()}
-  numbers = _by_clip({"l1": found.pop("l1")}, len(batch["id"]))
-  return found | {"identified": None, "numbers": numbers}
+  return run(convert.unflatten(loaded.params), batch)
 
 
-def _by_clip(measured, count):
-  """{name: [B]} -> [{name: number}], one for each clip."""
-  return [{k: float(v[i]) for k, v in measured.items()} for i in range(count)]
-
-
-_KINDS = {"ssast": _of_ssast, "asit": _of_asit}
-
-
-def _panels(
-  one: Reconstruction,
-) -> Iterator[tuple[str, np.ndarray, dict[str, Any]]]:
+def _panels(one: Reconstruction) -> Iterator[tuple]:
   """(title, [T, F], how it is coloured) of each picture of a row."""
   low, high = one.fbank.min(), one.fbank.max()
   mels = {"vmin": low, "vmax": high, "cmap": "viridis"}
   yield "spectrogram", one.fbank, mels
   yield "what the model sees", one.seen, mels
-  if one.attention is None:
-    if one.drawn is not None:
-      yield "hidden patches drawn", one.drawn, mels
-  else:
+  if one.attention is not None:
     mask = one.hidden.astype(np.float32)
     yield "corrupted", mask, {"vmin": 0, "vmax": 1, "cmap": "gray"}
     yield "drawn", one.drawn, mels
     yield "where the class token looks", one.attention, {"cmap": "magma"}
+  elif one.drawn is not None:
+    yield "hidden patches drawn", one.drawn, mels
   if one.identified is not None:
     hits = np.where(one.hidden, one.identified, np.nan)
     yield "identified", hits, {"vmin": -1, "vmax": 1, "cmap": "RdYlGn"}
@@ -295,19 +244,11 @@ def _panels(
 
 def _draw(found: Sequence[Reconstruction], path: pathlib.Path) -> None:
   rows = [list(_panels(one)) for one in found]
-  columns = len(rows[0])
-  figure, axes = subplots(
-    len(rows), columns, figsize=(4 * columns, 2.4 * len(rows))
-  )
+  shape = (len(rows), len(rows[0]))
+  figure, axes = subplots(*shape, figsize=(4 * shape[1], 2.4 * shape[0]))
   for one, row, places in zip(found, rows, axes, strict=True):
     for axis, (_, picture, how) in zip(places, row, strict=True):
-      axis.imshow(
-        picture.T,
-        origin="lower",
-        aspect="auto",
-        interpolation="nearest",
-        **how,
-      )
+      show(axis, picture, interpolation="nearest", **how)
       axis.set_facecolor("lightgray")
     places[0].set(ylabel="mel bin")
     places[0].set_title(pathlib.Path(one.name).name, loc="left", fontsize=9)
@@ -319,28 +260,25 @@ def _draw(found: Sequence[Reconstruction], path: pathlib.Path) -> None:
 
 
 def subplots(rows: int, columns: int, figsize: tuple[float, float], **grid):
-  """(matplotlib's figure, its axes [rows, columns]), apart from any screen.
-
-  Raises:
-    UserError: matplotlib is not installed.
-  """
+  """(matplotlib's figure, its axes [rows, columns])."""
   try:
     # Not pyplot, which would look for a screen.
     from matplotlib.figure import Figure
   except ModuleNotFoundError:
-    raise UserError(
-      "pictures need matplotlib: pip install 'astjax[report]'"
-    ) from None
+    told = "pictures need matplotlib: pip install 'astjax[report]'"
+    raise UserError(told) from None
   figure = Figure(figsize, layout="constrained")
   return figure, figure.subplots(rows, columns, squeeze=False, **grid)
 
 
+def show(axis, picture: np.ndarray, **how) -> None:
+  """Draws a spectrogram [T, F], time to the right."""
+  axis.imshow(picture.T, origin="lower", aspect="auto", **how)
+
+
 def save(figure, path: pathlib.Path) -> None:
-  """Writes a picture; a UserError if it cannot be written."""
-  try:
-    figure.savefig(path, dpi=90)
-  except OSError as e:
-    raise file_error(e, f"cannot write {path}: {e.strerror}") from None
+  """Writes a picture."""
+  figure.savefig(path, dpi=90)
 
 
 if __name__ == "__main__":

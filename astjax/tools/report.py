@@ -42,19 +42,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _report(args: argparse.Namespace) -> None:
   folder = pathlib.Path(args.workdir).expanduser()
   loaded, state = job.load_run(folder, data_dir=args.data_dir)
-  written = [str(learning_curve(folder))]
+  print(f"wrote {learning_curve(folder)}")
   if loaded.task.head is not None:
-    written.append(
-      str(
-        predictions(loaded, state, folder, split=args.split, clips=args.clips)
-      )
-    )
-  print(f"wrote {' and '.join(written)}")
+    drawn = predictions(loaded, state, folder, args.split, args.clips)
+    print(f"wrote {drawn}")
   if loaded.task.saved_objective:
-    print(
-      "what it makes of hidden patches: python -m astjax.tools.reconstruct "
-      f"--model={folder} RECORDING ..."
-    )
+    more = f"astjax.tools.reconstruct --model={folder} RECORDING ..."
+    print(f"what it makes of hidden patches: python -m {more}")
 
 
 def learning_curve(workdir: pathlib.Path) -> pathlib.Path:
@@ -81,26 +75,17 @@ def predictions(
   loaded: job.Job,
   state: TrainState,
   workdir: pathlib.Path,
-  *,
   split: str = "",
   clips: int = 6,
 ) -> pathlib.Path:
   """predictions.png: spectrograms, and the classes the model hears in them.
 
-  Args:
-    loaded: the run, from `job.load_run`.
-    state: its parameters.
-    workdir: where the picture goes.
-    split: name of an evaluation; the first by default.
-    clips: how many clips, from the start of the split.
+  Of the first so many clips of an evaluation, by default the first one.
   """
   if clips < 1:
     raise UserError(f"--clips={clips} must be at least 1")
-  if not loaded.own_evals:
-    raise UserError("the config of this run has no evaluation to take clips of")
-  chosen = lookup(
-    loaded.own_evals, split or next(iter(loaded.own_evals)), "evaluation"
-  )
+  evals = loaded.own_evals
+  chosen = lookup(evals, split or next(iter(evals), ""), "evaluation")
   # No more of the evaluation than is drawn.
   count = -(-clips // chosen.config.batch_size)
   with contextlib.closing(chosen.batches()) as batches:
@@ -137,12 +122,9 @@ def _draw(split, out, scores, spectrograms):
     len(scores), 2, figsize=(11, 2.2 * len(scores)), width_ratios=(2, 1)
   )
   for row, (left, right) in enumerate(axes):
-    left.imshow(spectrograms[row].T, origin="lower", aspect="auto")
-    left.set(
-      title=split.reader.source.name(int(out["id"][row])),
-      xlabel="frame",
-      ylabel="mel bin",
-    )
+    reconstruct.show(left, spectrograms[row])
+    name = split.reader.source.name(int(out["id"][row]))
+    left.set(title=name, xlabel="frame", ylabel="mel bin")
     top = np.argsort(-scores[row])[:6][::-1]
     true = out["label"][row, top] > 0.5
     right.barh(

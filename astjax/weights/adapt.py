@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import field
 from typing import Literal
 
 import numpy as np
@@ -27,33 +28,27 @@ _SSAST_ROWS = 8
 
 @dataclasses.dataclass
 class Report:
-  """What became of every leaf, and of every name of the file.
+  """What became of every leaf of the model, and of every name of the file."""
 
-  Attributes:
-    kept: paths taken over as they are.
-    changed: path -> what was done to it.
-    dropped: names or paths that have no place in the model, with the reason.
-    fresh: paths of the model that nothing of the file fills.
-    notes: what else should be known.
-  """
-
-  kept: list[str] = dataclasses.field(default_factory=list)
-  changed: dict[str, str] = dataclasses.field(default_factory=dict)
-  dropped: dict[str, str] = dataclasses.field(default_factory=dict)
-  fresh: list[str] = dataclasses.field(default_factory=list)
-  notes: list[str] = dataclasses.field(default_factory=list)
+  kept: list[str] = field(default_factory=list)  # paths taken over as they are
+  changed: dict[str, str] = field(
+    default_factory=dict
+  )  # path -> what was done to it
+  dropped: dict[str, str] = field(
+    default_factory=dict
+  )  # name or path -> why it has no place
+  fresh: list[str] = field(
+    default_factory=list
+  )  # paths that nothing of the file fills
+  notes: list[str] = field(default_factory=list)
 
   def lines(self) -> list[str]:
-    """For people; leaves that stay as they are as a number."""
+    """For people; of leaves that stay as they are only the number."""
     lines = [f"taken: {len(self.kept)} arrays as they are"]
     lines += [f"adapted: {path}: {what}" for path, what in self.changed.items()]
-    reasons: dict[str, list[str]] = {}
-    for name, reason in self.dropped.items():
-      reasons.setdefault(reason, []).append(name)
-    lines += [
-      f"dropped ({reason}): {_listed(names)}"
-      for reason, names in reasons.items()
-    ]
+    for reason in dict.fromkeys(self.dropped.values()):
+      names = [name for name, why in self.dropped.items() if why == reason]
+      lines.append(f"dropped ({reason}): {_listed(names)}")
     if self.fresh:
       lines.append(f"fresh: {_listed(self.fresh)}")
     return lines + [f"note: {text}" for text in self.notes]
@@ -78,13 +73,10 @@ def resize_grid(grid: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
   An axis that gets shorter is cut around its middle, one that gets longer is
   interpolated linearly with half-pixel centres and without antialiasing
-  (torch's bilinear, align_corners=False). Time comes first, as in AST; ASiT's
-  fine-tuning has frequency first, which differs by rounding alone.
-
-  Args:
-    grid: positions of the patches.
-    shape: (F', T') of the model.
+  (torch's bilinear, align_corners=False).
   """
+  # Time comes first, as in AST; ASiT's fine-tuning has frequency first, which
+  # differs by rounding alone.
   grid = _resize_axis(grid, shape[1], axis=1)
   return _resize_axis(grid, shape[0], axis=0)
 
@@ -98,7 +90,6 @@ def _resize_axis(x, size, axis):
 
 
 def _interpolate(x, size, axis):
-  """To a longer or a shorter axis."""
   have = x.shape[axis]
   source = (np.arange(size, dtype=np.float32) + 0.5) * np.float32(have / size)
   source = np.maximum(source - np.float32(0.5), 0)
@@ -118,16 +109,13 @@ def resize_ssast_grid(grid: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
   Published results and other people's checkpoints come from that code, and
   where its usual settings are used the slips change nothing.
 
-  Args:
-    grid: positions [F', T', D] of the pre-training.
-    shape: (F', T') of the model.
-
   Raises:
-    UserError: that cut gives another number of rows.
+    UserError: the cut gives another number of rows, where the original crashes.
   """
   have, (rows, columns) = grid.shape[:2], shape
   grid = _resize_axis(grid, columns, axis=1)
-  if _detours(have, shape):
+  # A single row would only be repeated, and come back as it is.
+  if columns >= have[1] and have[0] not in (1, _SSAST_ROWS):
     grid = _interpolate(grid, _SSAST_ROWS, axis=0)
   if rows >= have[0]:
     return _interpolate(grid, rows, axis=0)
@@ -135,8 +123,8 @@ def resize_ssast_grid(grid: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
   grid = grid[start : start + columns]
   if len(grid) != rows:
     raise UserError(
-      f"the original SSAST cannot take positions of {_by(have)} patches to "
-      f"{_by(shape)} (frequency x time): its cut in frequency gives "
+      f"the original SSAST cannot take positions of {by(have)} patches to "
+      f"{by(shape)} (frequency x time): its cut in frequency gives "
       f"{len(grid)} rows; positions='corrected' can"
     )
   return grid
@@ -146,10 +134,6 @@ def resize_bicubic(grid: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
   """Positions [F', T', D] for another grid as in ASiT's pre-training.
 
   Bicubic on both axes, the shorter one too (see `ops/posemb.py`).
-
-  Args:
-    grid: positions of the patches.
-    shape: (F', T') of the model.
   """
   frequency, time = map(posemb.bicubic_matrix, grid.shape[:2], shape)
   out = np.einsum("fi,tj,ijd->ftd", frequency, time, grid, optimize=True)
@@ -164,27 +148,9 @@ RESIZES = {
 }
 
 
-def _detours(have, want):
-  """Whether the 8 rows in between change anything; a single row they repeat."""
-  return want[1] >= have[1] and have[0] not in (1, _SSAST_ROWS)
-
-
-def _by(pair):
+def by(pair: Sequence[int]) -> str:
+  """A size for people."""
   return f"{pair[0]} x {pair[1]}"
-
-
-def _how(have: tuple[int, int], want: tuple[int, int], resize: Resize) -> str:
-  parts, is_bicubic = [], resize == "bicubic"
-  for name, old, new in zip(("frequency", "time"), have, want, strict=True):
-    if new < old and not is_bicubic:
-      start = old // 2 - new // 2
-      parts.append(f"{name} {old} -> {new} (cut {start} to {start + new - 1})")
-    elif new != old:
-      how = "bicubic" if is_bicubic else "interpolated"
-      parts.append(f"{name} {old} -> {new} ({how})")
-  if resize == "ssast" and _detours(have, want):
-    parts.append(f"through {_SSAST_ROWS} rows, as the original SSAST")
-  return "positions, " + ", ".join(parts)
 
 
 def fit(
@@ -199,25 +165,15 @@ def fit(
 ) -> tuple[dict[str, np.ndarray], Report]:
   """The parameters of a model, filled from a checkpoint of another shape.
 
-  Parts beside `backbone` and `head` belong to a pre-training: those of the
-  checkpoint alone are dropped, those of the model alone stay fresh, and those
-  of both are taken. Otherwise every change of task would need its list in
-  `fresh`.
-
   Args:
     source: the checkpoint's parameters by path; a patch kernel may still have
       image channels [ph, pw, 3, D].
-    model: the model's fresh parameters by path. What stays fresh is copied.
+    model: the model's fresh parameters by path.
     source_prefix: names of the checkpoint's prefix tokens, in order.
     model_prefix: those of the model.
-    rows: whether rows of the checkpoint's patches and grid become frequency
-      (AST's choice for images) or time (ASiT's).
-    fresh: expressions for whole paths that are left fresh although the
-      checkpoint has them.
+    rows: as in `info.Options`, as is `fresh`.
+    fresh: see there.
     resize: how positions change, a key of `RESIZES`.
-
-  Returns:
-    ({path: array of the model's shape}, report).
 
   Raises:
     UserError: leaves that are missing, superfluous or of another shape, all
@@ -225,8 +181,9 @@ def fit(
   """
   _check_expressions(fresh, model)
   source, report = dict(source), Report()
-  # What belongs to an objective comes and goes with it; parts that both have
-  # are compared as strictly as the backbone.
+  # Parts beside backbone and head belong to an objective, and come and go with
+  # it: else every change of task would need its list in `fresh`. Parts that
+  # both have are compared as strictly as the backbone.
   theirs, ours = _parts(source), _parts(model)
   is_fresh = lambda p: (  # noqa: E731
     _part(p) in ours - theirs or any(re.fullmatch(e, p) for e in fresh)
@@ -240,7 +197,10 @@ def fit(
       continue
     del source[path]
   if rows == "time":
-    _turn(source, report)
+    for path, what in ((KERNEL, "kernel"), (convert.GRID, "positions")):
+      if path in source:
+        source[path] = np.swapaxes(source[path], 0, 1)
+        _note(report, path, f"{what} turned, rows become time")
   if KERNEL in source and source[KERNEL].ndim == 4:
     channels = source[KERNEL].shape[2]
     source[KERNEL] = sum_channels(source[KERNEL])
@@ -268,17 +228,15 @@ def fit(
   return taken, report
 
 
-def _check_expressions(fresh: Sequence[str], model: Mapping):
-  """Each is an expression that meets something; the classifier's need not."""
+def _check_expressions(fresh: Sequence[str], model: Mapping) -> None:
   for expression in fresh:
     try:
       met = any(re.fullmatch(expression, path) for path in model)
     except re.error as e:
       raise UserError(f"fresh: {expression!r} is no expression: {e}") from None
-    if not met and expression != HEAD:
+    if not met and expression != HEAD:  # a backbone alone has no head
       raise UserError(
-        f"fresh: {expression!r} meets none of the model's parameters, which "
-        f"are named like {', '.join(list(model)[:3])}"
+        f"fresh: {expression!r} meets none of the model's parameters"
       )
 
 
@@ -287,7 +245,6 @@ def _part(path):
 
 
 def _parts(flat):
-  """The parts that belong to one objective."""
   return {_part(path) for path in flat} - {"backbone", "head"}
 
 
@@ -296,32 +253,23 @@ def _note(report, path, what):
   report.changed[path] = f"{before}; {what}" if before else what
 
 
-def _turn(source, report):
-  """Rows become time: the kernel's and the grid's first two axes change."""
-  for path, what in ((KERNEL, "kernel"), (convert.GRID, "positions")):
-    if path in source:
-      source[path] = np.swapaxes(source[path], 0, 1)
-      _note(report, path, f"{what} turned, rows become time")
-
-
 def _fit_grid(source, model, report, resize):
   if convert.GRID not in source or convert.GRID not in model:
     return
   have, want = source[convert.GRID].shape, model[convert.GRID].shape
-  if have[2] != want[2]:  # another width, which all else will tell
+  if have[2] != want[2]:  # the comparison of all shapes says so better
     return
   grid = RESIZES[resize](source[convert.GRID], want[:2])
   if not np.array_equal(grid, source[convert.GRID]):
     source[convert.GRID] = grid
-    _note(report, convert.GRID, _how(have[:2], want[:2], resize))
+    sizes = f"{by(have)} -> {by(want)}"
+    _note(report, convert.GRID, f"positions, {sizes} ({resize})")
 
 
 def _fit_prefix(source, model, source_prefix, model_prefix, report):
-  """Prefix tokens by name; a missing one stays fresh, with its position.
-
-  Not a copy of another token: two equal tokens would get equal gradients and
-  stay equal for ever.
-  """
+  """Prefix tokens by name; returns the paths of those that stay fresh."""
+  # A missing one is no copy of another token: two equal tokens would get equal
+  # gradients and stay equal for ever.
   missing = [name for name in model_prefix if name not in source_prefix]
   for name in source_prefix:
     if name not in model_prefix:

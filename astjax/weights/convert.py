@@ -41,14 +41,10 @@ unflatten = functools.partial(traverse_util.unflatten_dict, sep="/")
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-  """One line of a table.
+  """Foreign names, parameter paths, and the transform between their arrays.
 
-  Attributes:
-    sources: foreign names that belong together, such as query, key and value;
-      `{i}` stands for the number of a block.
-    targets: parameter paths, with the same `{i}`; empty for a name that is
-      dropped on purpose.
-    transform: between the two.
+  Several sources belong together, such as query, key and value; `{i}` stands
+  for the number of a block. Names without a target are dropped on purpose.
   """
 
   sources: tuple[str, ...]
@@ -60,10 +56,6 @@ def rename(
   source: Mapping[str, np.ndarray], rules: Sequence[Rule]
 ) -> tuple[dict[str, np.ndarray], list[str]]:
   """A foreign state dict under the names of this library.
-
-  Args:
-    source: {name: array} as read from a file.
-    rules: the table for this kind of file.
 
   Returns:
     ({parameter path: array}, names that were dropped); positions are one
@@ -123,14 +115,10 @@ def lay_out(
   *,
   may_lack_prefix: bool = False,
 ) -> dict[str, np.ndarray]:
-  """Splits the sequence of positions, if there is one.
+  """Splits the sequence of positions, if there is one, into P and (F', T').
 
-  Args:
-    flat: parameters by path.
-    num_prefix: P.
-    grid: (F', T'); frequency is the outer one, but in a `TIME_SEQUENCE`.
-    may_lack_prefix: positions of the N patches alone are right, and give zeros
-      to the prefix (big_vision adds them before the prefix joins).
+  With `may_lack_prefix`, positions of the patches alone are right as well, and
+  give zeros to the prefix: big_vision adds them before the prefix joins.
 
   Raises:
     UserError: another number of positions than P + F' * T'.
@@ -177,16 +165,14 @@ def check(
   """
   leaves = flatten(expected)
   named = lambda path: path + _foreign(path, rules)  # noqa: E731
-  extra, absent = flat.keys() - leaves.keys(), leaves.keys() - flat.keys()
-  problems = [f"+ {named(k)} is not in the model" for k in flat if k in extra]
-  problems += [
-    f"- {named(k)} is not in the file" for k in leaves if k in absent
+  problems = [
+    f"+ {named(k)} is not in the model" for k in flat if k not in leaves
   ]
   for path, leaf in leaves.items():
     value = flat.get(path)
     if value is None:
-      continue
-    if tuple(value.shape) != tuple(leaf.shape):
+      problems.append(f"- {named(path)} is not in the file")
+    elif tuple(value.shape) != tuple(leaf.shape):
       problems.append(
         f"{named(path)} is {tuple(value.shape)} in the file, "
         f"{tuple(leaf.shape)} in the model"
@@ -201,38 +187,10 @@ def check(
   )
 
 
-def convert(
-  source: Mapping[str, np.ndarray], rules: Sequence[Rule], expected: Params
-) -> Params:
-  """`rename`, `lay_out` and `check`: a foreign state dict as parameters.
-
-  Args:
-    source: {name: array} as read from a file.
-    rules: the table for this kind of file.
-    expected: a tree of arrays or `ShapeDtypeStruct`s, as from
-      `jax.eval_shape(model.init, ...)`; every leaf has to be filled.
-
-  Returns:
-    A nested dict of arrays, of the shapes and types of `expected`.
-
-  Raises:
-    UserError: whatever does not fit.
-  """
-  flat, _ = rename(source, rules)
-  flat.pop(INPUT_SIZE, None)
-  leaves = flatten(expected)
-  if GRID in leaves:
-    num_prefix = leaves[PREFIX].shape[0] if PREFIX in leaves else 0
-    flat = lay_out(flat, num_prefix, leaves[GRID].shape[:2])
-  return check(flat, expected, rules)
-
-
 def revert(params: Params, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
   """Parameters under the foreign names: the table read backwards.
 
-  Args:
-    params: nested; beside its parts there may be an `INPUT_SIZE`.
-    rules: the table.
+  Beside the parameters there may be an `INPUT_SIZE`.
 
   Raises:
     UserError: a parameter that the foreign format has no name for.
@@ -247,17 +205,15 @@ def revert(params: Params, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
       rows.insert(0, flat.pop(PREFIX))
     flat[name] = np.concatenate(rows)
   out: dict[str, np.ndarray] = {}
-  done = set()
   for path in flat:
     met = _met(path, rules, "targets")
     if not met:
       raise UserError(f"the format has no name for the parameter {path}")
     for rule, _, number in met:
-      if (rule, number) in done:
-        continue
-      done.add((rule, number))
-      arrays = [flat[_fill(t, number)] for t in rule.targets]
       names = [_fill(s, number) for s in rule.sources]
+      if names[0] in out:  # the rule has another target, which came before
+        continue
+      arrays = [flat[_fill(t, number)] for t in rule.targets]
       values = rule.transform.backward(*arrays)
       # Not ascontiguousarray, which turns a scalar into a list of one.
       values = [np.asarray(v, order="C") for v in values]
@@ -277,27 +233,24 @@ def _foreign(path: str, rules: Sequence[Rule]) -> str:
   return ""
 
 
-def _met(name: str, rules: Sequence[Rule], side: str):
+def _met(
+  name: str, rules: Sequence[Rule], side: str
+) -> list[tuple[Rule, str, str]]:
   """[(rule, template, number)] where a name fits a template of one side."""
   return [
-    (rule, template, number)
+    (rule, template, match["i"] or "")
     for rule in rules
     for template in getattr(rule, side)
-    if (number := _number(template, name)) is not None
+    if (match := _pattern(template).fullmatch(name))
   ]
 
 
 @functools.cache
 def _pattern(template: str) -> re.Pattern:
-  return re.compile(re.escape(template).replace(r"\{i\}", r"(\d{1,4})"))
-
-
-def _number(template: str, name: str) -> str | None:
-  """What `{i}` stands for in a name ("" without one), None if it differs."""
-  match = _pattern(template).fullmatch(name)
-  if match is None:
-    return None
-  return str(int(match.group(1))) if match.groups() else ""
+  # `i` is the number without leading zeros; a template without one has "".
+  before, mark, after = map(re.escape, template.partition("{i}"))
+  number = r"0*(?P<i>[0-9]{1,4})" if mark else "(?P<i>)"
+  return re.compile(before + number + after)
 
 
 def _fill(template: str, number: str) -> str:

@@ -37,7 +37,7 @@ def cache_dir() -> pathlib.Path:
 def check_name(source: str) -> None:
   """Raises a UserError if a source can be neither of the three kinds.
 
-  Needs no network; whether a Hugging Face name exists shows when it is fetched.
+  Whether a Hugging Face name exists shows only when it is fetched.
   """
   is_path = os.path.exists(os.path.expanduser(source))
   if source in registry.CHECKPOINTS or is_path:
@@ -52,14 +52,7 @@ def check_name(source: str) -> None:
 
 
 def fetch(source: str) -> pathlib.Path:
-  """The local file or folder of a checkpoint, fetched if it has to be.
-
-  Args:
-    source: a path, a key of `registry.CHECKPOINTS`, or a Hugging Face name.
-
-  Raises:
-    UserError: it cannot be found or fetched, or arrives damaged.
-  """
+  """The local file or folder of a checkpoint, fetched if it has to be."""
   check_name(source)
   if source in registry.CHECKPOINTS:
     return _published(source, registry.CHECKPOINTS[source])
@@ -85,21 +78,15 @@ def _published(name, checkpoint):
       f"{mirror}"
     ) from None
   except OSError as e:
-    raise file_error(
-      e,
-      f"cannot write {path}: {e.strerror or e} ($ASTJAX_CACHE names another "
-      "folder)",
-    ) from None
+    text = f"cannot write {path}: {e.strerror or e} (see $ASTJAX_CACHE)"
+    raise file_error(e, text) from None
   return path
 
 
 def download(url: str, path: pathlib.Path, *, sha256: str = "") -> None:
   """Fetches a file; `path` is complete and checked, or absent.
 
-  Args:
-    url: its address.
-    path: where it goes.
-    sha256: the digest or its beginning; "" checks nothing.
+  `sha256` is the digest or its beginning; "" checks nothing.
 
   Raises:
     UserError: no such file, or another file than expected.
@@ -119,7 +106,15 @@ def download(url: str, path: pathlib.Path, *, sha256: str = "") -> None:
     # What a dead link or a hotel's network gives, with a 200.
     if answer.headers.get_content_type() == "text/html":
       raise UserError(f"{url} gives a web page, expected a file")
-    with open(part, "wb") as file, _shown(answer, path.name) as source:
+    # From the beginning each time: a library that goes on where it stopped
+    # compares whole digests only, of which some publishers tell the beginning.
+    shown = rich.progress.wrap_file(
+      answer,
+      answer.length or 0,
+      description=f"fetching {path.name}",
+      console=rich.console.Console(stderr=True),
+    )
+    with open(part, "wb") as file, shown as source:
       while chunk := _read(source, url):
         file.write(chunk)
       # It counts down; Python takes a lost connection for the end.
@@ -127,20 +122,7 @@ def download(url: str, path: pathlib.Path, *, sha256: str = "") -> None:
         raise Outage(f"{url} broke off after {file.tell():,} bytes")
     digest = files.sha256(part)
     if not digest.startswith(sha256):
-      raise UserError(
-        f"{url} gave another file than expected: SHA-256 {digest[:16]}..., "
-        f"expected {sha256[:16]}..."
-      )
-
-
-def _shown(answer, name: str):
-  """The answer, and a bar for what has been read of it."""
-  return rich.progress.wrap_file(
-    answer,
-    answer.length or 0,
-    description=f"fetching {name}",
-    console=rich.console.Console(stderr=True),
-  )
+      raise UserError(f"{url} gave another file: SHA-256 {digest[:16]}...")
 
 
 def _read(source, url: str) -> bytes:
@@ -174,23 +156,15 @@ def _from_hub(name: str) -> pathlib.Path:
       )
     )
 
-  kind = UserError
   try:
     folder = get("*.json", "*.safetensors")
     if not any(folder.glob("*.safetensors")):
       folder = get("*.json", "pytorch_model*.bin")
     return folder
-  except errors.GatedRepoError:
-    reason = "its owner has to grant you access first (hf auth login)"
-  except errors.RepositoryNotFoundError:
-    reason = "there is no such repository, or it is private"
-  except errors.RevisionNotFoundError:
-    reason = f"it has no revision {revision!r}"
   except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
+    kind: type[UserError] = Outage
     reason = "it is not in the cache and Hugging Face cannot be reached"
-    kind = Outage
   except Exception as e:  # also those of the HTTP library below it
-    reason = _reason(e)
-  raise kind(
-    f"cannot get {name!r} (no existing path) from Hugging Face: {reason}"
-  )
+    # Such as GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError.
+    kind, reason = UserError, f"{type(e).__name__}: {_reason(e)}"
+  raise kind(f"cannot get {name!r} from Hugging Face: {reason}")

@@ -39,32 +39,24 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
   Args:
     path: `.safetensors`, `.npz`, or torch's `.pth` (also named .pt or .bin).
       If it holds two `NETWORKS`, names begin with "teacher." and "student.".
-
-  Raises:
-    UserError: a missing, empty, damaged or unknown file, or one without
-      tensors.
   """
   path = pathlib.Path(path)
   try:
-    if path.is_dir():
-      raise UserError(f"{path} is a folder, expected a file of weights")
-    is_empty = path.stat().st_size == 0
+    with open(path, "rb") as f:
+      if not f.read(1):
+        raise UserError(f"{path} is empty, expected a file of weights")
   except FileNotFoundError:
     raise UserError(f"there is no file {path}") from None
   except OSError as e:
     raise file_error(e, f"cannot read {path}: {e.strerror}") from None
-  if is_empty:
-    raise UserError(f"{path} is empty, expected a file of weights")
-  if path.suffix not in SUFFIXES:
-    raise UserError(
-      f"{path} is not a known file of weights; known are {', '.join(SUFFIXES)}"
-    )
   if path.suffix == ".safetensors":
     tensors = _read_safetensors(path)
   elif path.suffix == ".npz":
     tensors = _read_npz(path)
-  else:
+  elif path.suffix in SUFFIXES:
     tensors = _state_dict(pth.read(path), path)
+  else:
+    raise UserError(f"{path} is none of the known {', '.join(SUFFIXES)}")
   if not tensors:
     raise UserError(f"{path} has no tensors")
   return tensors
@@ -77,9 +69,7 @@ def _read_safetensors(path):
   except (safetensors.SafetensorError, OSError, ValueError) as e:
     raise _damaged(path, "safetensors", e) from None
   except (KeyError, TypeError, AttributeError) as e:
-    raise UserError(
-      f"{path} has a type of numbers that NumPy does not know: {e}"
-    ) from None
+    raise UserError(f"{path} has a type unknown to NumPy: {e}") from None
 
 
 def _read_npz(path):
@@ -111,9 +101,8 @@ def _damaged(path, kind, error):
 def _state_dict(value: Any, path) -> dict[str, np.ndarray]:
   """The weights in what a `.pth` file holds."""
   if not isinstance(value, Mapping):
-    raise UserError(
-      f"{path} holds a {type(value).__name__}, expected a state dict"
-    )
+    what = type(value).__name__
+    raise UserError(f"{path} holds a {what}, expected a state dict")
   inner = [k for k, v in value.items() if isinstance(v, Mapping)]
   nested = [k for k in _KEYS if k in inner]
   # safetensors is flat: so these are also the names that are written.
@@ -121,36 +110,28 @@ def _state_dict(value: Any, path) -> dict[str, np.ndarray]:
     value = {f"{n}.{k}": v for n in networks for k, v in value[n].items()}
   elif nested:
     value = value[nested[0]]
-  others = [k for k, v in value.items() if not isinstance(v, np.ndarray)]
-  if others:
+  if not all(isinstance(v, np.ndarray) for v in value.values()):
     what = ", ".join(f"{k!r}" for k in list(value)[:8])
     raise UserError(
       f"{path} has no state dict: it holds {what}; expected tensors by name, "
       f"or those under one of {', '.join((*_KEYS, *NETWORKS))}"
     )
   names = {str(k): v for k, v in value.items()}
-  if len(names) < len(value):
+  if len(names) < len(value):  # 0 and "0"
     raise UserError(f"{path} has two tensors of one name")
   return names
 
 
 def metadata(path: str | os.PathLike) -> dict[str, str]:
-  """The texts in a `.safetensors` file beside its tensors; {} of others."""
+  """The texts beside the tensors that were read; {} if not `.safetensors`."""
   if pathlib.Path(path).suffix != ".safetensors":
     return {}
-  try:
-    with safetensors.safe_open(path, framework="numpy") as f:
-      return dict(f.metadata() or {})
-  except (safetensors.SafetensorError, OSError, ValueError) as e:
-    raise _damaged(path, "safetensors", e) from None
+  with safetensors.safe_open(path, framework="numpy") as f:
+    return dict(f.metadata() or {})
 
 
 def read_folder(folder: str | os.PathLike) -> dict[str, np.ndarray]:
-  """The tensors of a Hugging Face folder, in one file or in shards.
-
-  Raises:
-    UserError: no weights in it, or damaged ones.
-  """
+  """The tensors of a Hugging Face folder, in one file or in shards."""
   return {
     name: array
     for path in weight_files(folder)
@@ -164,28 +145,20 @@ def weight_files(folder: str | os.PathLike) -> list[pathlib.Path]:
   for name in HF_WEIGHTS:
     if (folder / name).is_file():
       return [folder / name]
-    if (folder / (name + ".index.json")).is_file():
-      index = read_json(folder / (name + ".index.json"))
-      shards = index.get("weight_map", {})
-      whole = isinstance(shards, dict) and shards
-      if not whole or not all(map(_is_file_name, shards.values())):
-        raise UserError(f"{folder / name}.index.json lists no weights")
-      return [folder / pathlib.Path(s).name for s in sorted({*shards.values()})]
-  raise UserError(
-    f"{folder} has no weights: neither model.safetensors nor pytorch_model.bin"
-  )
-
-
-def _is_file_name(value):
-  return isinstance(value, str) and value.isprintable()
+    index = folder / (name + ".index.json")
+    if index.is_file():
+      shards = read_json(index).get("weight_map")
+      names = [*shards.values()] if isinstance(shards, dict) else []
+      is_whole = all(isinstance(s, str) and s.isprintable() for s in names)
+      if not names or not is_whole:
+        raise UserError(f"{index} lists no weights")
+      # The last part alone: an index points to nothing outside of its folder.
+      return [folder / pathlib.Path(s).name for s in sorted({*names})]
+  raise UserError(f"{folder} has no weights: no {' or '.join(HF_WEIGHTS)}")
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-  """A JSON object.
-
-  Raises:
-    UserError: missing, damaged, or not an object.
-  """
+  """A JSON object."""
   try:
     value = json.loads(path.read_text(encoding="utf-8"))
   except FileNotFoundError:
@@ -209,9 +182,6 @@ def written_whole(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
   So `path` is never half written: an error leaves what was there before. For a
   file, which may replace another one, or for a new folder.
-
-  Raises:
-    OSError: it cannot be written.
   """
   path = pathlib.Path(os.path.realpath(path))  # a link stays a link
   # The same file system, since only there a rename is one step; a name of its
@@ -226,15 +196,13 @@ def written_whole(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def new_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-  """`written_whole` for what must not be there yet.
+  """`written_whole` for what must not be there yet, but as an empty folder.
 
   Raises:
-    UserError: `path` is there already (and not an empty folder), or something
-      cannot be written.
+    UserError: `path` is there already, or something cannot be written.
   """
   path = pathlib.Path(os.path.realpath(pathlib.Path(path).expanduser()))
-  if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-    raise UserError(f"{path} is there already; give a new name")
+  check_new(path)
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as temporary:
@@ -243,16 +211,18 @@ def new_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     raise file_error(e, f"cannot write {path}: {e.strerror or e}") from None
 
 
+def check_new(path: pathlib.Path) -> None:
+  """Raises a UserError for a file, or a folder that is not empty."""
+  if path.is_file() or (path.is_dir() and any(path.iterdir())):
+    raise UserError(f"{path} is there already; give a new name")
+
+
 def write_safetensors(
   path: pathlib.Path,
   tensors: Mapping[str, np.ndarray],
   metadata: Mapping[str, str] | None = None,
 ) -> None:
-  """A `.safetensors` file; arrays are made contiguous first.
-
-  Raises:
-    OSError: it cannot be written.
-  """
+  """A `.safetensors` file; an OSError if it cannot be written."""
   # Not ascontiguousarray, which turns a scalar into a list of one.
   arrays = {k: np.asarray(v, order="C") for k, v in tensors.items()}
   try:
@@ -266,21 +236,14 @@ def write_safetensors(
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-  """Indented JSON, whole or not at all; NaN becomes null.
-
-  Raises:
-    OSError: it cannot be written.
-  """
+  """Indented JSON, whole or not at all; NaN becomes null."""
   text = json.dumps(jsonable(value), indent=2, allow_nan=False)
   with written_whole(path) as temporary:
     temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def jsonable(value: Any) -> Any:
-  """The same as JSON can say it: NaN and infinity become null.
-
-  Arrays and their scalars become numbers, tuples lists.
-  """
+  """Plain values that JSON can say: arrays become lists, NaN becomes null."""
   if isinstance(value, Mapping):
     return {k: jsonable(v) for k, v in value.items()}
   if isinstance(value, (list, tuple)):

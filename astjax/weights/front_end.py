@@ -15,93 +15,38 @@ from typing import Annotated, Any, Literal
 from astjax.errors import Count, Positive, UserError, Within, call
 from astjax.ops import host_ops
 from astjax.ops import recipe as recipes
+from astjax.ops.fbank import FbankSpec
 
 Finite = Annotated[float, Within(math.isfinite, "finite")]
 
 
-# What `FrontEnd` can say, in this order; patches that the recipe cuts are those
-# of the model.
-_ORDER = (
-  *("decode", "resample", "fit", "quantise", "to_float", "center", "fbank"),
-  *("pad_frames", "standardize", "patchify"),
-)
-# What no other format has an argument for.
-_USUAL = {
-  "frame_length_ms": 25.0,
-  "frame_shift_ms": 10.0,
-  "low_freq": 20.0,
-  "high_freq": 0.0,
-  "preemphasis": 0.97,
-}
+# Ops that a recipe may lack, since others do them all the same.
+_OPTIONAL = ("decode", "resample", "quantise", "to_float")
 
 
 @dataclasses.dataclass(frozen=True)
 class FrontEnd:
-  """The part of a recipe that other formats can express.
+  """The part of a recipe that other formats can express."""
 
-  Attributes:
-    sample_rate: Hz.
-    num_frames: T of the model's input.
-    num_mel_bins: F.
-    statistics: mean and standard deviation, None without standardising.
-    center: whether the waveform's mean is subtracted.
-    padding: of short recordings: "frames" that are not of real samples alone
-      become 0.0 before standardising (AST, SSAST), or the "waveform" gets
-      zeros, which count as sound (ASiT).
-    channel: "mean" or "first" of several.
-  """
-
-  sample_rate: Count
-  num_frames: Count
-  num_mel_bins: Count
+  sample_rate: Count  # Hz
+  num_frames: Count  # T of the model's input
+  num_mel_bins: Count  # F
+  # Mean and standard deviation, None without standardising.
   statistics: tuple[Finite, Positive] | None
-  center: bool = True
+  center: bool = True  # whether the waveform's mean is subtracted
+  # Of short recordings: frames that are not of real samples alone become 0.0
+  # before standardising (AST, SSAST), or the waveform gets zeros, which count
+  # as sound (ASiT).
   padding: Literal["frames", "waveform"] = "frames"
-  channel: Literal["mean", "first"] = "mean"
+  channel: Literal["mean", "first"] = "mean"  # of several
 
   @classmethod
   def from_recipe(cls, recipe: str) -> FrontEnd:
-    """Reads a recipe.
-
-    Raises:
-      UserError: it does what `FrontEnd` cannot say.
-    """
-    where = "the recipe"
-    names = [name for name, _, _ in recipes.calls(recipe, where)]
-    for name in names:
-      if name not in _ORDER:
-        is_ours = name in host_ops.OPS
-        what = "only astjax can express" if is_ours else "is no op"
-        raise UserError(f"the recipe has {name}, which {what}")
-    in_order = [name for name in _ORDER if name in names]
-    if names != in_order:
-      raise UserError(
-        f"the recipe goes {'|'.join(names)}; others can follow only "
-        f"{'|'.join(in_order)}"
-      )
-    ops = recipes.parse(recipe, host_ops.OPS, where, reader=None)
-    found = {op.name: op.arguments for op in ops}
-    for name, values in found.items():
-      for k, usual in _USUAL.items():
-        if values.get(k, usual) != usual:
-          raise UserError(
-            f"the recipe has {name}'s {k}={values[k]}, which only astjax can "
-            "express"
-          )
-    rates = sorted(
-      {str(v["sample_rate"]) for v in found.values() if "sample_rate" in v}
-    )
-    absent = [name for name in ("fit", "fbank") if name not in found]
-    if absent or len(rates) != 1:
-      what = f"no {absent[0]}" if absent else f"the rates {', '.join(rates)}"
-      raise UserError(f"the recipe has {what}")
-    is_padded = "pad_frames" in found
-    real = found.get("center", {}).get("num_samples", "")
-    if "center" in found and bool(real) != is_padded:
-      raise UserError(
-        "the recipe's center and pad_frames differ in whether padding counts "
-        "as sound, which only astjax can express"
-      )
+    """Reads a recipe; a UserError if it does what `FrontEnd` cannot say."""
+    steps = _steps(recipe)
+    found = dict(steps)
+    if absent := [name for name in ("fit", "fbank") if name not in found]:
+      raise UserError(f"the recipe has no {absent[0]}")
     standardize = found.get("standardize")
     given = {
       "sample_rate": found["fit"]["sample_rate"],
@@ -109,10 +54,21 @@ class FrontEnd:
       "num_mel_bins": found["fbank"]["num_mel_bins"],
       "statistics": standardize and (standardize["mean"], standardize["std"]),
       "center": "center" in found,
-      "padding": "frames" if is_padded else "waveform",
+      "padding": "frames" if "pad_frames" in found else "waveform",
       "channel": found.get("decode", {}).get("channel", "mean"),
     }
-    return call(cls, "the recipe", given)
+    front_end = call(cls, "the recipe", given)
+    # Whatever else the recipe says, these few numbers leave out.
+    said = [
+      (name, arguments)
+      for name, arguments in _steps(front_end.recipe())
+      if name in found or name not in _OPTIONAL
+    ]
+    if said != steps:
+      raise UserError(
+        f"others can follow only {front_end.recipe()}, not {recipe}"
+      )
+    return front_end
 
   def recipe(self) -> str:
     """The recipe that says the same."""
@@ -135,6 +91,13 @@ class FrontEnd:
     return "|".join(ops)
 
 
+def _steps(recipe: str) -> list[tuple[str, Mapping[str, Any]]]:
+  """Ops and arguments, up to the patches, which are those of the model."""
+  ops = recipes.parse(recipe, host_ops.OPS, "the recipe", reader=None)
+  ops = ops[:-1] if ops and ops[-1].name == "patchify" else ops
+  return [(op.name, op.arguments) for op in ops]
+
+
 # A fitted recording has the frames that `cut_frames` leaves.
 _OF_TRAINING = ("multi_hot", "keep", "cut_frames")
 
@@ -144,21 +107,18 @@ def inference_recipe(
 ) -> str:
   """From a recording to the model's input: nothing drawn, no label.
 
-  Where training takes views, whose length is drawn, inference takes one clip of
-  a global view's length, and what belongs to local views is left out. A second
-  recipe in the config, for inference, would have to be kept in step by hand.
-
-  Args:
-    ops: of all recipes, in order.
-    texts: the recipes of the host and of the device.
+  `ops` are those of all `texts`, in order. Where training takes views, whose
+  length is drawn, inference takes one clip of a global view's length, and what
+  belongs to local views is left out.
   """
+  # A second recipe in the config would have to be kept in step by hand.
   calls = [call for text in texts for call in recipes.calls(text, "recipe")]
   kept = [
     (op, text)
     for op, text in zip(ops, calls, strict=True)
     if not _is_local(*text)
   ]
-  by_name = {op.name: op.op for op, _ in kept}
+  by_name = {op.name: op.arguments for op, _ in kept}
   written = []
   for op, text in kept:
     if op.name == "views" or (op.name == "fit" and "cut_frames" in by_name):
@@ -172,13 +132,14 @@ def _is_local(name: str, args: list, kwargs: dict[str, Any]) -> bool:
   return any(str(v).endswith("_local") for v in (*args, *kwargs.values()))
 
 
-def _length(ops: Mapping[str, Any]) -> dict[str, Any]:
-  """Arguments of a `fit` to the frames that the model was trained on."""
-  spec = ops["fbank"].spec
+def _length(ops: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+  """Arguments of a `fit` to the frames of training."""
+  spec = FbankSpec.of(ops["fbank"])
   if "cut_frames" in ops:
-    num_frames = ops["cut_frames"].num_frames
+    num_frames = ops["cut_frames"]["num_frames"]
   else:
-    num_frames = spec.num_frames(ops["views"].num_samples)
+    views = ops["views"]
+    num_frames = spec.num_frames(round(views["seconds"] * views["sample_rate"]))
   names = ("sample_rate", "frame_length_ms", "frame_shift_ms")
   usual = {f.name: f.default for f in dataclasses.fields(spec)}
   unusual = {k: getattr(spec, k) for k in names if getattr(spec, k) != usual[k]}

@@ -8,7 +8,6 @@ mean of the waveform.
 
 from __future__ import annotations
 
-import collections
 import os
 import pathlib
 from collections.abc import Mapping
@@ -49,13 +48,14 @@ def _model(
   time_stride: Count = 10,
 ) -> dict[str, Any]:
   """A config.json as arguments of `make_backbone`; transformers' defaults."""
-  both = isinstance(patch_size, int)
+  if isinstance(patch_size, int):
+    patch_size = (patch_size, patch_size)
   return {
     "width": hidden_size,
     "depth": num_hidden_layers,
     "num_heads": num_attention_heads,
     "mlp_dim": intermediate_size,
-    "patch_size": (patch_size, patch_size) if both else tuple(patch_size),
+    "patch_size": tuple(patch_size),
     "stride": (frequency_stride, time_stride),
     "layer_norm_eps": float(layer_norm_eps),
   }
@@ -84,30 +84,18 @@ def _call(fn, where: pathlib.Path, given: Mapping[str, Any]) -> Any:
 
 
 def read_config(
-  folder: str | os.PathLike, scores: str = ""
+  folder: str | os.PathLike, scores: str | None = None
 ) -> tuple[ModelInfo, list[str]]:
-  """What the JSON files of a folder say.
+  """What the JSON files of a folder say: (the model, what was assumed).
 
-  Args:
-    folder: with config.json.
-    scores: "sigmoid" or "softmax", where config.json has no problem_type.
-
-  Returns:
-    (the model, what was assumed about it).
-
-  Raises:
-    UserError: not a folder of AST, ViT or DeiT, or something astjax's model
-      cannot be.
+  `scores` is "sigmoid" or "softmax", where config.json has no problem_type.
   """
   folder = pathlib.Path(folder)
   where = folder / "config.json"
   config = files.read_json(where)
-  kind = config.get("model_type")
-  if kind not in tuple(_PREFIXES):
-    raise UserError(
-      f"{where} is of model_type {kind!r}; known are {', '.join(_PREFIXES)}"
-    )
-  model = _call(_model, where, config) | {"prefix": _PREFIXES[kind]}
+  kind = str(config.get("model_type"))
+  prefix = lookup(_PREFIXES, kind, f"model_type in {where}")
+  model = _call(_model, where, config) | {"prefix": prefix}
   if kind != AST:
     return ModelInfo(model=model | {"stride": model["patch_size"]}), []
   names, notes = _class_names(config, where), []
@@ -117,42 +105,33 @@ def read_config(
   elif not scores:
     scores = "sigmoid"
     notes.append("scores are assumed to be sigmoid: no problem_type is given")
-  given = {
-    "num_classes": len(names),
-    "layer_norm_eps": model["layer_norm_eps"],
-    "scores": scores,
-  }
-  return ModelInfo(
-    model=model,
-    head=call(Head, str(where), given),
-    class_names=names,
-    recipe=_read_extractor(folder, config).recipe(),
-  ), notes
+  given = {"layer_norm_eps": model["layer_norm_eps"], "scores": scores}
+  head = call(Head, str(where), given, num_classes=len(names))
+  recipe = _read_extractor(folder, config).recipe()
+  info = ModelInfo(model=model, head=head, class_names=names, recipe=recipe)
+  return info, notes
 
 
 def _class_names(config, where) -> tuple[str, ...]:
-  labels = config.get("id2label") or {}
-  if not isinstance(labels, Mapping):
-    raise UserError(f"{where}: id2label is no object")
-  names = [labels.get(str(i)) for i in range(len(labels))]
-  if not names:
+  labels = config.get("id2label")
+  if not labels:
     count = config.get("num_labels", 2)  # transformers' default
     if type(count) is not int or not 0 < count < 1_000_000:
       raise UserError(f"{where}: num_labels is {count!r}, expected a number")
     return tuple(f"LABEL_{i}" for i in range(count))
-  if None in names:
+  if not isinstance(labels, Mapping):
+    raise UserError(f"{where}: id2label is no object")
+  numbers = [str(i) for i in range(len(labels))]
+  if labels.keys() != {*numbers}:
     raise UserError(f"{where}: id2label does not count from 0")
-  return tuple(map(str, names))
+  return tuple(str(labels[i]) for i in numbers)
 
 
 def _read_extractor(folder: pathlib.Path, config: Mapping) -> FrontEnd:
   path = folder / _EXTRACTOR
   given = files.read_json(path) if path.is_file() else {}
-  sizes = _call(_front_end, folder / "config.json", config)
-  for name, value in (
-    ("max_length", sizes.num_frames),
-    ("num_mel_bins", sizes.num_mel_bins),
-  ):
+  for name, default in (("max_length", 1024), ("num_mel_bins", 128)):
+    value = config.get(name, default)
     if given.setdefault(name, value) != value:
       raise UserError(f"{path} has {name} {given[name]!r}, config.json {value}")
   return _call(_front_end, path, given)
@@ -163,40 +142,31 @@ def save(
 ) -> list[str]:
   """Writes a folder for `ASTForAudioClassification.from_pretrained`.
 
-  Args:
-    folder: a new folder.
-    info: with a recipe that transformers' ASTFeatureExtractor can follow.
-    params: backbone and head.
-
   Returns:
     What will differ a little there, in words.
 
   Raises:
-    UserError: a model that Hugging Face's AST cannot be, or the folder is there
-      already.
+    UserError: a model or a recipe that transformers' AST and its
+      ASTFeatureExtractor cannot be, or the folder is there already.
   """
-  _check(info)
+  head = _check(info)
   front_end = FrontEnd.from_recipe(info.recipe)
   if front_end.padding != "frames":
-    raise UserError(
-      "ASTFeatureExtractor pads log-mels; this model's recipe pads the waveform"
-    )
+    raise UserError("ASTFeatureExtractor pads log-mels, not the waveform")
   tensors = convert.revert(params, tables.HF_AST)
   with files.new_path(folder) as temporary:
     temporary.mkdir()
     files.write_safetensors(
       temporary / "model.safetensors", tensors, {"format": "pt"}
     )
-    files.write_json(temporary / "config.json", _config(info, front_end))
+    files.write_json(temporary / "config.json", _config(info, head, front_end))
     files.write_json(temporary / _EXTRACTOR, _extractor(front_end))
-    card = _card(info)
+    card = _card(info, head)
     (temporary / "README.md").write_text(card, encoding="utf-8")
-  notes, there = [], info.model["layer_norm_eps"]
-  if info.head.layer_norm_eps != there:
-    notes.append(
-      f"the classifier's layer norm has epsilon {there:g} there, "
-      f"{info.head.layer_norm_eps:g} here"
-    )
+  notes, here, there = [], head.layer_norm_eps, info.model["layer_norm_eps"]
+  if here != there:
+    what = "the classifier's layer norm has epsilon"
+    notes.append(f"{what} {there:g} there, {here:g} here")
   if front_end.sample_rate != 16_000:
     notes.append(
       f"at {front_end.sample_rate} Hz ASTFeatureExtractor is right only where "
@@ -205,38 +175,34 @@ def save(
   return notes
 
 
-def _check(info: ModelInfo) -> None:
-  """A UserError for a model that Hugging Face's AST cannot be."""
+def _check(info: ModelInfo) -> Head:
+  """The classifier; a UserError for what Hugging Face's AST cannot be."""
   head, patch = info.head, tuple(info.model["patch_size"])
   if head is None:
-    raise UserError(
-      "the model has no classifier; Hugging Face's format has one"
-    )
-  names = collections.Counter(info.class_names)
-  twice = [name for name, count in names.items() if count > 1]
+    raise UserError("the model has no classifier, Hugging Face's AST has one")
+  names = info.class_names
   problems = {
-    "needs the tokens cls and dist": tuple(info.model["prefix"])
-    != ("cls", "dist"),
+    "needs the tokens cls and dist": (
+      tuple(info.model["prefix"]) != _PREFIXES[AST]
+    ),
     "averages the prefix tokens, not the patches": head.pooling != "prefix",
     "has a classifier on the last block alone": head.projection,
     f"has square patches, not {patch}": patch[0] != patch[1],
-    f"counts classes by name, and {[*twice, ''][0]!r} comes twice": twice,
+    # Its label2id is a dict.
+    "takes no two classes of one name": len({*names}) < len(names),
   }
   for what, is_wrong in problems.items():
     if is_wrong:
-      raise UserError(
-        f"this model cannot be written: Hugging Face's AST {what}"
-      )
+      raise UserError(f"it cannot be written: Hugging Face's AST {what}")
   if not info.recipe:
-    raise UserError(
-      "the model's front-end is unknown; give --input, --mean and --std"
-    )
+    raise UserError("the front-end is unknown; give --input, --mean and --std")
+  return head
 
 
-def _config(info: ModelInfo, front_end: FrontEnd) -> dict[str, Any]:
+def _config(info: ModelInfo, head: Head, front_end: FrontEnd) -> dict[str, Any]:
   """Its config.json."""
-  model, count = info.model, info.head.num_classes
-  names = info.class_names or tuple(f"LABEL_{i}" for i in range(count))
+  model = info.model
+  names = info.class_names or [f"LABEL_{i}" for i in range(head.num_classes)]
   return {
     "architectures": ["ASTForAudioClassification"],
     "model_type": AST,
@@ -257,7 +223,7 @@ def _config(info: ModelInfo, front_end: FrontEnd) -> dict[str, Any]:
     "num_mel_bins": front_end.num_mel_bins,
     "id2label": {str(i): name for i, name in enumerate(names)},
     "label2id": {name: i for i, name in enumerate(names)},
-    "problem_type": {v: k for k, v in _PROBLEMS.items()}[info.head.scores],
+    "problem_type": {v: k for k, v in _PROBLEMS.items()}[head.scores],
   }
 
 
@@ -281,13 +247,13 @@ def _extractor(front_end: FrontEnd) -> dict[str, Any]:
   }
 
 
-def _card(info: ModelInfo) -> str:
+def _card(info: ModelInfo, head: Head) -> str:
   """The model card that the hub shows."""
   licence = f"license: {info.licence.lower()}\n" if info.licence else ""
   expected = f"\n\nPublished result: {info.expected}." if info.expected else ""
   return (
     "---\nlibrary_name: transformers\npipeline_tag: audio-classification\n"
     f"{licence}---\n\n# Audio Spectrogram Transformer\n\n"
-    f"{info.head.num_classes} classes. Weights: {info.origin or 'unknown'}. "
+    f"{head.num_classes} classes. Weights: {info.origin or 'unknown'}. "
     f"Written by astjax.{expected}\n"
   )

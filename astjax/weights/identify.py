@@ -20,6 +20,7 @@ from astjax.models import asit, ast, ssast
 from astjax.models.heads import Head
 from astjax.ops import patches
 from astjax.weights import adapt, convert, registry, tables
+from astjax.weights.adapt import by
 from astjax.weights.front_end import FrontEnd
 from astjax.weights.info import Loaded, ModelInfo, Options
 
@@ -42,17 +43,13 @@ def identify(
   """Finds the table of a state dict and checks it strictly.
 
   Args:
-    names: the state dict, {name: array}.
+    names: the state dict.
     options: what the user says of it.
     digest: of its file.
     file_name: where the original writes the stride of AudioSet models.
     known: the published checkpoint that it is.
-    info: from the JSON beside the arrays.
-    grid: (F', T') of its positions, likewise.
-
-  Raises:
-    UserError: nothing known, an incomplete or superfluous name, a shape that
-      does not fit, or something that has to be told.
+    info: from JSON beside the arrays, as is the grid (F', T') of its positions.
+    grid: see there.
   """
   found = tables.recognise(names, options.network)
   if found is None:
@@ -88,15 +85,7 @@ def identify(
 
 
 class _Bare:
-  """The arrays of a file under our names, and what is told beside them.
-
-  Attributes:
-    flat: {path: array}; positions are one sequence.
-    dropped: names that the table leaves out.
-    model: the arguments of `make_backbone` that shapes tell.
-    is_image: whether its patches are of images.
-    notes: what was assumed.
-  """
+  """The arrays of a file under our names, and what is told beside them."""
 
   def __init__(
     self,
@@ -107,13 +96,14 @@ class _Bare:
   ):
     self.kind, self.pretrained_by = found.kind, found.pretrained_by
     self.options, self.file_name, self.known = options, file_name, known
+    # Positions are one sequence.
     self.flat, self.dropped = convert.rename(found.names, found.table)
     size = self.flat.pop(convert.INPUT_SIZE, None)
     self._input_size = None if size is None else tuple(size.tolist())
     self.model = _sizes(self.flat)
     self.is_image = self.flat[adapt.KERNEL].ndim == 4
     self._num_positions = len(self.flat[convert.sequence_of(self.flat)])
-    self.notes: list[str] = []
+    self.notes: list[str] = []  # what was assumed
 
   @property
   def _num_patches(self) -> int:
@@ -126,48 +116,40 @@ class _Bare:
       if side and side * side == count:
         return side, side
     raise UserError(
-      f"{self._num_positions} positions are no square grid; give the grid"
+      f"{self._num_positions} positions, no square; give the grid"
     )
 
   def layout(self) -> tuple[int, int]:
     """The grid (F', T') of a model of sounds."""
     (stride, why), given = self._stride(), self.options.grid
+    patch, count = self.model["patch_size"], self._num_patches
     bins, frames = self._input_size or (self.options.num_mel_bins, None)
-    if frames is not None:
-      grid = patches.grid_shape(frames, bins, self.model["patch_size"], stride)
-      if given and tuple(given) != grid:
-        raise UserError(
-          f"the file is of a grid of {_by(grid)} patches, not {_by(given)}"
-        )
+    if frames is not None:  # SSAST's file says the size of its input
+      grid = given or patches.grid_shape(frames, bins, patch, stride)
     elif given:
-      self.notes.append(f"source stride {_by(stride)} ({why})")
+      self.notes.append(f"source stride {by(stride)} ({why})")
       return given
     else:
-      rows = (bins - self.model["patch_size"][0]) // stride[0] + 1
-      count = self._num_patches
+      rows = (bins - patch[0]) // stride[0] + 1
       if rows < 1 or count < 1 or count % rows:
         raise UserError(
-          f"its {count:,} patch positions are no grid of {rows} rows, as "
-          f"{bins} mel bins at stride {stride[0]} ({why}) give; give its grid "
-          "or stride"
+          f"its {count:,} patch positions are no grid of {rows} rows ({bins} "
+          f"mel bins, stride {stride[0]} {why}); give its grid or stride"
         )
       grid = (rows, count // rows)
-    self.notes.append(
-      f"source grid {_by(grid)} (frequency x time) of {bins} mel bins at "
-      f"stride {_by(stride)} ({why})"
-    )
+    self.notes.append(f"source grid {by(grid)} at stride {by(stride)} ({why})")
     return grid
 
   def _stride(self) -> tuple[tuple[int, int], str]:
     """(stride, how it is known) of patches of sounds."""
     patch, given = self.model["patch_size"], self.options.stride
-    if by := self.pretrained_by:
+    if self.pretrained_by:
       if given and tuple(given) != patch:
         raise UserError(
-          f"{by} is pre-trained on patches that do not overlap: the stride is "
-          f"{_by(patch)}, not {_by(given)}"
+          f"{self.pretrained_by} is pre-trained on patches that do not "
+          f"overlap: the stride is {by(patch)}, not {by(given)}"
         )
-      return patch, f"{by}'s patches do not overlap"
+      return patch, f"{self.pretrained_by}'s patches do not overlap"
     if given:
       return given, "as given"
     if self.known and self.known.stride:
@@ -179,12 +161,12 @@ class _Bare:
     return (patch[0], 1) if is_frame else (10, 10), "assumed"
 
   def agreeing(self, info: ModelInfo) -> ModelInfo:
-    """The info, if the weights beside it agree with it."""
+    """The info from beside the weights, which have to agree with it."""
     said = info.backbone().describe()
     for name, value in self.model.items():
       if said[name] != value:
         raise UserError(
-          f"its config.json says {name}={said[name]}, its weights {value}"
+          f"config.json says {name}={said[name]}, its weights {value}"
         )
     if _HEAD_BIAS not in self.flat:
       info = dataclasses.replace(info, head=None, class_names=())
@@ -195,10 +177,8 @@ class _Bare:
     width, patch = self.model["width"], self.model["patch_size"]
     # 64 numbers a head, as in all models that are known here.
     num_heads = self.options.num_heads or (0 if width % 64 else width // 64)
-    if not num_heads or width % num_heads:
-      raise UserError(
-        f"a width of {width} does not tell the number of heads; give num_heads"
-      )
+    if not num_heads:
+      raise UserError(f"a width of {width} tells no head count; give num_heads")
     objective = _objective(self.flat, self.pretrained_by, width)
     return ModelInfo(
       model=self.model
@@ -227,7 +207,7 @@ class _Bare:
       num_classes=self.flat[_HEAD_BIAS].size,
       pooling=self.options.pooling,
       layer_norm_eps=1e-12 if self._is_hf else 1e-5,
-      scores=(self.known and self.known.scores) or "sigmoid",
+      scores=self.known.scores if self.known else "sigmoid",
     )
 
   def _recipe(self, objective, grid) -> str:
@@ -272,7 +252,7 @@ def _sizes(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _objective(flat, pretrained_by, width) -> dict[str, Any]:
-  """The parts of a pre-training, as `ModelInfo.objective` describes them."""
+  """Its pre-training, as `ModelInfo.objective` describes it."""
   parts = {path.split("/")[0] for path in flat} - {"backbone", "head"}
   if not parts or not pretrained_by:
     return {}
@@ -282,7 +262,7 @@ def _objective(flat, pretrained_by, width) -> dict[str, Any]:
   # ASiT: the release by its output layers, sizes that are not the release's.
   is_first = any(f"projection/{k}/weight_v" in flat for k in ("cls", "patch"))
   preset = "r1" if is_first else "r2"
-  usual = dict(asit.PROJECTION | asit.PRESETS[preset])
+  usual: dict[str, Any] = dict(asit.PROJECTION | asit.PRESETS[preset])
   usual["recon_widths"] = tuple(n or width for n in usual["recon_widths"])
   layers = ("cls", "patch") if is_first else ("last",)
   paths = {
@@ -309,7 +289,3 @@ def _grid_of(info: ModelInfo) -> tuple[int, int]:
     info.model["patch_size"],
     info.model["stride"],
   )
-
-
-def _by(pair):
-  return f"{pair[0]} x {pair[1]}"

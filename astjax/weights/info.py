@@ -31,32 +31,22 @@ MODEL = "model.json"  # the same of a work directory
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-  """All that turns weights into a model.
+  """All that turns weights into a model; what is empty is unknown."""
 
-  Attributes:
-    model: arguments of `models.build`.
-    head: the classifier, None for a backbone alone.
-    objective: of a pre-trained model, the parts that travel along: {"name":
-      "ssast", "heads": names}, or {"name": "asit", "preset": its release, and
-      sizes that are not the preset's}; empty for others.
-    class_names: names of the classes, empty if unknown.
-    recipe: from a recording to the model's input, host and device ops in one
-      string; empty if unknown.
-    origin: where the weights come from, for people.
-    licence: of the weights, "" if unknown.
-    expected: the metric that their publishers report.
-    reported: the same for programs: (metric, value).
-  """
-
-  model: Mapping[str, Any]
+  model: Mapping[str, Any]  # arguments of `models.build`
   head: Head | None = None
+  # Of a pre-trained model, the parts that travel along: {"name": "ssast",
+  # "heads": names}, or {"name": "asit", "preset": its release, and sizes that
+  # are not the preset's}.
   objective: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   class_names: tuple[str, ...] = ()
+  # From a recording to the model's input, host and device ops in one string:
+  # what the model was trained behind, whatever ops that had.
   recipe: str = ""
-  origin: str = ""
-  licence: str = ""
-  expected: str = ""
-  reported: tuple[str, float] | None = None
+  origin: str = ""  # where the weights come from, for people
+  licence: str = ""  # of the weights
+  expected: str = ""  # the metric that their publishers report
+  reported: tuple[str, float] | None = None  # the same for programs
 
   def __post_init__(self):
     # JSON gives lists.
@@ -70,10 +60,7 @@ class ModelInfo:
       )
     has_tokens = self.model.get("prefix", True)
     if self.head and self.head.pooling == "prefix" and not has_tokens:
-      raise UserError(
-        "a classifier with pooling='prefix' needs prefix tokens, the model has "
-        "none"
-      )
+      raise UserError("pooling='prefix' needs prefix tokens, there are none")
 
   @classmethod
   def from_json(cls, value: Mapping[str, Any], where: str) -> ModelInfo:
@@ -101,19 +88,11 @@ class ModelInfo:
     return models.OBJECTIVES.get(self.objective.get("name", ""))
 
   def backbone(self) -> ast.Backbone:
-    """The transformer.
-
-    Raises:
-      UserError: sizes that do not fit.
-    """
+    """The transformer; a UserError for sizes that do not fit."""
     return models.build(self.model, "config.json: model")
 
   def module(self) -> nn.Module:
-    """`AST`, a pre-training module, or the backbone if there is neither.
-
-    Raises:
-      UserError: sizes that do not fit, or an unknown objective.
-    """
+    """`AST`, a pre-training module, or the backbone if there is neither."""
     if self.objective:
       where = "config.json: objective"
       given = dict(self.objective)
@@ -141,25 +120,17 @@ class ModelInfo:
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-  """Weights at the shapes of their file, and what is known about them.
+  """Weights at the shapes of their file, and what is known about them."""
 
-  Attributes:
-    kind: what it is, for people.
-    info: model, classifier, class names and front-end, as far as known.
-    params: parameters by path, float32; a patch kernel for images keeps its
-      channels, [ph, pw, 3, D].
-    digest: SHA-256 of the file (of the first, if there are several), or of a
-      run's parameters.
-    dropped: names of the file that have no place in the model.
-    notes: what was assumed about it.
-  """
-
-  kind: str
+  kind: str  # for people
   info: ModelInfo
+  # By path, float32; a patch kernel for images keeps its channels,
+  # [ph, pw, 3, D].
   params: Mapping[str, np.ndarray]
+  # SHA-256 of the file (the first of several), or of a run's parameters.
   digest: str
-  dropped: tuple[str, ...] = ()
-  notes: tuple[str, ...] = ()
+  dropped: tuple[str, ...] = ()  # names that have no place in the model
+  notes: tuple[str, ...] = ()  # what was assumed about it
 
   @property
   def is_image(self) -> bool:
@@ -202,11 +173,7 @@ class Options:
 def save_model(
   folder: str | os.PathLike, info: ModelInfo, params: Params
 ) -> None:
-  """Writes a model's folder, complete or not at all.
-
-  Raises:
-    UserError: the folder is there already, or cannot be written.
-  """
+  """Writes a model's folder, complete or not at all."""
   with files.new_path(folder) as temporary:
     temporary.mkdir()
     files.write_safetensors(temporary / PARAMS, convert.flatten(params))
@@ -216,11 +183,7 @@ def save_model(
 def read_model(
   folder: str | os.PathLike,
 ) -> tuple[ModelInfo, dict[str, np.ndarray]]:
-  """Reads a model's folder: (info, parameters by path), compared by `load`.
-
-  Raises:
-    UserError: no such folder, damaged, or of another format.
-  """
+  """Reads a model's folder: (info, parameters by path), compared by `load`."""
   folder = pathlib.Path(folder)
   return read_info(folder / CONFIG), files.read(folder / PARAMS)
 

@@ -10,17 +10,21 @@ from typing import NamedTuple
 
 import numpy as np
 
+from astjax.errors import UserError
+
+
+def _is_only_read(*arrays):
+  raise UserError("this format is only read, not written")
+
 
 class Transform(NamedTuple):
   """How arrays change on the way in and, if it is written too, out.
 
-  Attributes:
-    forward: one array per source -> one per target; ValueError if impossible.
-    backward: one array per target -> one per source.
+  One array per source <-> one per target; a ValueError if that is impossible.
   """
 
   forward: Callable[..., tuple[np.ndarray, ...]]
-  backward: Callable[..., tuple[np.ndarray, ...]] | None = None
+  backward: Callable[..., tuple[np.ndarray, ...]] = _is_only_read
 
 
 KEEP = Transform(lambda x: (x,), lambda x: (x,))
@@ -58,9 +62,8 @@ def _from_heads(*kernels):
 
 
 def _from_time_convolution(x):
-  return _from_convolution(
-    _shaped(x, 4, "a patch kernel [D, channels, pw, ph]").swapaxes(2, 3)
-  )
+  x = _shaped(x, 4, "a patch kernel [D, channels, pw, ph]")
+  return _from_convolution(x.swapaxes(2, 3))
 
 
 def _from_transposed_convolution(x):
@@ -88,16 +91,15 @@ def _from_scalars(*sizes):
 
 
 def _split(x):
-  if x.shape[-1] % 3:
-    raise ValueError("expected query, key and value in one")
   return tuple(np.split(x, 3, axis=-1))
 
 
 # [out, in] of torch <-> [in, out]; several are joined along `out`.
 LINEAR = Transform(_from_linear, lambda x: (x.T,))
 QKV_LINEAR = Transform(_from_linear, lambda x: tuple(k.T for k in _split(x)))
+# Three biases are joined, also those of Flax, [H, h] each.
 QKV_BIAS = Transform(
-  lambda *b: (np.concatenate(b, axis=-1).reshape(-1),), _split
+  lambda *b: (np.concatenate([x.reshape(-1) for x in b]),), _split
 )
 # [D, channels, ph, pw] <-> [ph, pw, D], or [ph, pw, channels, D] of images.
 CONVOLUTION = Transform(
@@ -123,16 +125,12 @@ TIME_TRANSPOSED = Transform(
 # Weight normalisation: [C, 1] <-> [C], and directions with lengths of 1.
 WEIGHT_G = Transform(_from_weight_g, lambda g: (g[:, None],))
 UNIT_WEIGHTS = Transform(
-  _from_unit_weights,
-  lambda v: (np.ones((v.shape[1], 1), v.dtype), v.T),
+  _from_unit_weights, lambda v: (np.ones((v.shape[1], 1), v.dtype), v.T)
 )
 
 # Flax's own layouts, which are only read: [ph, pw, channels, D] and per head.
 FLAX_CONVOLUTION = Transform(lambda x: (_shaped(x, 4, "[ph, pw, 3, D]"),))
 FLAX_QKV = Transform(_from_heads)
-FLAX_QKV_BIAS = Transform(
-  lambda *b: (np.concatenate([x.reshape(-1) for x in b]),)
-)
 FLAX_OUT = Transform(
   lambda x: (_shaped(x, 3, "[H, h, D]").reshape(-1, x.shape[-1]),)
 )

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -30,16 +30,9 @@ from astjax.weights import (
   orbax_params,
   registry,
 )
+from astjax.weights import info as saved
 from astjax.weights.identify import identify
-from astjax.weights.info import (
-  MODEL,
-  PARAMS,
-  Loaded,
-  ModelInfo,
-  Options,
-  read_info,
-  read_model,
-)
+from astjax.weights.info import PARAMS, Loaded, ModelInfo, Options
 
 
 def load(source: str | os.PathLike, options: Options | None = None) -> Loaded:
@@ -50,9 +43,6 @@ def load(source: str | os.PathLike, options: Options | None = None) -> Loaded:
       model or a work directory of astjax), a key of `registry.CHECKPOINTS`, or
       a Hugging Face name.
     options: what a bare file does not tell.
-
-  Raises:
-    UserError: it cannot be found, read or understood.
   """
   source, options = os.fspath(source), options or Options()
   path = fetch.fetch(source)
@@ -91,49 +81,48 @@ def _from_file(path: pathlib.Path, source: str, options: Options) -> Loaded:
       )
     known = None
     notes = ("it has the name of a published file, but not its SHA-256",)
-  info, grid = _metadata(path)
+  own = _metadata(path)
   loaded = identify(
-    names,
-    options,
-    digest=digest,
-    file_name=path.name,
-    known=known,
-    info=info,
-    grid=grid,
+    names, options, digest=digest, file_name=path.name, known=known, **own
   )
-  loaded = dataclasses.replace(loaded, notes=loaded.notes + notes)
-  return loaded if info else _published(loaded, known, path.name)
+  return _noted(loaded, notes, None if own else path.name, known)
 
 
-def _metadata(path) -> tuple[ModelInfo | None, tuple[int, int] | None]:
+def _metadata(path: pathlib.Path) -> dict[str, Any]:
   """What `convert_weights` writes into a file of official names."""
   metadata = files.metadata(path)
   if "astjax" not in metadata:
-    return None, None
+    return {}
   try:
     value = json.loads(metadata["astjax"])
     rows, columns = map(int, value["grid"])
-    return ModelInfo.from_json(value["info"], "its metadata"), (rows, columns)
+    info = ModelInfo.from_json(value["info"], "its metadata")
   except (ValueError, KeyError, TypeError) as e:
     raise UserError(f"its metadata is damaged: {e}") from None
+  return {"info": info, "grid": (rows, columns)}
 
 
-def _published(loaded: Loaded, known, name: str) -> Loaded:
-  """With what the registry knows of it."""
-  what = f"{known.what}, " if known else ""
-  info = dataclasses.replace(
-    loaded.info,
-    origin=f"{what}{loaded.kind} ({name})",
-    licence=known.licence if known else "",
-    expected=known.expected if known else "",
-    reported=known.reported if known else None,
-  )
-  return dataclasses.replace(loaded, info=info)
+def _noted(
+  loaded: Loaded,
+  notes: Iterable[str],
+  name: str | None,
+  known: registry.Published | None,
+) -> Loaded:
+  """With further notes, and what a name and the registry tell of its origin."""
+  info = loaded.info
+  if name:
+    what = f"{known.what}, " if known else ""
+    info = dataclasses.replace(info, origin=f"{what}{loaded.kind} ({name})")
+  if name and known:
+    told = {k: getattr(known, k) for k in ("licence", "expected", "reported")}
+    info = dataclasses.replace(info, **told)
+  notes = (*loaded.notes, *notes)
+  return dataclasses.replace(loaded, info=info, notes=notes)
 
 
 def _from_hugging_face(path: pathlib.Path, source: str) -> Loaded:
   known = registry.of_mirror(source)
-  info, notes = hugging_face.read_config(path, known.scores if known else "")
+  info, notes = hugging_face.read_config(path, known.scores if known else None)
   # Its files tell all of it, so no option can say anything else.
   loaded = identify(
     files.read_folder(path),
@@ -143,23 +132,19 @@ def _from_hugging_face(path: pathlib.Path, source: str) -> Loaded:
     known=known,
     info=info,
   )
-  loaded = dataclasses.replace(loaded, notes=(*loaded.notes, *notes))
-  return _published(loaded, known, source if known else path.name)
+  return _noted(loaded, notes, source if known else path.name, known)
 
 
 def _from_native(path: pathlib.Path, options: Options) -> Loaded:
-  info, flat = read_model(path)
+  info, flat = saved.read_model(path)
   if options.network != "teacher" and _has_teacher(info):
-    raise UserError(
-      f"{path} is a saved model with one network ({info.origin}); "
-      f"network={options.network!r} is for runs and checkpoints that have two"
-    )
+    raise UserError(f"a saved model has one network, not a {options.network}")
   return _compared("model of astjax", info, flat, files.sha256(path / PARAMS))
 
 
 def _from_workdir(path: pathlib.Path, options: Options) -> Loaded:
   """The best checkpoint of a run, else the newest."""
-  info = read_info(path / MODEL)
+  info = saved.read_info(path / saved.MODEL)
   # The original fine-tunes the teacher, which lies in the state of its task.
   is_teacher = _has_teacher(info) and options.network == "teacher"
   step, flat = orbax_params.read_params(
@@ -168,7 +153,7 @@ def _from_workdir(path: pathlib.Path, options: Options) -> Loaded:
   # Of the arrays, whatever files orbax keeps them in.
   digest = hashlib.sha256()
   for array in flat.values():
-    digest.update(np.ascontiguousarray(array))
+    digest.update(orbax_params.raw(array))
   origin = f"{info.origin}, step {step}"
   origin += f", {options.network}" if _has_teacher(info) else ""
   info = dataclasses.replace(info, origin=origin)
@@ -181,23 +166,22 @@ def _has_teacher(info: ModelInfo) -> bool:
 
 def _compared(kind, info: ModelInfo, flat, digest: str) -> Loaded:
   """Our own weights, with exactly the arrays that their description says."""
-  dropped, notes = (), ()
+  dropped, notes = [], []
   if info.objective and not info.pretraining:
     # Whoever made it added an objective to `models.OBJECTIVES`; a fine-tuning
     # does not need it.
-    notes = (
-      f"its objective {info.objective.get('name')!r} is not known here: the "
-      "backbone alone is taken",
-    )
+    name = info.objective.get("name")
+    what = f"its objective {name!r} is not known here"
+    notes = [f"{what}: the backbone alone is taken"]
     info = dataclasses.replace(info, objective={}, head=None, class_names=())
-    dropped = tuple(k for k in flat if not k.startswith("backbone/"))
+    dropped = [k for k in flat if not k.startswith("backbone/")]
     flat = {k: v for k, v in flat.items() if k not in dropped}
   if convert.GRID not in flat:
     raise UserError(f"- {convert.GRID} is not in the file")
   expected = info.expected_params(flat[convert.GRID].shape[:2])
   params = convert.flatten(convert.check(flat, expected))
   info = dataclasses.replace(info, model=info.backbone().describe())
-  return Loaded(kind, info, params, digest, dropped, notes)
+  return Loaded(kind, info, params, digest, tuple(dropped), tuple(notes))
 
 
 def start(
@@ -216,30 +200,24 @@ def start(
     loaded: from `load`.
     fresh_params: the model's own, of its shapes.
     backbone: the model's, to compare what shapes do not show.
-    head: the model's classifier, compared if the weights' is taken.
-    class_names: likewise.
+    head: the model's classifier. It and the class names are compared if the
+      weights' classifier is taken.
+    class_names: see there.
     objective: the model's as in `ModelInfo`, if it is a pre-training.
     options: what becomes of the weights.
-
-  Raises:
-    UserError: the two do not fit.
   """
   options = options or Options()
   have, want = dict(loaded.info.model), backbone.describe()
   if options.rows == "time":
     if not loaded.is_image:
-      raise UserError(
-        "rows='time' is for checkpoints of images, this one is of "
-        "spectrograms: leave rows at 'frequency' (config.init_kw.rows)"
-      )
+      raise UserError("rows='time' is for images, this one is of spectrograms")
     have["patch_size"] = tuple(have["patch_size"])[::-1]
   # The number of heads shows in no shape; the others would end in a long list.
   for name in ("width", "depth", "num_heads", "patch_size"):
-    if have.get(name) != want.get(name):
-      raise UserError(
-        f"the checkpoint ({loaded.info.origin}) has {name} {have.get(name)}, "
-        f"the model {want.get(name)}"
-      )
+    there, here = have.get(name), want.get(name)
+    if there != here:
+      what = f"the checkpoint ({loaded.info.origin})"
+      raise UserError(f"{what} has {name} {there}, the model {here}")
   flat = {k: np.asarray(v) for k, v in convert.flatten(fresh_params).items()}
   params, report = adapt.fit(
     loaded.params,
@@ -267,11 +245,9 @@ def start(
 
 
 def _resize(info: ModelInfo, objective, options: Options) -> models.Resize:
-  """How positions change for another grid.
-
-  A pre-training has one rule, whatever it starts from, and a fine-tuning has
-  the rule of what it starts from: so the originals' programs do it.
-  """
+  """How positions change for another grid."""
+  # A pre-training has one rule, whatever it starts from, and a fine-tuning has
+  # the rule of what it starts from: so the originals' programs do it.
   if objective:
     begun = models.OBJECTIVES.get(objective["name"])
     return begun.resize_into if begun else "bilinear"
@@ -281,21 +257,15 @@ def _resize(info: ModelInfo, objective, options: Options) -> models.Resize:
 
 
 def _compare_heads(info, head, class_names, report):
-  if info.head.pooling != head.pooling:
-    raise UserError(
-      "the checkpoint's classifier was trained on "
-      f"pooling={info.head.pooling!r}, the model has {head.pooling!r}: it "
-      "cannot be taken"
-    )
+  there, here = info.head.pooling, head.pooling
+  if there != here:
+    raise UserError(f"the classifier has pooling={there!r}, the model {here!r}")
   ours, theirs = dataclasses.asdict(head), dataclasses.asdict(info.head)
   _compare_epsilon(report, "classifier's layer norm has", theirs, ours)
   pairs = zip(info.class_names, class_names, strict=False)
   for i, (there, here) in enumerate(pairs):
     if there != here:
-      raise UserError(
-        f"the checkpoint's class {i} is {there!r}, the data's {here!r}: its "
-        "classifier cannot be taken"
-      )
+      raise UserError(f"the checkpoint's class {i} is {there!r}, here {here!r}")
 
 
 def _compare_epsilon(report, what, theirs, ours):

@@ -22,17 +22,12 @@ from astjax.errors import UserError, first_line, warn
 
 
 class Reader:
-  """Reads checkpoints of a folder, and changes nothing.
-
-  Each process reads alone: orbax would meet the others after a read that has
-  gone well, and who has failed is not there.
-
-  Args:
-    folder: `checkpoints/` of a work directory.
-  """
+  """Reads checkpoints of a folder, and changes nothing."""
 
   def __init__(self, folder: pathlib.Path):
-    self.folder = folder
+    self.folder = folder  # `checkpoints/` of a work directory
+    # Each process reads alone: orbax would meet the others after a read that
+    # has gone well, and who has failed is not there.
     me = jax.process_index()
     self._reader = ocp.Checkpointer(
       ocp.CompositeCheckpointHandler(),
@@ -63,10 +58,7 @@ class Reader:
       UserError: there is no such checkpoint, or it is damaged.
     """
     if step not in self.steps():
-      raise UserError(
-        f"{self.folder.parent} has no checkpoint of step {step}; it has "
-        f"{', '.join(map(str, self.steps())) or 'none'}"
-      )
+      raise UserError(f"no checkpoint of step {step} among {self.steps()}")
     try:
       return self._params(step, part)
     except MemoryError:
@@ -105,9 +97,14 @@ class Reader:
     self._reader.close()
 
 
+def raw(array: np.ndarray) -> memoryview:
+  """The bytes of an array."""
+  return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
 def describe(array: np.ndarray) -> list:
   """[shape, dtype, SHA-256]: what is remembered of an array."""
-  digest = hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
+  digest = hashlib.sha256(raw(array)).hexdigest()
   return [list(array.shape), str(array.dtype), digest]
 
 
@@ -133,9 +130,6 @@ def read_params(
 
   Returns:
     (step, {path: array}), on the host, checked against their digests.
-
-  Raises:
-    UserError: no checkpoint, or none that is intact.
   """
   with reader(workdir) as checkpoints:
     steps = checkpoints.steps()

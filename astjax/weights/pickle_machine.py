@@ -87,9 +87,7 @@ class Machine:
       step = getattr(self, "_op_" + op.name.lower(), None)
       if step is None:
         what = op.name if arg is None else f"{op.name} {arg!r:.200}"
-        raise UserError(
-          f"the pickle instruction {what} has no place in a state dict"
-        )
+        raise UserError(f"no state dict needs the instruction {what}")
       step(arg)
     raise Damaged("the pickle has no end")
 
@@ -214,10 +212,7 @@ class Machine:
       raise Damaged("the pickle names something by what is no text")
     text = f"{module}.{name}"
     if text not in self._callables and text not in self._names:
-      raise UserError(
-        f"it wants to use {text[:200]!r}, which is not among what a state dict "
-        "needs"
-      )
+      raise UserError(f"it wants to use {text[:200]!r}, as no state dict does")
     self._push(Name(text))
 
   def _op_reduce(self, arg):

@@ -26,13 +26,7 @@ import numpy as np
 
 from astjax.errors import UserError, first_line
 from astjax.weights import pickle_machine
-from astjax.weights.pickle_machine import (
-  Damaged,
-  Machine,
-  Name,
-  Namespace,
-  plain_dict,
-)
+from astjax.weights.pickle_machine import Damaged, Machine, Name
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
@@ -121,13 +115,15 @@ def _device(*names):
 
 # Every name that may be called, and the inert stand-in that is called instead.
 _CALLABLES: dict[str, Callable] = {
-  "collections.OrderedDict": lambda items=(): OrderedDict(plain_dict(items)),
+  "collections.OrderedDict": lambda items=(): OrderedDict(
+    pickle_machine.plain_dict(items)
+  ),
   "torch._utils._rebuild_tensor": _tensor,
   "torch._utils._rebuild_tensor_v2": _tensor,
   "torch._utils._rebuild_parameter": _parameter,
   "torch.Size": lambda sizes=(): tuple(sizes),
   "torch.device": _device,
-  "argparse.Namespace": lambda **values: Namespace(values),
+  "argparse.Namespace": lambda **values: pickle_machine.Namespace(values),
 }
 _STORAGES = frozenset(f"torch.{name}" for name in _DTYPES)
 

@@ -8,6 +8,7 @@ is named by its key here, by a Hugging Face name (owner/repository, optionally
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 AUDIOSET_STATISTICS = (-4.2677393, 4.5689974)
 SPEECH_COMMANDS_STATISTICS = (-6.845978, 5.5654526)
@@ -15,33 +16,19 @@ SPEECH_COMMANDS_STATISTICS = (-6.845978, 5.5654526)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Published:
-  """One published checkpoint.
+  """One published checkpoint."""
 
-  Attributes:
-    what: for people.
-    url: where the file lies.
-    licence: of the weights, as their publishers state it.
-    expected: the metric that its publishers report.
-    reported: the same for programs, on sounds: (metric, value).
-    sha256: the digest or as much of its beginning as is known; "" if nothing.
-    mirror: the same model as a Hugging Face name, "" if there is none.
-    stride: of an audio model, (mel bins, frames).
-    num_frames: of an audio model.
-    statistics: mean and standard deviation of its log-mels.
-    scores: "sigmoid" for tags, "softmax" for one class.
-  """
-
-  what: str
+  what: str  # for people
   url: str
-  licence: str
-  expected: str = ""
-  reported: tuple[str, float] | None = None
-  sha256: str = ""
-  mirror: str = ""
-  stride: tuple[int, int] | None = None
+  licence: str  # of the weights, as their publishers state it
+  expected: str = ""  # the metric that its publishers report
+  reported: tuple[str, float] | None = None  # the same for programs, on sounds
+  sha256: str = ""  # or as much of its beginning as is known
+  mirror: str = ""  # the same model as a Hugging Face name
+  stride: tuple[int, int] | None = None  # (mel bins, frames)
   num_frames: int = 0
-  statistics: tuple[float, float] | None = None
-  scores: str = ""
+  statistics: tuple[float, float] | None = None  # mean, std of its log-mels
+  scores: Literal["sigmoid", "softmax"] = "sigmoid"
 
   @property
   def file_name(self) -> str:
@@ -172,14 +159,11 @@ CHECKPOINTS: dict[str, Published] = dict(
 
 
 def of_file(name: str) -> Published | None:
-  """The published checkpoint that a file name belongs to.
-
-  Google gives one name to several files: it tells nothing without a digest.
-  """
+  """The published checkpoint that a file name belongs to."""
+  if name.endswith(".npz"):  # Google gives one name to several files
+    return None
   for key, published in CHECKPOINTS.items():
-    if name == f"{key}.pth" or (
-      name == published.file_name and not name.endswith(".npz")
-    ):
+    if name in (f"{key}.pth", published.file_name):
       return published
   return None
 

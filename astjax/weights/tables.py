@@ -2,38 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from astjax.errors import UserError
-from astjax.weights import files
+from astjax.weights import files, layouts
 from astjax.weights.convert import INPUT_SIZE, SEQUENCE, TIME_SEQUENCE, Rule
-from astjax.weights.layouts import (
-  CONVOLUTION,
-  FLAX_CONVOLUTION,
-  FLAX_OUT,
-  FLAX_QKV,
-  FLAX_QKV_BIAS,
-  LINEAR,
-  POSITIONS,
-  QKV_BIAS,
-  QKV_LINEAR,
-  SCALARS,
-  TIME_CONVOLUTION,
-  TIME_TRANSPOSED,
-  TOKEN,
-  UNIT_WEIGHTS,
-  WEIGHT_G,
-  Transform,
-)
 
 
 def _linear(source: str, target: str) -> tuple[Rule, Rule]:
   return (
-    Rule((source + ".weight",), (target + "/kernel",), LINEAR),
+    Rule((source + ".weight",), (target + "/kernel",), layouts.LINEAR),
     Rule((source + ".bias",), (target + "/bias",)),
+  )
+
+
+def _qkv(sources: Sequence[str], target: str) -> tuple[Rule, Rule]:
+  """Query, key and value: one linear layer here, three in the file."""
+  weights = tuple(source + ".weight" for source in sources)
+  biases = tuple(source + ".bias" for source in sources)
+  return (
+    Rule(weights, (target + "/kernel",), layouts.QKV_LINEAR),
+    Rule(biases, (target + "/bias",), layouts.QKV_BIAS),
   )
 
 
@@ -41,6 +33,13 @@ def _norm(source: str, target: str) -> tuple[Rule, Rule]:
   return (
     Rule((source + ".weight",), (target + "/scale",)),
     Rule((source + ".bias",), (target + "/bias",)),
+  )
+
+
+def _same(source: str, target: str, weight: str) -> tuple[Rule, ...]:
+  """A layer that Flax calls and keeps as it is here."""
+  return tuple(
+    Rule((f"{source}/{k}",), (f"{target}/{k}",)) for k in (weight, "bias")
   )
 
 
@@ -52,21 +51,28 @@ def _unwanted(*sources: str) -> tuple[Rule, ...]:
 _BLOCK = "backbone/encoder/block_{i}/"
 
 
-def _timm(
-  source: str,
-  *,
+def _embeddings(
+  names: Sequence[str],
   sequence: str = SEQUENCE,
-  convolution: Transform = CONVOLUTION,
+  kernel: layouts.Transform = layouts.CONVOLUTION,
 ) -> tuple[Rule, ...]:
+  """Tokens and patches of torch; names of cls, dist, positions and patches."""
+  cls, dist, positions, patch = names
+  return (
+    Rule((cls,), ("backbone/cls_token",), layouts.TOKEN),
+    Rule((dist,), ("backbone/dist_token",), layouts.TOKEN),
+    Rule((positions,), (sequence,), layouts.POSITIONS),
+    Rule((patch + ".weight",), ("backbone/patch_embed/kernel",), kernel),
+    Rule((patch + ".bias",), ("backbone/patch_embed/bias",)),
+  )
+
+
+def _timm(source: str, *positions: Any) -> tuple[Rule, ...]:
   """A timm vision transformer whose names begin with `source`."""
   block = source + "blocks.{i}."
-  patch = source + "patch_embed.proj"
+  embeddings = ("cls_token", "dist_token", "pos_embed", "patch_embed.proj")
   return (
-    Rule((source + "cls_token",), ("backbone/cls_token",), TOKEN),
-    Rule((source + "dist_token",), ("backbone/dist_token",), TOKEN),
-    Rule((source + "pos_embed",), (sequence,), POSITIONS),
-    Rule((patch + ".weight",), ("backbone/patch_embed/kernel",), convolution),
-    Rule((patch + ".bias",), ("backbone/patch_embed/bias",)),
+    *_embeddings([source + name for name in embeddings], *positions),
     *_norm(block + "norm1", _BLOCK + "norm1"),
     *_linear(block + "attn.qkv", _BLOCK + "attn/qkv"),
     *_linear(block + "attn.proj", _BLOCK + "attn/proj"),
@@ -80,10 +86,7 @@ def _timm(
 
 
 # DeiT and other vision transformers of timm.
-TIMM_VIT: tuple[Rule, ...] = (
-  *_timm(""),
-  *_unwanted("pre_logits.fc"),
-)
+TIMM_VIT = (*_timm(""), *_unwanted("pre_logits.fc"))
 
 _CLASSIFIER = (
   *_norm("mlp_head.0", "head/norm"),
@@ -91,45 +94,51 @@ _CLASSIFIER = (
 )
 
 # The official AST: one of timm's transformers (`v.`) and its classifier.
-AST_PTH: tuple[Rule, ...] = (*_timm("v."), *_CLASSIFIER)
+AST_PTH = (*_timm("v."), *_CLASSIFIER)
 
 # SSAST as it is pre-trained. After its fine-tuning the names are AST's.
-SSAST_PTH: tuple[Rule, ...] = (
+SSAST_PTH = (
   *_timm("v."),
-  Rule(("mask_embed",), ("mask_token",), TOKEN),
+  Rule(("mask_embed",), ("mask_token",), layouts.TOKEN),
   *_linear("cpredlayer.0", "discriminative/fc1"),
   *_linear("cpredlayer.2", "discriminative/fc2"),
   *_linear("gpredlayer.0", "generative/fc1"),
   *_linear("gpredlayer.2", "generative/fc2"),
-  Rule(("p_input_fdim", "p_input_tdim"), (INPUT_SIZE,), SCALARS),
+  Rule(("p_input_fdim", "p_input_tdim"), (INPUT_SIZE,), layouts.SCALARS),
 )
 
 
 def _time_major(source: str) -> tuple[Rule, ...]:
   """The transformer of ASiT: time before frequency."""
-  return _timm(source, sequence=TIME_SEQUENCE, convolution=TIME_CONVOLUTION)
+  return _timm(source, TIME_SEQUENCE, layouts.TIME_CONVOLUTION)
 
 
 # ASiT's transformer alone, and with a classifier on its class token.
-ASIT_BACKBONE: tuple[Rule, ...] = _time_major("")
-ASIT_PTH: tuple[Rule, ...] = (*_time_major("v."), *_CLASSIFIER)
+ASIT_BACKBONE = _time_major("")
+ASIT_PTH = (*_time_major("v."), *_CLASSIFIER)
+
+
+def _mlp(source: str, target: str) -> list[Rule]:
+  """Three linear layers with an activation between each two."""
+  return [
+    rule
+    for i in range(3)
+    for rule in _linear(f"{source}.mlp.{2 * i}", f"{target}/fc{i + 1}")
+  ]
 
 
 def _asit(projection: str, *layers: Rule) -> tuple[Rule, ...]:
   """ASiT as it is pre-trained."""
-  mlp = lambda source, target: (  # noqa: E731
-    rule
-    for i in range(3)
-    for rule in _linear(f"{source}.mlp.{2 * i}", f"{target}/fc{i + 1}")
-  )
   transposed = "head_recons.convTrans"
   return (
     *_time_major("backbone."),
-    *mlp(projection, "projection"),
+    *_mlp(projection, "projection"),
     *layers,
-    *mlp("head_recons", "reconstruction"),
+    *_mlp("head_recons", "reconstruction"),
     Rule(
-      (transposed + ".weight",), ("reconstruction/kernel",), TIME_TRANSPOSED
+      (transposed + ".weight",),
+      ("reconstruction/kernel",),
+      layouts.TIME_TRANSPOSED,
     ),
     Rule((transposed + ".bias",), ("reconstruction/bias",)),
   )
@@ -137,11 +146,11 @@ def _asit(projection: str, *layers: Rule) -> tuple[Rule, ...]:
 
 def _unit_layer(source: str, target: str) -> Rule:
   weights = (source + ".weight_g", source + ".weight_v")
-  return Rule(weights, (target + "/weight_v",), UNIT_WEIGHTS)
+  return Rule(weights, (target + "/weight_v",), layouts.UNIT_WEIGHTS)
 
 
 # The first release: two output layers, whose lengths stay at 1.
-ASIT_R1_PTH: tuple[Rule, ...] = _asit(
+ASIT_R1_PTH = _asit(
   "head_cls",
   _unit_layer("head_cls.cls_layer", "projection/cls"),
   _unit_layer("head_cls.data_layer", "projection/patch"),
@@ -149,36 +158,24 @@ ASIT_R1_PTH: tuple[Rule, ...] = _asit(
 
 # The second release: one output layer, whose lengths are learned.
 _LAST = "head.last_layer"
-ASIT_R2_PTH: tuple[Rule, ...] = _asit(
+ASIT_R2_PTH = _asit(
   "head",
-  Rule((_LAST + ".weight_g",), ("projection/last/weight_g",), WEIGHT_G),
-  Rule((_LAST + ".weight_v",), ("projection/last/weight_v",), LINEAR),
+  Rule((_LAST + ".weight_g",), ("projection/last/weight_g",), layouts.WEIGHT_G),
+  Rule((_LAST + ".weight_v",), ("projection/last/weight_v",), layouts.LINEAR),
 )
 
 
 def _hugging_face(source, blocks, qkv, proj, fc1, fc2):
   """AST, ViT and DeiT of transformers; the blocks have two sets of names."""
-  embed = source + "embeddings."
-  patch = embed + "patch_embeddings.projection"
-  block = source + blocks
-  query_key_value = tuple(block + name for name in qkv)
+  embed, block = source + "embeddings.", source + blocks
+  embeddings = (
+    *("cls_token", "distillation_token", "position_embeddings"),
+    "patch_embeddings.projection",
+  )
   return (
-    Rule((embed + "cls_token",), ("backbone/cls_token",), TOKEN),
-    Rule((embed + "distillation_token",), ("backbone/dist_token",), TOKEN),
-    Rule((embed + "position_embeddings",), (SEQUENCE,), POSITIONS),
-    Rule((patch + ".weight",), ("backbone/patch_embed/kernel",), CONVOLUTION),
-    Rule((patch + ".bias",), ("backbone/patch_embed/bias",)),
+    *_embeddings([embed + name for name in embeddings]),
     *_norm(block + "layernorm_before", _BLOCK + "norm1"),
-    Rule(
-      tuple(name + ".weight" for name in query_key_value),
-      (_BLOCK + "attn/qkv/kernel",),
-      QKV_LINEAR,
-    ),
-    Rule(
-      tuple(name + ".bias" for name in query_key_value),
-      (_BLOCK + "attn/qkv/bias",),
-      QKV_BIAS,
-    ),
+    *_qkv([block + name for name in qkv], _BLOCK + "attn/qkv"),
     *_linear(block + proj, _BLOCK + "attn/proj"),
     *_norm(block + "layernorm_after", _BLOCK + "norm2"),
     *_linear(block + fc1, _BLOCK + "mlp/fc1"),
@@ -222,8 +219,8 @@ def _in_memory(source: str) -> tuple[Rule, ...]:
 
 
 _HF_AST = "audio_spectrogram_transformer."
-HF_AST: tuple[Rule, ...] = _legacy(_HF_AST)
-HF_AST_5: tuple[Rule, ...] = _in_memory(_HF_AST)
+HF_AST = _legacy(_HF_AST)
+HF_AST_5 = _in_memory(_HF_AST)
 
 
 def _google(norms, mlp, attention) -> tuple[Rule, ...]:
@@ -231,37 +228,32 @@ def _google(norms, mlp, attention) -> tuple[Rule, ...]:
   source = "Transformer/encoderblock_{i}/"
   attention = f"{source}MultiHeadDotProductAttention_{attention}/"
   mlp = f"{source}MlpBlock_{mlp}/"
-
-  def flax_norm(source, target):
-    return tuple(
-      Rule((f"{source}/{k}",), (f"{target}/{k}",)) for k in ("scale", "bias")
-    )
-
-  def dense(source, target):
-    return tuple(
-      Rule((f"{source}/{k}",), (f"{target}/{k}",)) for k in ("kernel", "bias")
-    )
+  qkv, proj, patch = (
+    _BLOCK + "attn/qkv",
+    _BLOCK + "attn/proj",
+    "backbone/patch_embed",
+  )
 
   def projections(kind):
     return tuple(f"{attention}{k}/{kind}" for k in ("query", "key", "value"))
 
   return (
-    Rule(("cls",), ("backbone/cls_token",), TOKEN),
-    Rule(("Transformer/posembed_input/pos_embedding",), (SEQUENCE,), POSITIONS),
-    Rule(("pos_embedding",), (SEQUENCE,), POSITIONS),
-    Rule(
-      ("embedding/kernel",), ("backbone/patch_embed/kernel",), FLAX_CONVOLUTION
+    Rule(("cls",), ("backbone/cls_token",), layouts.TOKEN),
+    *(
+      Rule((name,), (SEQUENCE,), layouts.POSITIONS)
+      for name in ("Transformer/posembed_input/pos_embedding", "pos_embedding")
     ),
-    Rule(("embedding/bias",), ("backbone/patch_embed/bias",)),
-    *flax_norm(f"{source}LayerNorm_{norms[0]}", _BLOCK + "norm1"),
-    Rule(projections("kernel"), (_BLOCK + "attn/qkv/kernel",), FLAX_QKV),
-    Rule(projections("bias"), (_BLOCK + "attn/qkv/bias",), FLAX_QKV_BIAS),
-    Rule((attention + "out/kernel",), (_BLOCK + "attn/proj/kernel",), FLAX_OUT),
-    Rule((attention + "out/bias",), (_BLOCK + "attn/proj/bias",)),
-    *flax_norm(f"{source}LayerNorm_{norms[1]}", _BLOCK + "norm2"),
-    *dense(mlp + "Dense_0", _BLOCK + "mlp/fc1"),
-    *dense(mlp + "Dense_1", _BLOCK + "mlp/fc2"),
-    *flax_norm("Transformer/encoder_norm", "backbone/encoder/norm"),
+    Rule(("embedding/kernel",), (patch + "/kernel",), layouts.FLAX_CONVOLUTION),
+    Rule(("embedding/bias",), (patch + "/bias",)),
+    *_same(f"{source}LayerNorm_{norms[0]}", _BLOCK + "norm1", "scale"),
+    Rule(projections("kernel"), (qkv + "/kernel",), layouts.FLAX_QKV),
+    Rule(projections("bias"), (qkv + "/bias",), layouts.QKV_BIAS),
+    Rule((attention + "out/kernel",), (proj + "/kernel",), layouts.FLAX_OUT),
+    Rule((attention + "out/bias",), (proj + "/bias",)),
+    *_same(f"{source}LayerNorm_{norms[1]}", _BLOCK + "norm2", "scale"),
+    *_same(mlp + "Dense_0", _BLOCK + "mlp/fc1", "kernel"),
+    *_same(mlp + "Dense_1", _BLOCK + "mlp/fc2", "kernel"),
+    *_same("Transformer/encoder_norm", "backbone/encoder/norm", "scale"),
     *(
       Rule((f"{layer}/{k}",))
       for layer in ("head", "pre_logits")
@@ -272,8 +264,8 @@ def _google(norms, mlp, attention) -> tuple[Rule, ...]:
 
 # The submodules of a block numbered together (the published files, AugReg), or
 # every kind for itself (big_vision and newer).
-GOOGLE_VIT: tuple[Rule, ...] = _google((0, 2), 3, 1)
-GOOGLE_VIT_NEW: tuple[Rule, ...] = _google((0, 1), 0, 0)
+GOOGLE_VIT = _google((0, 2), 3, 1)
+GOOGLE_VIT_NEW = _google((0, 1), 0, 0)
 
 
 def _unstacked(names: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -290,25 +282,16 @@ def _unstacked(names: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 class Recognised(NamedTuple):
-  """Which table a state dict belongs to.
+  """Which table a state dict belongs to."""
 
-  Attributes:
-    kind: what it is, for people.
-    table: its rules.
-    names: the state dict without wrappers such as `module.`.
-    outside: names that do not belong to it: an optimiser's state, another
-      network.
-    pretrained_by: "SSAST" or "ASiT" if the model is as their pre-training
-      leaves it, on patches that do not overlap.
-    network: which one of `files.NETWORKS`, if there are any.
-  """
-
-  kind: str
+  kind: str  # for people
   table: tuple[Rule, ...]
-  names: dict[str, np.ndarray]
-  outside: tuple[str, ...] = ()
+  names: dict[str, np.ndarray]  # without wrappers such as `module.`
+  outside: tuple[str, ...] = ()  # an optimiser's state, another network
+  # "SSAST" or "ASiT" if the model is as their pre-training leaves it, on
+  # patches that do not overlap.
   pretrained_by: str = ""
-  network: str = ""
+  network: str = ""  # which of `files.NETWORKS`, if there are any
 
 
 def _one_of_two(names: Mapping[str, np.ndarray], network: str):
@@ -320,10 +303,7 @@ def _one_of_two(names: Mapping[str, np.ndarray], network: str):
     return dict(names), (), ""
   if network not in found:
     # Not the other one in its place: a student is no teacher.
-    raise UserError(
-      f"the file has no {network}, only a {found[0]}: "
-      f"network={found[0]!r} takes that"
-    )
+    raise UserError(f"the file has no {network}; network={found[0]!r} is there")
   start = f"{network}."
   chosen = {
     k.removeprefix(start): v for k, v in names.items() if k.startswith(start)
@@ -360,12 +340,8 @@ def recognise(
 ) -> Recognised | None:
   """Which table a state dict belongs to; None if it is nothing known.
 
-  Args:
-    names: of one network, or of two (`files.NETWORKS`).
-    network: the one that is wanted of two.
-
   Raises:
-    UserError: the file has only the other one.
+    UserError: the file has another network than the one that is wanted.
   """
   names, others, network = _one_of_two(names, network)
   names, outside, is_inside = _unwrapped(names)
@@ -374,7 +350,6 @@ def recognise(
 
 
 def _recognise(names, is_inside):
-  """The same of unwrapped names."""
 
   def before(end: str) -> str | None:
     """What stands before the first name with this end."""
@@ -413,14 +388,14 @@ def _recognise(names, is_inside):
 
 
 def _asit_of(names, source, is_inside):
-  """A pre-trained ASiT or its transformer, which has one channel."""
+  """A pre-trained ASiT or its transformer alone."""
   kinds = {
     "head_cls.": ("official ASiT (first release)", ASIT_R1_PTH),
     "head.": ("official ASiT (second release)", ASIT_R2_PTH),
   }
   has = lambda start: any(k.startswith(start) for k in names)  # noqa: E731
   kernel = names.get(f"{source}patch_embed.proj.weight")
-  is_sound = kernel is not None and kernel.shape[1:2] == (1,)
+  is_sound = kernel is not None and kernel.shape[1:2] == (1,)  # one channel
   for start, (kind, table) in kinds.items():
     # DINO and iBOT, of images, have the first one too.
     if (

@@ -1,11 +1,9 @@
 """Crops at a random place: of the right length, evenly, reproducibly."""
 
 import numpy as np
-import pytest
 from scipy import stats
 
 from astjax.data.reader import Reader
-from astjax.errors import UserError
 from astjax.ops import recipe
 from tests.data.test_pipeline import RATE, Memory, _ops, _train
 
@@ -23,7 +21,7 @@ def ramps(*lengths):
 
 
 def test_a_piece_from_anywhere():
-  out = rows(ramps(*[600] * 4), steps=500)
+  out = rows(ramps(*[600] * 4), steps=150)
   starts = np.round(out["audio"][:, 0] * 2**15).astype(int)
   pieces = (starts[:, None] + np.arange(CROP)) / 2**15
   np.testing.assert_array_equal(out["audio"], pieces.astype(np.float32))
@@ -61,7 +59,5 @@ def test_a_function_of_seed_and_position():
   assert (first["audio"] != other["audio"]).any()
 
 
-def test_it_draws_and_refuses_nonsense():
+def test_it_draws():
   assert recipe.draws(_ops("decode|random_crop(3)", Reader(Memory()))[1])
-  with pytest.raises(UserError, match="num_samples=0 must be at least 1"):
-    rows(Memory(), crop=0)

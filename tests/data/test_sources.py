@@ -413,11 +413,9 @@ def test_a_data_directory_must_exist(tmp_path):
     lambda d: recordings.Csv(data_dir=d, csv="x.csv"),
   ]
   for make in makers:
-    _refused(lambda: make(""), "no data directory", "data_dir=FOLDER")  # noqa: B023
-    gone = str(tmp_path / "gone")
-    _refused(lambda: make(gone), f"{gone!r} does not exist")  # noqa: B023
-    file = str(tmp_path / name)
-    _refused(lambda: make(file), f"{file!r} is not a folder")  # noqa: B023
+    for path in ("", str(tmp_path / "gone"), str(tmp_path / name)):
+      said = f"no data directory {path!r}"
+      _refused(lambda: make(path), said, "data_dir=FOLDER")  # noqa: B023
 
 
 @pytest.mark.parametrize("names", [(), ("a.txt", "b/c.png")])
@@ -528,7 +526,7 @@ BAD_TABLES = {
   "header only": ("path,labels\n", ["lists no recordings"]),
   "no path column": (
     "file,labels\na.wav,x\n",
-    ["no column 'path'", "columns: file, labels", "optionally labels"],
+    ["no column 'path'", "columns: file, labels"],
   ),
   "semicolons": (
     "path;labels\na.wav;x\n",
@@ -745,7 +743,7 @@ def test_splits_are_said_once(digits):
     lambda: recordings.Filenames(
       data_dir=digits, pattern="(?P<split>.)", split_table="x"
     ),
-    *("a group 'split' and split_table",),
+    *("split_table and a group 'split'",),
   )
 
 

@@ -110,7 +110,7 @@ def test_a_step_that_is_not_finite_changes_nothing(tmp_path):
       "over 4 devices in 4 micro-batches; use a positive multiple of 16",
     ),
     (4, 6, 2, "batch_size=6 does not divide evenly over 4 devices; use"),
-    (1, 8, 0, "config.accumulate=0 must be at least 1"),
+    (1, 8, 0, "config: accumulate=0 must be at least 1"),
   ],
 )
 def test_sizes_that_do_not_fit(devices, size, parts, told):

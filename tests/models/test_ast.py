@@ -374,7 +374,9 @@ def test_pooling_and_head(pooling):
     expected = (parts["prefix"][:, 0] + parts["prefix"][:, 1]) / 2
   else:
     expected = parts["tokens"].mean(1)
-  features = make(pooling).apply({"params": tree}, x, method="features")
+  features = make(pooling).apply({"params": tree}, x, method="outputs")[
+    "features"
+  ]
   np.testing.assert_allclose(features, expected, atol=1e-5)
   head = jax.tree.map(np.asarray, tree["head"])
   z = np.asarray(expected, np.float64)

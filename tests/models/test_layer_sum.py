@@ -7,7 +7,7 @@ import pytest
 import scipy.special
 
 from astjax.errors import UserError
-from astjax.models import ast
+from astjax.models import ast, heads
 from astjax.models.heads import Head
 from astjax.weights import convert
 from tests.models.test_ast import SMALL, fill, spectrogram
@@ -32,7 +32,7 @@ def outputs(model, tree, x):
   )
 
 
-@pytest.mark.parametrize("pooling", ast.POOLINGS)
+@pytest.mark.parametrize("pooling", heads.POOLINGS)
 def test_by_hand_in_the_original_s_order(pooling):
   """Weights over the blocks, a projection of every token, then the mean."""
   model, x = make(pooling), spectrogram()

@@ -60,15 +60,15 @@ def test_random_key_is_that_of_jax(seed):
 
 
 def test_uniform_numbers():
-  keys = random_keys(5_000)
+  keys = random_keys(2_000)
   drawn = np.stack([xp.NUMPY.uniform(k, 2) for k in keys], axis=1)
   assert drawn.dtype == np.float32
   assert drawn.min() >= 0.0
   assert drawn.max() < 1.0
   for column in drawn:
-    expected = (np.arange(5_000) + 0.5) / 5_000
-    assert np.abs(np.sort(column) - expected).max() < 0.025
-  assert abs(np.corrcoef(drawn)[0, 1]) < 0.05
+    expected = (np.arange(2_000) + 0.5) / 2_000
+    assert np.abs(np.sort(column) - expected).max() < 0.04
+  assert abs(np.corrcoef(drawn)[0, 1]) < 0.08
   of_jax = jax.vmap(lambda k: xp.JAX.uniform(k, 2))(wrap(keys))
   np.testing.assert_array_equal(drawn, np.transpose(of_jax))
 
@@ -83,16 +83,6 @@ def test_to_float(name):
   assert out["audio"].dtype == np.float32
   np.testing.assert_array_equal(out["audio"], pcm / 32_768)
   np.testing.assert_array_equal(out["other"], pcm)
-
-
-@EVERY
-def test_to_float_of_another_entry(name):
-  pcm = np.array([16_384], np.int16)
-  out = run_ops(
-    "to_float(audio='noise')", {"audio": pcm, "noise": pcm}, name=name
-  )
-  assert out["noise"].tolist() == [0.5]
-  assert out["audio"].dtype == np.int16
 
 
 @EVERY
@@ -181,11 +171,6 @@ def test_fbank_of_integers(name):
     run_ops("fbank", {"audio": np.zeros(800, np.int16)}, name=name)
 
 
-def test_fbank_checks_its_settings_when_parsed():
-  with pytest.raises(UserError, match="sample_rate=-1"):
-    parse("fbank(sample_rate=-1)")
-
-
 @EVERY
 @pytest.mark.parametrize(
   ("count", "real"), [(0, 1), (399, 1), (559, 1), (560, 2), (1_999, 10)]
@@ -235,12 +220,6 @@ def test_standardize(name, corpus):
   )
 
 
-@pytest.mark.parametrize("std", [0, -1.0])
-def test_standardize_needs_a_deviation(std):
-  with pytest.raises(UserError, match=f"std={std} must be positive"):
-    parse(f"standardize(0.0, {std})")
-
-
 @EVERY
 def test_patchify(name):
   x = noise((30, 20))
@@ -284,11 +263,6 @@ def test_cut_frames(name, frames, views):
   np.testing.assert_array_equal(cut[..., :kept, :], x[..., :kept, :])
   np.testing.assert_array_equal(cut[..., kept:, :], 0.0)
   np.testing.assert_array_equal(out["fbank"], x)
-
-
-def test_cut_frames_of_nothing():
-  with pytest.raises(UserError, match="num_frames=0 must be at least 1"):
-    parse("cut_frames(0)")
 
 
 @functools.cache
@@ -473,12 +447,6 @@ def test_mask_fits_the_axis(name, op, length):
     run_ops(f"{op}({length + 1})", example, name=name)
 
 
-@pytest.mark.parametrize("op", ["freq_mask", "time_mask"])
-def test_mask_of_negative_width(op):
-  with pytest.raises(UserError, match="-3"):
-    parse(f"{op}(-3)")
-
-
 @EVERY
 def test_masks_are_written_before_standardising(name):
   mean, std, padded, _ = STATS["audioset"]
@@ -494,11 +462,6 @@ def test_masks_are_written_before_standardising(name):
   out = run_ops(whole, {"fbank": x}, key, name)["fbank"]
   expected = np.where(mask(key), padded, (x - mean) / (2 * std))
   np.testing.assert_allclose(out, expected, atol=1e-6)
-
-
-def test_mask_keeps_the_type():
-  out = run_ops("time_mask(10)", {"fbank": noise((30, 20))})
-  assert out["fbank"].dtype == np.float32
 
 
 def test_backends_draw_the_same_masks():
@@ -554,11 +517,3 @@ def test_examples_draw_apart():
 def test_an_op_without_its_input():
   with pytest.raises(UserError, match=r"time_mask needs 'fbank'.*audio"):
     run_ops("to_float|time_mask(3)", {"audio": np.zeros(8, np.int16)})
-
-
-@pytest.mark.parametrize("recipe", ["", "  "])
-def test_an_empty_recipe_changes_nothing(recipe):
-  x = noise(8)
-  out = run_ops(recipe, {"audio": x})
-  assert set(out) == {"audio"}
-  assert out["audio"] is x

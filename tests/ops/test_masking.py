@@ -1,5 +1,7 @@
 """SSAST's masks: exact counts, and rates against the original's simulation."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -17,13 +19,18 @@ ORIGINAL = {
 }
 
 
+@functools.cache
+def compiled(grid, count, quirks):
+  mask = functools.partial(
+    masking.cluster_mask, grid=grid, count=count, reference_quirks=quirks
+  )
+  return jax.jit(jax.vmap(mask))
+
+
 def clusters(count, *, grid=GRID, draws=DRAWS, seed=0, quirks=True):
   """[draws, F', T'] bool."""
-  mask = lambda key: masking.cluster_mask(
-    key, grid=grid, count=count, reference_quirks=quirks
-  )
   keys = jax.random.split(jax.random.key(seed), draws)
-  index = np.asarray(jax.jit(jax.vmap(mask))(keys))
+  index = np.asarray(compiled(grid, count, quirks)(keys))
   assert index.shape == (draws, count)
   assert (np.diff(index, axis=1) > 0).all()  # ascending, so all different
   hidden = np.zeros((draws, grid[0] * grid[1]), bool)
@@ -79,6 +86,7 @@ def test_rates_by_row(count):
   # Both sides are means of as many draws; the table has three digits.
   bound = 4 * np.sqrt(2) * error + 5e-4
   assert (np.abs(hidden.mean((0, 2)) - ORIGINAL[count]) < bound).all()
+  assert not hidden[:, 0, 0].any() and not hidden[:, -1, -1].any()
 
 
 def neighbours(hidden):
@@ -87,17 +95,19 @@ def neighbours(hidden):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("quirks", RULES)
-@pytest.mark.parametrize("count", [400, 250, 100])
+@pytest.mark.parametrize(
+  ("count", "quirks"), [(400, True), (100, True), (250, False)]
+)
 def test_as_the_rule_clip_by_clip(count, quirks):
   """Rows, columns, single patches and neighbours, each in as many draws."""
-  hidden = clusters(count, quirks=quirks)
+  draws = 1_000
+  hidden = clusters(count, quirks=quirks, draws=draws)
   random = np.random.default_rng(0)
-  reference = np.stack([RULES[quirks](random, count) for _ in range(DRAWS)])
+  reference = np.stack([RULES[quirks](random, count) for _ in range(draws)])
 
   def differ(values):  # in standard errors
     a, b = values(hidden), values(reference)
-    error = np.hypot(a.std(0), b.std(0)) / np.sqrt(DRAWS)
+    error = np.hypot(a.std(0), b.std(0)) / np.sqrt(draws)
     difference = np.abs(a.mean(0) - b.mean(0))
     return np.max(difference / np.maximum(error, 1e-9))
 
@@ -108,15 +118,10 @@ def test_as_the_rule_clip_by_clip(count, quirks):
 
 
 @pytest.mark.slow
-def test_the_first_and_the_last_patch_are_never_hidden():
-  hidden = clusters(400)
-  assert not hidden[:, 0, 0].any() and not hidden[:, -1, -1].any()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("count", [400, 100])
-def test_without_quirks_it_is_symmetric(count):
-  hidden = clusters(count, quirks=False)
+def test_without_quirks_it_is_symmetric():
+  hidden = clusters(400, quirks=False)
+  assert hidden.any(0).all()  # every patch can be hidden
+  assert hidden[:, 0, 0].mean() > 0.3
   for axis in (1, 2):  # low against high mel bins, early against late
     rates = hidden.mean(3 - axis)  # [draws, F'] or [draws, T']
     difference = rates - rates[:, ::-1]
@@ -130,14 +135,7 @@ def test_without_quirks_it_is_symmetric(count):
 
 
 @pytest.mark.slow
-def test_without_quirks_every_patch_can_be_hidden():
-  hidden = clusters(400, quirks=False)
-  assert hidden.any(0).all()
-  assert hidden[:, 0, 0].mean() > 0.3
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("grid", [(8, 4), (2, 5), (1, 40), (3, 3), (5, 2)])
+@pytest.mark.parametrize("grid", [(8, 4), (1, 40)])
 @pytest.mark.parametrize("quirks", [True, False])
 def test_as_many_as_possible(grid, quirks):
   num_patches = grid[0] * grid[1]
@@ -150,9 +148,9 @@ def test_as_many_as_possible(grid, quirks):
       clusters(count, grid=grid, draws=1, quirks=quirks)
 
 
-@pytest.mark.parametrize("grid", [(3, 4), (8, 6)])
-def test_small_grids_are_like_the_original(grid):
+def test_small_grids_are_like_the_original():
   """Clusters as wide as the spectrogram wrap more than once."""
+  grid = (3, 4)
   count = grid[0] * grid[1] // 2
   hidden = clusters(count, grid=grid)
   random = np.random.default_rng(1)

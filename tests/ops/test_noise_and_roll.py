@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from astjax.errors import UserError
 from astjax.ops import xp
 from astjax.ops.recipe import apply, draws
 from tests.ops.common import parse, run_ops
@@ -66,12 +65,6 @@ def test_every_backend_draws_the_same(recipe, name):
       run_ops(recipe, {"fbank": x}, key)["fbank"],
       atol=1e-6,
     )
-
-
-@pytest.mark.parametrize("recipe", ["noise(0)", "noise(-1.0)", "roll(0)"])
-def test_nonsense(recipe):
-  with pytest.raises(UserError):
-    parse(recipe)
 
 
 @pytest.mark.parametrize("recipe", ["noise", "roll"])

@@ -18,6 +18,7 @@ from astjax.tasks import asit
 from astjax.tasks.base import cut
 from astjax.weights import convert, tables
 from tests.parity.conftest import assert_close
+from tests.weights.common import converted
 
 TABLES = {"r1": tables.ASIT_R1_PTH, "r2": tables.ASIT_R2_PTH}
 PREFIX = {"r1": "head_cls.", "r2": "head."}
@@ -80,7 +81,7 @@ def build(fixture):
   )
   # The preset's weights are those that the fixture was made with.
   assert task.loss_weights == WEIGHTS[meta["loss"]]
-  return task, convert.convert(weights, TABLES[meta["preset"]], expected)
+  return task, converted(weights, TABLES[meta["preset"]], expected)
 
 
 def batch_of(fixture, step):
@@ -264,7 +265,7 @@ def test_out_and_in_again(fixture):
   for name, value in weights.items():
     assert out[name].dtype == value.dtype and out[name].shape == value.shape
     assert out[name].tobytes() == value.tobytes(), name
-  back = convert.convert(out, table, params)
+  back = converted(out, table, params)
   jax.tree.map(np.testing.assert_array_equal, back, params)
 
 
@@ -351,7 +352,7 @@ def formula(preset, **kw):
     total_steps=100,
     **kw,
   )
-  params = convert.convert(weights, TABLES[preset], expected)
+  params = converted(weights, TABLES[preset], expected)
   views = lambda numbers, frames: np.stack(
     [wave((2, frames, 32), 1.0, j) for j in numbers], axis=1
   )

@@ -14,6 +14,7 @@ from astjax.models import ast
 from astjax.tasks import supervised
 from astjax.weights import convert, tables
 from tests.parity.conftest import assert_close
+from tests.weights.common import converted
 
 LOSSES = {"bce": "bce", "ce": "softmax_xent"}
 
@@ -39,7 +40,7 @@ def build(meta, *, num_classes, loss="bce"):
 def test_forward(fixture):
   meta = fixture.meta
   task, expected = build(meta, num_classes=meta["label_dim"])
-  params = convert.convert(fixture.state_dict(), tables.AST_PTH, expected)
+  params = converted(fixture.state_dict(), tables.AST_PTH, expected)
   spec = fixture.seeded.seeded_spectrogram(
     meta["spec_name"],
     (meta["batch"], meta["input_tdim"], meta["input_fdim"]),
@@ -64,7 +65,7 @@ def test_train(fixture):
   task, expected = build(
     meta, num_classes=meta["label_dim"], loss=LOSSES[meta["loss"]]
   )
-  params = convert.convert(fixture.state_dict(), tables.AST_PTH, expected)
+  params = converted(fixture.state_dict(), tables.AST_PTH, expected)
   assert meta["optimizer"] == "Adam"
   tx = optim.make_optimizer(
     params,

@@ -12,8 +12,9 @@ from astjax.engine import optim, sharding
 from astjax.engine.step import init_state, make_train_step, train_key
 from astjax.models import ast
 from astjax.tasks import ssast
-from astjax.weights import convert, tables
+from astjax.weights import tables
 from tests.parity.conftest import assert_close
+from tests.weights.common import converted
 
 
 def build(meta, **kw):
@@ -37,7 +38,7 @@ def size(meta):
 def official(fixture, expected):
   """The fixture's weights, its layers of other names left out."""
   names = fixture.state_dict()
-  return convert.convert(names, tables.SSAST_PTH, expected)
+  return converted(names, tables.SSAST_PTH, expected)
 
 
 @pytest.mark.fixtures("ssast_pretrain_*")

@@ -149,7 +149,7 @@ def test_jax_variables(installed):
     ({}, {"coordinator": "a:1"}, "--coordinator=a:1"),
     ({}, {"num_processes": 2, "coordinator": "a:1"}, "--process_id=I"),
     (JAX, {"coordinator": "a"}, "HOST:PORT"),
-    (JAX, {"process_id": 3}, r"--process_id=3 one of 0 ... 2"),
+    (JAX, {"process_id": 3}, r"--process_id=3 is not one of 0 ... 2"),
     (JAX | {"JAX_PROCESS_ID": "x"}, {}, "JAX_PROCESS_ID='x'"),
     ({"JAX_NUM_PROCESSES": "2"}, {}, "JAX_COORDINATOR_ADDRESS"),
   ],

@@ -208,7 +208,9 @@ def load(folder, step=None):
   built = job.build(config, mesh=mesh)
   _, template = job.fresh_state(built)
   store = checkpoint.Checkpoints(folder, read_only=True)
-  state, record = store.restore(template, step=step)
+  state, record = (
+    store.restore_step(template, step) if step else store.restore(template)
+  )
   store.close()
   return built, state, record
 

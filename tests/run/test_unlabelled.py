@@ -32,6 +32,7 @@ class Mean:
   one_label = False
   head = None
   saved_objective = {}  # noqa: RUF012
+  length_matters = False
 
   def init_params(self, rng, batch):
     return {"backbone": self.backbone.init(rng, batch["fbank"])["params"]}

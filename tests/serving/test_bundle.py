@@ -344,24 +344,23 @@ def changed(value, at=500):
     (changed(np.nan), 16_000, "not finite"),
     (changed(-np.inf), 16_000, "not finite"),
     (changed(1).astype(np.float64) * 1e300, 16_000, "not finite"),
-    (X[:0], 16_000, "holds no samples"),
-    (np.zeros((0, 2)), 16_000, "holds no samples"),
-    (np.zeros((5, 0)), 16_000, "holds no samples"),
+    (X[:0], 16_000, r"shape \(0,\); expected"),
+    (np.zeros((0, 2)), 16_000, r"shape \(0, 2\); expected"),
     (np.float32(0.5), 16_000, r"shape \(\)"),
-    (X.reshape(10, 10, 10), 16_000, r"shape \(10, 10, 10\); expected \[S\]"),
-    (X.reshape(2, 500), 16_000, "500 channels, at most 64.* transpose it"),
+    (X.reshape(10, 10, 10), 16_000, r"shape \(10, 10, 10\); expected"),
+    (X.reshape(2, 500), 16_000, "of at most 64 channels"),
     (X.astype(np.int64), 16_000, "type int64; expected floats"),
     (X.astype(np.uint8), 16_000, "type uint8"),
     (X.astype(bool), 16_000, "type bool"),
     (X.astype(complex), 16_000, "type complex128"),
     (X.astype(str), 16_000, "type <U"),
     (X.astype(object), 16_000, "type object"),
-    ([0.5, 0.25], 16_000, "clip 0: expected a path or an array.* got float"),
-    ([X, None], 16_000, "clip 1: expected a path or an array"),
-    ({}, 16_000, "got dict"),
+    ([0.5, 0.25], 16_000, r"clip 0: .* shape \(\); expected a path"),
+    ([X, None], 16_000, "clip 1: samples of type object"),
+    ({}, 16_000, "type object"),
     ("nowhere.wav", None, "nowhere.wav: No such file"),
     ("nowhere.wav", 16_000, "a file knows its own"),
-    (b"nowhere.wav", 16_000, "got bytes"),
+    (b"nowhere.wav", 16_000, r"type \|S"),
   ],
 )
 def test_what_is_no_recording(model, clip, rate, told):
@@ -439,7 +438,7 @@ def test_models_that_cannot_be_used(tmp_path):
   with pytest.raises(UserError, match="2 class names for 3 classes"):
     astjax.load(tmp_path / "bare", recipe=INFO.recipe, class_names=("a", "b"))
   model_info.save_model(tmp_path / "m", INFO, params)
-  with pytest.raises(UserError, match="differ at number 2"):
+  with pytest.raises(UserError, match="others of its own"):
     astjax.load(tmp_path / "m", class_names=("dog", "cow", "Glocke, groß"))
   half = astjax.load(tmp_path / "m", dtype="bfloat16")
   error = np.abs(half.logits(noise(5_000), 16_000) - want.logits).max()

@@ -131,7 +131,7 @@ def test_other_formats_have_no_such_classifier(
   kind, out, run, tmp_path, capsys
 ):
   args = [str(run), str(tmp_path / out), f"--format={kind}"]
-  assert convert_weights.main(args) == 1
+  assert convert_weights.main(args) == 2
   text = capsys.readouterr().err
   assert text.count("\n") == 1 and not (tmp_path / out).exists()
   if kind == "official":

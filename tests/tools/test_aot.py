@@ -12,12 +12,11 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from astjax.engine import sharding
-from astjax.engine.devices import chip_named, count_flops
+from astjax.engine.devices import count_flops
 from astjax.errors import UserError
 from astjax.models import vit
 from astjax.ops import platform
 from astjax.run import job as jobs
-from astjax.run.log import Console
 from astjax.tools import aot
 from tests.tiny import tiny_config
 
@@ -72,37 +71,23 @@ backend_config={"known_trip_count":{"n":"12"}}
 
 
 def test_collectives_of_a_text():
-  found = aot.read_traffic(HLO)
-  assert {k: (v["count"], v["nbytes"]) for k, v in found.items()} == {
-    "all-reduce": (13, 12 * 128 + 128 + 32),
-    "all-gather": (2, 2 * 128),
-    "reduce-scatter": (1, 32),
-    "collective-permute": (1, 128),
+  assert aot.read_traffic(HLO) == {
+    "all-reduce": 12 * 128 + 128 + 32,
+    "all-gather": 2 * 128,
+    "reduce-scatter": 32,
+    "collective-permute": 128,
   }
-  assert not any(v["in_unknown_loop"] for v in found.values())
 
 
-def test_a_loop_of_unknown_length_is_counted_once_and_said_so():
+def test_a_loop_of_unknown_length_is_counted_once():
   text = HLO.replace("known_trip_count", "other")
-  found = aot.read_traffic(text)["all-reduce"]
-  assert (found["count"], found["nbytes"]) == (2, 128 + 128 + 32)
-  assert found["in_unknown_loop"]
-
-
-def test_a_loop_up_to_a_number_turns_so_often():
-  """As JAX's loops of known length look where XLA does not state it."""
-  text = HLO.replace("known_trip_count", "other").replace(
-    "  ROOT %less", "  %b = s32[] constant(7)\n  ROOT %less"
-  )
-  found = aot.read_traffic(text)["all-reduce"]
-  assert (found["count"], found["in_unknown_loop"]) == (8, False)
+  assert aot.read_traffic(text)["all-reduce"] == 128 + 128 + 32
 
 
 def test_pieces_of_one_are_one():
   """A TPU does one piece by piece, in the turns of a loop that is busy."""
   text = HLO.replace("channel_id=1", "channel_id=2")
-  found = aot.read_traffic(text)["all-reduce"]
-  assert (found["count"], found["nbytes"]) == (1, 128 + 32)
+  assert aot.read_traffic(text)["all-reduce"] == 128 + 32
 
 
 def test_of_a_choice_each_branch_counts_its_share():
@@ -111,13 +96,7 @@ def test_of_a_choice_each_branch_counts_its_share():
     "while(%init), condition=%condition, body=%body",
     "conditional(%i), branch_computations={%body, %condition}",
   )
-  found = aot.read_traffic(text)["all-reduce"]
-  assert (found["count"], found["nbytes"]) == (2, 128 + 128 + 32)
-
-
-def test_no_program():
-  with pytest.raises(UserError, match="no entry computation"):
-    aot.read_traffic("")
+  assert aot.read_traffic(text)["all-reduce"] == 128 + 128 + 32
 
 
 def test_collectives_of_a_real_program():
@@ -136,8 +115,8 @@ def test_collectives_of_a_real_program():
     .lower(jnp.ones((8, 16)), jnp.ones((16, 3)))
     .compile()
   )
-  found = aot.read_traffic(program.as_text())["all-reduce"]
-  assert (found["count"], found["nbytes"]) == (5, 5 * 16 * 3 * 4)
+  found = aot.read_traffic(program.as_text())
+  assert found == {"all-reduce": 5 * 16 * 3 * 4}
 
 
 def test_flops_multiply_loops_and_devices():
@@ -199,9 +178,7 @@ def test_the_same_step_as_with_the_data():
   # The gradients and the loss. Of prefix tokens and their positions they are
   # the same, and sent once.
   tokens = 4 * params["backbone"]["pos_embed"]["prefix"].size
-  sent = real["traffic"]
-  assert list(sent) == ["all-reduce"]
-  assert sent["all-reduce"]["nbytes"] == nbytes - tokens + 4
+  assert real["traffic"] == {"all-reduce": nbytes - tokens + 4}
   memory = real["memory"]
   # Weights and Adam's two moments stay where they are.
   assert 3 * nbytes <= memory["aliased"] < 3 * nbytes + 100
@@ -216,8 +193,12 @@ def test_the_same_step_as_with_the_data():
 
 
 def test_a_larger_batch_needs_more_memory_and_as_much_traffic():
-  job = aot.build(tiny_config(), jax.devices()[:4])
-  small, large = (aot.compile_step(job, size) for size in (8, 64))
+  small, large = (
+    aot.report(
+      aot.build(tiny_config(input={"batch_size": size}), jax.devices()[:4])
+    )
+    for size in (8, 64)
+  )
   assert large["memory"]["temporaries"] > 2 * small["memory"]["temporaries"]
   assert large["traffic"] == small["traffic"]
 
@@ -231,62 +212,15 @@ def test_the_number_of_classes_has_to_be_known():
   assert len(job.train.class_names) == 7
 
 
-@pytest.mark.parametrize("first", [4, 52, 400])
-def test_the_largest_batch(first):
-  asked = []
+def test_a_step_that_does_not_fit():
+  told = "RESOURCE_EXHAUSTED: Ran out of memory. Used 20.50G of 15.75G hbm."
 
-  def search(memory, unit=4, **kw):
-    asked.clear()
+  class Step:
+    def lower(self):
+      raise jax.errors.JaxRuntimeError(f"{told}\nAnd more.")
 
-    def fits(size):
-      asked.append(size)
-      return 1_000 + 100 * size <= memory
-
-    return aot.largest_batch(fits, unit, first, **kw)
-
-  assert search(1_000 + 5_350) == 13 * 4
-  assert len(asked) <= 9 and len({*asked}) == len(asked)
-  assert search(1_399) == 0
-  assert 93 < search(1_000 + 100 * 100) <= 100
-  assert search(10**9, most=60) == 60
-  assert 89 * 15 / 16 < search(9_999, unit=1) <= 89
-
-
-@pytest.mark.slow
-def test_what_is_suggested_fits(monkeypatch):
-  job = aot.build(tiny_config(), jax.devices()[:4])
-  memory = aot.compile_step(job, 12)["memory"]["peak"]
-  monkeypatch.setattr(aot, "_memory_of", lambda mesh: memory)
-  said = []
-  found = aot.report(job, suggest=True, say=said.append)
-  assert found["batch_size"] == 8 and found["largest_batch"] == 12
-  assert any(line.startswith("batch 12 fits") for line in said)
-  assert any(line.startswith("batch 16 does not fit") for line in said)
-
-
-def test_pencil_and_paper():
-  """197 TFLOP/s; 200 GB/s out of each chip; all-reduces count twice."""
-  chip = chip_named("TPU v5 lite")
-  traffic = {
-    "all-reduce": {"nbytes": 100_000_000},
-    "all-gather": {"nbytes": 50_000_000},
-  }
-  found = aot.at_best(chip, 16, 16 * 197e9, traffic)
-  assert found["compute"] == pytest.approx(1e-3)
-  assert found["send"] == pytest.approx(250e6 * 15 / 16 / 200e9)
-  assert aot.at_best(chip._replace(link=0.0), 16, 1e9, traffic).keys() == {
-    "compute"
-  }
-  assert aot.at_best(None, 16, 1e9, traffic) == {}
-
-
-def test_what_a_compiler_without_memory_says():
-  message = (
-    "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in "
-    "memory space hbm. Used 20.50G of 15.75G hbm. Exceeded hbm capacity by 4G."
-  )
-  assert aot._exhausted(message) == {"peak": int(20.5 * 2**30)}
-  assert aot._exhausted("nothing") == {}
+  found = aot._compile(Step(), (), 2**34)
+  assert found["fits"] is False and found["refusal"] == told
 
 
 def test_no_topology(monkeypatch):
@@ -295,9 +229,7 @@ def test_no_topology(monkeypatch):
 
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
   monkeypatch.setattr(aot.topologies, "get_topology_desc", refuse)
-  with pytest.raises(
-    UserError, match=r"expected local.*v5e:4x4.*v6e.*Unknown TPU"
-  ):
+  with pytest.raises(UserError, match=r"neither local.*v5e:4x4.*Unknown TPU"):
     aot.find_devices("v5e:4y4")
 
 
@@ -324,8 +256,8 @@ def test_command_line(config_file, capsys):
   assert aot.main([*command, "--workdir=runs/x", "--json"]) == 0
   found = json.loads(capsys.readouterr().out)
   assert (found["devices"], found["batch_size"]) == (4, 4)
-  assert found["traffic"]["all-reduce"]["count"] >= 1
-  aot._show(found, Console())
+  assert found["traffic"]["all-reduce"] > 0
+  aot._show(found)
   text = capsys.readouterr().out
   assert f"{found['parameters']:,}" in text
   assert "all-reduce" in text and "temporaries" in text
@@ -335,7 +267,6 @@ def test_command_line(config_file, capsys):
   ("flag", "told"),
   [
     ("--topologi=v5e:4x4", "Did you mean 'topology'"),
-    ("--suggest", "give --topology"),
   ],
 )
 def test_mistakes_end_in_one_line(flag, told, config_file, mistake):
@@ -365,5 +296,6 @@ def test_a_tpu_that_is_not_there(config_file):
   assert (found["devices"], found["device_kind"]) == (4, "TPU v5 lite")
   assert found["fits"] and found["device_memory"] == 16 * 2**30
   # As on a CPU: see above.
-  sent = found["traffic"]["all-reduce"]["nbytes"]
-  assert sent == 4 * (found["parameters"] - 2 * 16 + 1)
+  assert found["traffic"]["all-reduce"] == 4 * (
+    found["parameters"] - 2 * 16 + 1
+  )

@@ -56,7 +56,7 @@ def test_a_training_starts_from_it(tiny_run, tmp_path):
     (["--workdir=nowhere", "{out}"], "nowhere is not a work directory"),
     (
       ["--workdir={run}", "--steps=1,7", "{out}"],
-      "no checkpoint of step 7; it",
+      "no checkpoint of step 7 among",
     ),
     (["--workdir={run}", "--last=5", "{out}"], "--last=5, but the run has 4"),
     (["--workdir={run}", "--last=0", "{out}"], "--last=0"),

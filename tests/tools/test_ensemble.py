@@ -106,7 +106,7 @@ def strangers(runs):
   ("args", "said"),
   [
     (["{}/a", "{}/nothing"], "nothing is not a work directory"),
-    (["{}/a", "{}/a"], "is given twice"),
+    (["{}/a", "{}/a"], "a run is given twice"),
     (["{}/a", "{}/fewer"], "fewer has 8 recordings in val, "),
     (["{}/a", "{}/split"], "split has other recordings in val than"),
     (["{}/a", "{}/name"], "unknown evaluation 'val'. Known: test."),

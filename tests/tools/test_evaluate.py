@@ -114,7 +114,7 @@ def test_a_model_without_names(sounds_run, saved, tmp_path, capsys):
   ("change", "args", "told"),
   [
     (("b/", "bee/"), [], "the data's class 'bee' is none of the model's 2."),
-    (None, ["--label_list={}/l.txt"], "number 0 is 'b' and 'a'"),
+    (None, ["--label_list={}/l.txt"], "they differ at number 1"),
     (None, ["--manifest=nowhere.csv"], "nowhere.csv' does not exist"),
     (None, ["--data_dir=nowhere"], "'nowhere' does not exist"),
     (None, ["--split=val"], "no recording of split 'val'"),

@@ -181,19 +181,19 @@ def test_an_output_of_something_else(
 
   output = tmp_path / "x.jsonl"
   assert main(folder, f"--output={output}", paths=[path]) == 0
-  refused(output, "--top=1", told="other flags")
-  refused(output, "--windows", told="other flags")
+  refused(output, "--top=1", told="give a new name")
+  refused(output, "--windows", told="give a new name")
   text = output.read_text()
   (used,) = {*re.findall(r"\b[0-9a-f]{16}\b", text)}
   output.write_text(text.replace(used, "0" * 16))
-  refused(output, told="another model")
+  refused(output, told="give a new name")
   output.write_text(text)
   recipe = quick.info.recipe.replace("standardize(-4.0,", "standardize(4.0,")
   assert recipe != quick.info.recipe
   other = dataclasses.replace(quick.info, recipe=recipe)
   with monkeypatch.context() as patch:
     patch.setattr(quick, "info", other)
-    refused(output, told="another model")
+    refused(output, told="give a new name")
   output.write_text("Dear diary,\n1,2\n")
   refused(output, told="give a new name")
   refused(output.with_suffix(".txt"), told="must end in .jsonl or .csv")

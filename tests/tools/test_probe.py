@@ -90,7 +90,7 @@ def test_log_mels_are_those_of_the_front_end(model):
   bundle = astjax.load(model)
   reader = readers(model)["train"]
   console = log.Console(False)
-  found = probe.hear(bundle, reader, console, "train")
+  found = probe.hear(bundle, reader, console)
   assert {k: v.shape for k, v in found.items()} == {
     "embedding": (4, 16),
     "log_mels": (4, 16),
@@ -152,7 +152,7 @@ def test_literal_patches(model, tmp_path):
   audio = sounds.noise(1500, seed=1)[:, 0]
   soundfile.write(tmp_path / "x.wav", audio, sounds.RATE)
   plain, cut = (
-    probe._LogMels(text)(audio, sounds.RATE)
+    probe._mean_log_mels(text)(audio, sounds.RATE)
     for text in (recipe, f"{recipe}|patchify((8, 10), (8, 10))")
   )
   np.testing.assert_array_equal(plain, cut)

@@ -1,10 +1,30 @@
-"""Shared by the tests that read files: damage, refusals, bits."""
+"""Shared by the tests that read files: damage, refusals, bits, names."""
 
 import ml_dtypes
 import numpy as np
 import pytest
 
 from astjax.errors import UserError
+from astjax.weights.convert import (
+  GRID,
+  INPUT_SIZE,
+  PREFIX,
+  check,
+  flatten,
+  lay_out,
+  rename,
+)
+
+
+def converted(source, rules, expected):
+  """A foreign state dict as parameters of the shapes of `expected`."""
+  flat, _ = rename(source, rules)
+  flat.pop(INPUT_SIZE, None)
+  leaves = flatten(expected)
+  if GRID in leaves:
+    num_prefix = leaves[PREFIX].shape[0] if PREFIX in leaves else 0
+    flat = lay_out(flat, num_prefix, leaves[GRID].shape[:2])
+  return check(flat, expected, rules)
 
 
 def refusal(read, path):

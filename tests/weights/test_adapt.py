@@ -268,9 +268,7 @@ def test_from_images():
   )
   assert report.changed == {
     adapt.KERNEL: "sum over 3 channels",
-    convert.GRID: (
-      "positions, frequency 4 -> 2 (cut 1 to 2), time 4 -> 5 (interpolated)"
-    ),
+    convert.GRID: ("positions, 4 x 4 -> 2 x 5 (bilinear)"),
   }
 
 
@@ -365,12 +363,9 @@ def test_the_rule_for_positions_is_told():
     taken[convert.GRID],
     adapt.resize_ssast_grid(source[convert.GRID], (20, 5)),
   )
-  assert report.changed[convert.GRID] == (
-    "positions, frequency 16 -> 20 (interpolated), time 4 -> 5 (interpolated), "
-    "through 8 rows, as the original SSAST"
-  )
+  assert report.changed[convert.GRID] == ("positions, 16 x 4 -> 20 x 5 (ssast)")
   _, report = fit(source, model(16, 4), resize="ssast")
-  assert report.changed[convert.GRID].startswith("positions, through 8 rows")
+  assert report.changed[convert.GRID].endswith("(ssast)")
 
 
 def test_chosen_leaves_stay_fresh():

@@ -15,7 +15,7 @@ import astjax
 from astjax.engine import step
 from astjax.errors import UserError
 from astjax.models.heads import Head
-from astjax.run import checkpoint, workdir
+from astjax.run import checkpoint
 from astjax.tools import convert_weights
 from astjax.weights import (
   adapt,
@@ -351,7 +351,7 @@ def test_a_folder(preset, tmp_path):
   assert loaded.info.objective["preset"] == preset
   assert loaded.info.objective["task_kw"] == how
   same(loaded.params, PARAMS[preset])
-  with pytest.raises(UserError, match="network='student' is for runs"):
+  with pytest.raises(UserError, match=r"one network .* not a student"):
     load.load(tmp_path / "model", load.Options(network="student"))
 
 
@@ -367,7 +367,7 @@ def save_run(run, preset="r2"):
   saved.save(state, {})
   saved.wait()
   saved.close()
-  workdir.write_model(run, INFO[preset].to_json())
+  (run / "model.json").write_text(json.dumps(INFO[preset].to_json()))
 
 
 def test_a_run_has_both_networks(tmp_path):
@@ -469,6 +469,7 @@ def _started(path, given, *, info, grid):
     init(jax.random.key(0)),
     backbone=info.backbone(),
     head=info.head,
+    objective=info.objective,
     options=given,
   )
 
@@ -495,8 +496,7 @@ def test_fine_tuning_starts(tmp_path):
     out["backbone"]["pos_embed"]["prefix"], old["pos_embed"]["prefix"]
   )
   assert report.changed == {
-    convert.GRID: "positions, frequency 3 -> 4 (interpolated), time 4 -> 7 "
-    "(interpolated)"
+    convert.GRID: "positions, 3 x 4 -> 4 x 7 (bilinear)"
   }
 
 
@@ -556,7 +556,7 @@ def test_pre_training_goes_on(tmp_path):
   out, report = started(
     info=INFO["r2"], grid=(3, 2), folder=tmp_path / "shorter", **given
   )
-  assert report.changed == {convert.GRID: "positions, time 4 -> 2 (bicubic)"}
+  assert report.changed == {convert.GRID: "positions, 3 x 4 -> 3 x 2 (bicubic)"}
   np.testing.assert_array_equal(
     out["backbone"]["pos_embed"]["grid"],
     adapt.resize_bicubic(PARAMS["r2"]["backbone"]["pos_embed"]["grid"], (3, 2)),
@@ -613,8 +613,7 @@ def test_pre_training_starts_from_images(tmp_path):
   square = source["pos_embed"][0, 1:].reshape(14, 14, 32)
   expected = adapt.resize_bicubic(square, (37, 8)).reshape(1, 296, 32)
   np.testing.assert_allclose(pos[:, 1:], expected, atol=1e-6)
-  assert "frequency 14 -> 8 (bicubic)" in report.changed[convert.GRID]
-  assert "time 14 -> 37 (bicubic)" in report.changed[convert.GRID]
+  assert "14 x 14 -> 37 x 8 (bicubic)" in report.changed[convert.GRID]
   assert {k.split("/")[0] for k in report.fresh} == {
     "projection",
     "reconstruction",
@@ -644,7 +643,7 @@ def test_images_for_a_classifier_have_ast_s_rule(tmp_path):
     info=tuned(),
     grid=(12, 50),
   )
-  assert "frequency 14 -> 12 (cut 1 to 12)" in report.changed[convert.GRID]
+  assert "14 x 14 -> 12 x 50 (bilinear)" in report.changed[convert.GRID]
 
 
 def test_a_classifier_by_command(tmp_path, capsys):
@@ -659,7 +658,7 @@ def test_a_classifier_by_command(tmp_path, capsys):
   front_end = FrontEnd.from_recipe(info.recipe)
   assert front_end.num_frames == 128 and front_end.padding == "waveform"
   student = [*args, "--network=student"]
-  assert command(source, tmp_path / "student", *student) == 1
+  assert command(source, tmp_path / "student", *student) == 2
   assert "network='teacher' takes that" in capsys.readouterr().err
 
 

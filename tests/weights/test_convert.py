@@ -9,6 +9,7 @@ from astjax.errors import UserError
 from astjax.models import ast, heads
 from astjax.weights import convert, tables
 from astjax.weights.convert import Rule, Transform
+from tests.weights.common import converted
 
 # Eleven blocks, so that 1 and 10 have to be told apart.
 D, DEPTH, CLASSES, GRID, PATCH = 8, 11, 5, (2, 3), (4, 6)
@@ -70,12 +71,12 @@ def official(source, tree):
   """As a file is read: recognised first, then converted."""
   what, table, names, *_ = tables.recognise(source)
   assert what == "official AST" and table is tables.AST_PTH
-  return convert.convert(names, table, tree)
+  return converted(names, table, tree)
 
 
 def message(source, rules, tree):
   with pytest.raises(UserError) as e:
-    convert.convert(source, rules, tree)
+    converted(source, rules, tree)
   text = str(e.value)
   start = "these weights do not fit the model: "
   assert text.startswith(start)
@@ -130,7 +131,7 @@ def test_no_name_may_be_missing(expected):
     source = state_dict()
     del source[name]
     if name.startswith("v.head"):  # not used, so not needed
-      convert.convert(source, tables.AST_PTH, expected)
+      converted(source, tables.AST_PTH, expected)
       continue
     problems = message(source, tables.AST_PTH, expected)
     assert len(problems) == (2 if name == "v.pos_embed" else 1)
@@ -169,7 +170,7 @@ def test_a_block_too_many(expected):
 def test_with_and_without_module_in_one_file(expected):
   source = state_dict("module.") | {"v.norm.bias": np.zeros(D, np.float32)}
   with pytest.raises(UserError, match=r"module\.v\.cls_token meets no rule"):
-    convert.convert(source, tables.AST_PTH, expected)
+    converted(source, tables.AST_PTH, expected)
 
 
 def test_a_block_under_two_numbers(expected):
@@ -202,7 +203,7 @@ def test_a_block_under_two_numbers(expected):
 def test_a_wrong_shape(name, shape, told, expected):
   source = state_dict() | {name: np.zeros(shape, np.float32)}
   with pytest.raises(UserError) as e:
-    convert.convert(source, tables.AST_PTH, expected)
+    converted(source, tables.AST_PTH, expected)
   assert told in str(e.value)
 
 
@@ -220,7 +221,7 @@ def test_whole_numbers_are_no_weights(expected):
 
 def test_out_and_in_again(expected):
   source = state_dict()
-  params = convert.convert(source, tables.AST_PTH, expected)
+  params = converted(source, tables.AST_PTH, expected)
   out = convert.revert(params, tables.AST_PTH)
   unused = {k for k in source if k.startswith("v.head")}
   assert out.keys() == source.keys() - unused
@@ -252,7 +253,7 @@ X, Y = np.arange(2.0), np.arange(2.0) + 5
 
 
 def test_a_small_table():
-  out = convert.convert({"x": X, "y": Y}, RULES, TREE)
+  out = converted({"x": X, "y": Y}, RULES, TREE)
   assert list(out) == ["a", "b"]
   np.testing.assert_array_equal(out["b"]["c"], Y)
 
@@ -275,7 +276,7 @@ def test_a_rule_that_drops_still_counts():
   rules = (*RULES, Rule(("x",)))
   problems = message({"x": X, "y": Y}, rules, TREE)
   assert problems[0] == "+ x meets 2 rules of the table"
-  out = convert.convert({"x": X, "y": Y, "z": X}, (*RULES, Rule(("z",))), TREE)
+  out = converted({"x": X, "y": Y, "z": X}, (*RULES, Rule(("z",))), TREE)
   assert set(convert.flatten(out)) == {"a", "b/c"}
 
 
@@ -296,9 +297,7 @@ def test_patterns_fit_whole_names():
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
 def test_parameters_have_the_type_of_the_model(dtype):
-  out = convert.convert(
-    {"x": X.astype(dtype), "y": Y.astype(dtype)}, RULES, TREE
-  )
+  out = converted({"x": X.astype(dtype), "y": Y.astype(dtype)}, RULES, TREE)
   assert {v.dtype for v in jax.tree.leaves(out)} == {np.dtype(np.float32)}
 
 
@@ -307,7 +306,7 @@ def test_one_source_for_two_targets_and_back():
     lambda x: (x[:2], x[2:]), lambda a, b: (np.concatenate([a, b]),)
   )
   rules = (Rule(("xy",), ("a", "b/c"), halves),)
-  out = convert.convert({"xy": np.arange(4.0)}, rules, TREE)
+  out = converted({"xy": np.arange(4.0)}, rules, TREE)
   np.testing.assert_array_equal(out["a"], [0, 1])
   np.testing.assert_array_equal(out["b"]["c"], [2, 3])
   back = convert.revert(out, rules)
@@ -324,7 +323,7 @@ def test_two_sources_for_one_target_and_back():
   )
   tree = {"block_7": {"qk": jax.ShapeDtypeStruct((4,), jnp.float32)}}
   source = {"n.7.k": Y, "n.7.q": X, "unused": X}
-  out = convert.convert(source, rules, tree)
+  out = converted(source, rules, tree)
   np.testing.assert_array_equal(out["block_7"]["qk"], [*X, *Y])
   back = convert.revert(out, rules)
   assert list(back) == ["n.7.q", "n.7.k"]

@@ -77,19 +77,19 @@ def test_a_recipe_of_a_config():
 @pytest.mark.parametrize(
   ("old", "new", "told"),
   [
-    ("to_float", "to_float|echo(3)", "has echo, which is no part"),
-    ("num_mel_bins=36", "frame_shift_ms=5.0", "fbank's frame_shift_ms=5.0"),
+    ("to_float", "to_float|echo(3)", "unknown op 'echo'"),
+    ("num_mel_bins=36", "frame_shift_ms=5.0", "can follow only"),
     ("quantise", "quantise|patchify((16, 16), (10, 10))", "can follow only"),
-    ("resample(16000)", "resample(8000)", "the rates 16000, 8000"),
-    ("|pad_frames(sample_rate=16000)", "", "differ in whether padding"),
-    ("center", "center(num_samples='')", "differ in whether padding"),
+    ("resample(16000)", "resample(8000)", "can follow only"),
+    ("|pad_frames(sample_rate=16000)", "", "can follow only"),
+    ("center", "center(num_samples='')", "can follow only"),
     ("quantise", "quantise|quantise", "can follow only"),
     (
       "|pad_frames(sample_rate=16000)|standardize(-4.0, 4.5)",
       "|standardize(-4.0, 4.5)|pad_frames(sample_rate=16000)",
       "can follow only",
     ),
-    ("to_float", "to_float|freq_mask(3)", "has freq_mask, which only astjax"),
+    ("to_float", "to_float|freq_mask(3)", "can follow only"),
     ("quantise", "quantise(", "is not a recipe"),
     ("quantise", "quantise(1, 2, 3)", "too many positional"),
   ],
@@ -230,14 +230,14 @@ def replaced(**changes):
     (replaced(model={"prefix": ("cls",)}), "the tokens cls and dist"),
     (replaced(model={"patch_size": (16, 8)}), "square patches"),
     (replaced(recipe=""), "front-end is unknown"),
-    (replaced(recipe="decode|fbank(low_freq=50.0)"), "low_freq=50.0"),
+    (replaced(recipe="decode|fbank"), "has no fit"),
     (
       replaced(
         recipe=FrontEnd(16_000, 36, 36, None, padding="waveform").recipe()
       ),
       "recipe pads the waveform",
     ),
-    (replaced(class_names=("a", "b", "a")), "'a' comes twice"),
+    (replaced(class_names=("a", "b", "a")), "two classes of one name"),
     (
       replaced(head=Head(num_classes=3, pooling="tokens")),
       "averages the prefix tokens",
@@ -261,7 +261,7 @@ def test_another_rate_is_noted(tmp_path):
 @pytest.mark.parametrize(
   ("file", "change", "told"),
   [
-    ("config", {"model_type": "bert"}, "of model_type 'bert'; known are"),
+    ("config", {"model_type": "bert"}, "unknown model_type"),
     ("config", {"hidden_size": "x"}, "hidden_size='x' is str, expected int"),
     (
       "config",

@@ -15,7 +15,7 @@ from astjax import models
 from astjax.engine import step
 from astjax.errors import UserError
 from astjax.models.heads import Head
-from astjax.run import checkpoint, workdir
+from astjax.run import checkpoint
 from astjax.tools import convert_weights
 from astjax.weights import (
   convert,
@@ -28,6 +28,7 @@ from astjax.weights.front_end import FrontEnd
 from astjax.weights.identify import identify
 from astjax.weights.info import ModelInfo
 from tests.parity.conftest import HERE, Fixture
+from tests.weights.common import converted
 from tests.weights.test_info import same
 
 HEADS = ["discriminative", "generative"]
@@ -109,7 +110,7 @@ def test_the_table_both_ways(wrapper):
   found = tables.recognise({wrapper + k: v for k, v in names.items()})
   assert found.kind == "official SSAST" and found.table is tables.SSAST_PTH
   expected = INFO.expected_params(GRIDS[16, 16])
-  back = convert.convert(found.names, found.table, expected)
+  back = converted(found.names, found.table, expected)
   same(convert.flatten(back), PARAMS)
 
 
@@ -283,7 +284,7 @@ def test_a_folder_and_a_run(heads, tmp_path):
   saved.save(state, {})
   saved.wait()
   saved.close()
-  workdir.write_model(run, info.to_json())
+  (run / "model.json").write_text(json.dumps(info.to_json()))
   loaded = load.load(run)
   assert loaded.info.objective == info.objective
   same(loaded.params, params)
@@ -327,10 +328,10 @@ def test_official_names_of_one_objective(tmp_path, capsys):
 
 def test_hugging_face_has_no_such_model(tmp_path, capsys):
   model_info.save_model(tmp_path / "m", INFO, PARAMS)
-  assert command(tmp_path / "m", tmp_path / "hf", "--format=hf") == 1
+  assert command(tmp_path / "m", tmp_path / "hf", "--format=hf") == 2
   told = capsys.readouterr().err.strip()
   assert told == (
-    "astjax: error: the model has no classifier; Hugging Face's format has one"
+    "astjax: error: the model has no classifier, Hugging Face's AST has one"
   )
   assert not (tmp_path / "hf").exists()
 
@@ -394,6 +395,7 @@ def started(given=None, *, info, grid, source=INFO, params=PARAMS, folder):
     init(jax.random.key(0)),
     backbone=info.backbone(),
     head=info.head,
+    objective=info.objective,
     options=given,
   )
 
@@ -426,9 +428,7 @@ def test_fine_tuning_starts(tmp_path):
     grid=(3, 6),
     folder=tmp_path / "corrected",
   )
-  assert report.changed[convert.GRID] == (
-    "positions, time 4 -> 6 (interpolated)"
-  )
+  assert report.changed[convert.GRID] == ("positions, 3 x 4 -> 3 x 6 (ssast)")
 
 
 def test_what_the_original_cannot_do_is_told(tmp_path):
@@ -450,7 +450,7 @@ def test_pre_training_goes_on(tmp_path):
   assert not report.dropped and not report.fresh and not report.changed
   _, report = started(info=INFO, grid=(3, 5), folder=tmp_path / "longer")
   assert report.changed == {
-    convert.GRID: "positions, time 4 -> 5 (interpolated)"
+    convert.GRID: "positions, 3 x 4 -> 3 x 5 (bilinear)"
   }
 
 
@@ -477,11 +477,11 @@ def test_a_classifier_by_command(tmp_path, capsys):
     num_classes=3, pooling="tokens"
   )
   cut = ["--num_classes=3", "--input=16x48"]
-  assert command(tmp_path / "m", tmp_path / "cut", *cut) == 1
+  assert command(tmp_path / "m", tmp_path / "cut", *cut) == 2
   assert "positions='corrected' can" in capsys.readouterr().err
   cut.append("--positions=corrected")
   assert command(tmp_path / "m", tmp_path / "cut", *cut) == 0
-  assert command(tmp_path / "m", tmp_path / "o", *args[1:]) == 1
+  assert command(tmp_path / "m", tmp_path / "o", *args[1:]) == 2
   assert "may not overlap" in capsys.readouterr().err
 
 

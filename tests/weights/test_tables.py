@@ -9,6 +9,7 @@ from astjax.models.heads import Head
 from astjax.weights import convert, tables
 from astjax.weights.info import ModelInfo
 from tests.weights import google
+from tests.weights.common import converted
 
 D = 32
 INFO = ModelInfo(
@@ -48,7 +49,7 @@ def test_out_and_in_again(name, wrapper):
   out = {wrapper + k: v for k, v in out.items()}
   kind, table, names, *_ = tables.recognise(out)
   assert name.startswith(kind)
-  back = convert.convert(names, table, expected)
+  back = converted(names, table, expected)
   same = jax.tree.map(np.array_equal, back, params)
   assert jax.tree.all(same)
   assert convert.revert(back, TABLES[name]).keys() == names.keys()
@@ -136,4 +137,4 @@ def test_what_a_table_does_not_have_is_told():
   with pytest.raises(
     UserError, match=r"v\.blocks\.0\.ls1\.gamma meets no rule"
   ):
-    convert.convert(names, tables.AST_PTH, expected)
+    converted(names, tables.AST_PTH, expected)
