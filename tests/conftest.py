@@ -17,9 +17,18 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Most of a test's time is compiling. (`tests/parity` compiles as a run does.)
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # Many tests compile the same tiny step, some of them in processes of their own.
+# To write what takes no time to compile takes longer than to compile it.
 _CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+
+def pytest_collection(session):
+  """Where tests run, which is not the process that hands them out."""
+  if not session.config.pluginmanager.has_plugin("dsession"):
+    from tests import reuse
+
+    reuse.install()
 
 
 @pytest.fixture
