@@ -1,4 +1,4 @@
-"""Waveforms in NumPy, for host ops, serving and tools: rates, lengths, 16 bits."""
+"""Waveforms in NumPy: rates, lengths, 16 bits."""
 
 from __future__ import annotations
 

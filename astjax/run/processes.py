@@ -204,6 +204,7 @@ class Signals:
     # Among several processes SIGTERM belongs to JAX, which carries it to all of
     # them. The other signals are turned into it.
     self._several = jax.process_count() > 1
+    self._start: int | None = None
 
   def __enter__(self) -> Signals:
     catch = {signal.SIGINT, signal.SIGUSR1, signal.SIGHUP, signal.SIGTERM}
@@ -233,8 +234,10 @@ class Signals:
     if not self._several:
       return self.received is not None
     # JAX's preemption service finds a step that none of them has begun, without
-    # a collective in every step.
-    if not multihost_utils.reached_preemption_sync_point(step):
+    # a collective in every step. A notice before the first call makes that step
+    # 1, which a resumed run would be past: so steps count from this start.
+    self._start = step - 1 if self._start is None else self._start
+    if not multihost_utils.reached_preemption_sync_point(step - self._start):
       return False
     signals = multihost_utils.process_allgather(np.int32(self.received or 0))
     self.received = int(signals.max()) or signal.SIGTERM
