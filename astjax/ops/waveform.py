@@ -1,4 +1,4 @@
-"""Waveforms in NumPy: rates, lengths, 16 bits."""
+"""Waveforms in NumPy, for host ops, serving and tools: rates, lengths."""
 
 from __future__ import annotations
 
