@@ -18,7 +18,8 @@ import filelock
 import rich.console
 import rich.progress
 
-from astjax.errors import Outage, UserError, file_error, first_line, nearest
+from astjax import errors
+from astjax.errors import Outage, UserError, first_line, nearest
 from astjax.weights import files, registry
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
@@ -66,20 +67,16 @@ def _published(name, checkpoint):
     return path
   if os.path.exists(path):
     raise UserError(f"{path} is in the way: it is no file")
+  mirror = f", or use {checkpoint.mirror!r}" if checkpoint.mirror else ""
+  where = f"cannot fetch {name!r} (it can be put by hand at {path}{mirror})"
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(f"{path}.lock"):
+    with errors.located(where), filelock.FileLock(f"{path}.lock"):
       if not path.is_file():  # another process may have fetched it meanwhile
         download(checkpoint.url, path, sha256=checkpoint.sha256)
-  except UserError as e:
-    mirror = f", or use {checkpoint.mirror!r}" if checkpoint.mirror else ""
-    raise type(e)(
-      f"cannot fetch {name!r}: {e}; the file can be put by hand at {path}"
-      f"{mirror}"
-    ) from None
   except OSError as e:
     text = f"cannot write {path}: {e.strerror or e} (see $ASTJAX_CACHE)"
-    raise file_error(e, text) from None
+    raise errors.file_error(e, text) from None
   return path
 
 
@@ -141,12 +138,10 @@ def _reason(error: Exception) -> str:
 def _from_hub(name: str) -> pathlib.Path:
   try:
     import huggingface_hub
-    from huggingface_hub import errors
+    from huggingface_hub import errors as hub
   except ImportError:
-    raise UserError(
-      f"{name!r} is no existing path; to fetch it from Hugging Face: "
-      "pip install 'astjax[hub]'"
-    ) from None
+    text = f"{name!r} of Hugging Face needs pip install 'astjax[hub]'"
+    raise UserError(text) from None
   repository, _, revision = name.partition("@")
 
   def get(*patterns):
@@ -161,7 +156,7 @@ def _from_hub(name: str) -> pathlib.Path:
     if not any(folder.glob("*.safetensors")):
       folder = get("*.json", "pytorch_model*.bin")
     return folder
-  except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
+  except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled):
     kind: type[UserError] = Outage
     reason = "it is not in the cache and Hugging Face cannot be reached"
   except Exception as e:  # also those of the HTTP library below it

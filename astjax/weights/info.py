@@ -140,33 +140,23 @@ class Loaded:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-  """How weights are read and taken over (`config.init_kw`).
+  """How weights are read and taken over (`config.init_kw`)."""
 
-  Attributes:
-    rows: whether rows of an image's patches become frequency (AST's choice) or
-      time (ASiT's).
-    fresh: expressions for whole paths of parameters that stay fresh although
-      the checkpoint has them; by default the classifier.
-    grid: (F', T') of its positions, where a bare file cannot tell, as are the
-      next four.
-    stride: (mel bins, frames) of its patches.
-    num_mel_bins: F of the spectrograms it was trained on.
-    num_heads: 0 means width / 64, as in all published models.
-    pooling: of its classifier: "tokens" after SSAST's fine-tuning.
-    positions: how SSAST's are taken to another grid: as its original does it,
-      with two slips, or as the original AST does.
-    network: which one of a pre-training's two, from files and runs that have
-      both; ASiT's original fine-tunes the teacher.
-  """
-
+  # What rows of an image's patches become: AST's choice, or ASiT's.
   rows: Literal["frequency", "time"] = "frequency"
+  # Expressions for whole paths that stay fresh though the checkpoint has them.
   fresh: tuple[str, ...] = (adapt.HEAD,)
-  grid: tuple[Count, Count] | None = None
-  stride: tuple[Count, Count] | None = None
-  num_mel_bins: Count = 128
-  num_heads: CountOrZero = 0
+  # Where a bare file cannot tell:
+  grid: tuple[Count, Count] | None = None  # (F', T') of its positions
+  stride: tuple[Count, Count] | None = None  # (mel bins, frames)
+  num_mel_bins: Count = 128  # F of the spectrograms it was trained on
+  num_heads: CountOrZero = 0  # 0 means width / 64, as in all published models
+  # Of its classifier; "tokens" after SSAST's fine-tuning.
   pooling: Literal["prefix", "tokens"] = "prefix"
+  # How SSAST's are taken to another grid: as its original does it, with two
+  # slips, or as the original AST does.
   positions: Literal["original", "corrected"] = "original"
+  # Of a pre-training's two networks; ASiT's original fine-tunes the teacher.
   network: Literal["teacher", "student"] = "teacher"
 
 

@@ -220,8 +220,8 @@ def test_no_network(cache, monkeypatch):
   publish(monkeypatch, url)
   path = cache / "tiny.pth"
   assert error(fetch.fetch, "tiny", kind=Outage) == (
-    f"cannot fetch 'tiny': {url} cannot be reached (Connection refused); the "
-    f"file can be put by hand at {path}, or use '{MIRROR}'"
+    f"cannot fetch 'tiny' (it can be put by hand at {path}, or use "
+    f"'{MIRROR}'): {url} cannot be reached (Connection refused)"
   )
   # And so it is.
   path.write_bytes(b"by hand")
