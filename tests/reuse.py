@@ -68,7 +68,7 @@ def _of(task):
 
 
 def _of_ops(ops):
-  return tuple((o.name, o.fold, repr(o.arguments), o.op.__code__) for o in ops)
+  return tuple((o.name, o.fold, repr(o.arguments), type(o.op)) for o in ops)
 
 
 def _of_tree(shardings):

@@ -44,7 +44,11 @@ def blocks(path: str | os.PathLike) -> Iterator[tuple[np.ndarray, int]]:
           raise UnreadableAudio("it holds samples that are not finite")
         yield audio, file.samplerate
         audio = file.read(_BLOCK, dtype="float32")
-  except (OSError, soundfile.SoundFileError, ValueError, MemoryError) as e:
+  # soundfile asks for the rate of a file without a header by a TypeError.
+  except (
+    *(OSError, soundfile.SoundFileError),
+    *(TypeError, ValueError, MemoryError),
+  ) as e:
     # Without the path, which an OSError's own text has.
     said = getattr(e, "strerror", None) or getattr(e, "error_string", None)
     raise UnreadableAudio(said or str(e) or type(e).__name__) from None

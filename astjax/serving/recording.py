@@ -76,7 +76,9 @@ def parse(text: str) -> Recipe:
   frames = FbankSpec.of(given["fit"])
   rate = given.get("resample", given["fit"])["sample_rate"]
   if rate != frames.sample_rate:
-    raise UserError(f"{where} resamples to {rate} Hz, but fits another rate")
+    raise UserError(
+      f"{where} resamples to {rate} Hz and fits at {frames.sample_rate} Hz"
+    )
   return Recipe(
     channel=given.get("decode", {}).get("channel", "mean"),
     frames=frames,

@@ -329,10 +329,10 @@ def changed(value, at=500):
     (
       X,
       0,
-      "a sampling rate of 0 Hz; expected a number of Hz from 1,000 to 768,000",
+      "a rate of 0 Hz; expected 1000 to 768000",
     ),
     (X, -16_000, "rate of -16000"),
-    (X, 44.1, "rate of 44.1 Hz; expected a number of Hz"),
+    (X, 44.1, "a rate of 44.1 Hz; expected 1000 to 768000"),
     (np.zeros(5_000, np.float32), 16_000, "it is silent"),
     (X, 768_001, "rate of 768001"),
     (X, float("nan"), "rate of nan"),
@@ -438,7 +438,7 @@ def test_models_that_cannot_be_used(tmp_path):
   with pytest.raises(UserError, match="2 class names for 3 classes"):
     astjax.load(tmp_path / "bare", recipe=INFO.recipe, class_names=("a", "b"))
   model_info.save_model(tmp_path / "m", INFO, params)
-  with pytest.raises(UserError, match="others of its own"):
+  with pytest.raises(UserError, match="has other class names"):
     astjax.load(tmp_path / "m", class_names=("dog", "cow", "Glocke, groß"))
   half = astjax.load(tmp_path / "m", dtype="bfloat16")
   error = np.abs(half.logits(noise(5_000), 16_000) - want.logits).max()
