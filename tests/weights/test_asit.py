@@ -395,7 +395,6 @@ def test_official_names(preset, network, tmp_path, capsys):
   out = tmp_path / "o.safetensors"
   flags = ["--format=official", f"--network={network}"]
   assert command(tmp_path / "m", out, *flags) == 0
-  said = capsys.readouterr().out
   names = load_file(out)
   assert all(k.startswith(STARTS[network]) for k in names)
   save_file(names, tmp_path / "bare.safetensors")
