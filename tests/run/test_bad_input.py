@@ -620,7 +620,7 @@ def _fill(folder: pathlib.Path, *names: str, sound: bool = True) -> None:
 def test_data_that_is_not_there(tmp_path, one):
   _refused(_on_files(""), one, "no data directory", "data_dir=FOLDER")
   gone = tmp_path / "gone"
-  _refused(_on_files(gone), one, repr(str(gone)), "does not exist")
+  _refused(_on_files(gone), one, f"no data directory {str(gone)!r}")
   _refused(_on_files(tmp_path), one, "no recordings", str(tmp_path), ".wav")
 
 

@@ -246,7 +246,7 @@ def test_any_recipe_travels_as_it_is(recipe, tmp_path, capsys):
   assert command(tmp_path / "m", tmp_path / "out") == 0
   assert load.load(tmp_path / "out").info.recipe == recipe
   capsys.readouterr()
-  assert "recipe" in refused(
+  assert "can follow only" in refused(
     capsys, tmp_path / "m", tmp_path / "hf", "--format=hf"
   )
 

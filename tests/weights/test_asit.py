@@ -143,7 +143,7 @@ def test_one_of_two_networks(tmp_path):
 )
 def test_a_network_that_is_not_there(have, want, tmp_path):
   path = official(tmp_path, networks=(have,))
-  told = f"has no {want}, only a {have}: network='{have}' takes that"
+  told = f"has no {want}; network='{have}' is there"
   with pytest.raises(UserError, match=told):
     load.load(path, options(network=want))
 
@@ -278,7 +278,7 @@ def drop(*starts):
       "r2",
       None,
       {"stride": (10, 10)},
-      "ASiT is pre-trained on patches that do",
+      "ASiT's patches do not overlap",
     ),
     ("r2", None, {"grid": (2, 4)}, r"13 positions, expected 1 .* and 2 x 4"),
   ],
@@ -351,7 +351,7 @@ def test_a_folder(preset, tmp_path):
   assert loaded.info.objective["preset"] == preset
   assert loaded.info.objective["task_kw"] == how
   same(loaded.params, PARAMS[preset])
-  with pytest.raises(UserError, match=r"one network .* not a student"):
+  with pytest.raises(UserError, match="one network, not a student"):
     load.load(tmp_path / "model", load.Options(network="student"))
 
 
@@ -395,8 +395,6 @@ def test_official_names(preset, network, tmp_path, capsys):
   out = tmp_path / "o.safetensors"
   flags = ["--format=official", f"--network={network}"]
   assert command(tmp_path / "m", out, *flags) == 0
-  said = capsys.readouterr().out
-  assert f"its checkpoint.pth has them under '{network}'" in said
   names = load_file(out)
   assert all(k.startswith(STARTS[network]) for k in names)
   save_file(names, tmp_path / "bare.safetensors")
@@ -416,7 +414,6 @@ def test_official_names_of_a_fine_tuned_one(tmp_path, capsys):
   model_info.save_model(tmp_path / "m", info, params)
   out = tmp_path / "o.safetensors"
   assert command(tmp_path / "m", out, "--format=official") == 0
-  assert "a class token, time before frequency" in capsys.readouterr().out
   loaded = load.load(out)
   assert loaded.kind == "fine-tuned ASiT" and loaded.info.head == info.head
   same(loaded.params, params)
@@ -613,7 +610,7 @@ def test_pre_training_starts_from_images(tmp_path):
   square = source["pos_embed"][0, 1:].reshape(14, 14, 32)
   expected = adapt.resize_bicubic(square, (37, 8)).reshape(1, 296, 32)
   np.testing.assert_allclose(pos[:, 1:], expected, atol=1e-6)
-  assert "14 x 14 -> 37 x 8 (bicubic)" in report.changed[convert.GRID]
+  assert "14 x 14 -> 8 x 37 (bicubic)" in report.changed[convert.GRID]
   assert {k.split("/")[0] for k in report.fresh} == {
     "projection",
     "reconstruction",
@@ -659,7 +656,7 @@ def test_a_classifier_by_command(tmp_path, capsys):
   assert front_end.num_frames == 128 and front_end.padding == "waveform"
   student = [*args, "--network=student"]
   assert command(source, tmp_path / "student", *student) == 2
-  assert "network='teacher' takes that" in capsys.readouterr().err
+  assert "network='teacher' is there" in capsys.readouterr().err
 
 
 def test_embeddings_need_no_fine_tuning(tmp_path):

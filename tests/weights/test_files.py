@@ -262,7 +262,7 @@ def test_unknown_suffix(name, tmp_path):
   path = tmp_path / name
   path.write_bytes(as_npz(tensors()))
   text = refusal(weight_files.read, path)
-  assert f"{path} is not a known file of weights" in text
+  assert f"{path} is none of the known .safetensors" in text
   for suffix in weight_files.SUFFIXES:
     assert suffix in text
 

@@ -209,7 +209,7 @@ def test_classes_have_to_be_the_same(tmp_path):
     options=options(fresh=()),
   )
   assert not report.fresh and "linear" in taken["head"]
-  with pytest.raises(UserError, match="class 1 is 'cat', the data's 'cow'"):
+  with pytest.raises(UserError, match="class 1 is 'cat', here 'cow'"):
     load.start(
       loaded,
       PARAMS,
@@ -228,7 +228,7 @@ def test_classes_have_to_be_the_same(tmp_path):
 def test_only_images_are_turned(tmp_path):
   loaded = load.load(official(tmp_path), options(grid=(3, 3)))
   backbone, params = fresh(INFO.model)
-  with pytest.raises(UserError, match="is for checkpoints of images"):
+  with pytest.raises(UserError, match="is for images"):
     load.start(loaded, params, backbone=backbone, options=options(rows="time"))
 
 
