@@ -133,6 +133,9 @@ def test_like_the_original(perc, align, shape):
 
 TABLE = [  # coverage, its deviation, blocks (mean, min, max), kinds of patches
   (0.7, 1, 0.618, 0.057, (56, 29, 96), (0.32, 0.15, 0.52)),
+  (0.5, 1, 0.511, 0.010, (40, 24, 59), (0.23, 0.23, 0.53)),
+  (0.3, 1, 0.313, 0.012, (20, 11, 32), (0.12, 0.45, 0.43)),
+  (0.7, 16, 0.613, None, (32, 16, 58), (0.61, 0.39, 0.0)),
   (0.3, 16, 0.316, None, (12, 7, 23), (0.32, 0.68, 0.0)),
 ]
 
@@ -152,6 +155,19 @@ def test_published_statistics(row):
   assert counts.mean() == pytest.approx(mean, abs=4 * error + 0.5)
   assert low - 12 <= counts.min() and counts.max() <= high + 20
   np.testing.assert_allclose(patch_kinds(masks).mean(0), kinds, atol=0.025)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("drop", "expected"), [(0.7, 0.465), (0.5, 0.412)])
+def test_what_is_corrupted_of_all(drop, expected):
+  """Half of the views filled, half from another clip, 592 x 128."""
+  x = np.zeros((100, 2, *SHAPE), np.float32)
+  _, mask = jax.jit(lambda k, x: gmml.corrupt(k, x, gmml.Gmml(drop)))(
+    keys_of(100), x
+  )
+  parts = np.asarray(mask).mean((2, 3)).ravel()
+  error = parts.std() / len(parts) ** 0.5
+  assert parts.mean() == pytest.approx(expected, abs=4 * error)
 
 
 @pytest.mark.slow

@@ -135,7 +135,7 @@ def test_other_formats_have_no_such_classifier(
   text = capsys.readouterr().err
   assert text.count("\n") == 1 and not (tmp_path / out).exists()
   if kind == "official":
-    assert "pooling='all' and projection=5" in text
+    assert "the last block alone" in text
 
 
 def test_hugging_face_has_no_such_classifier(tmp_path):
