@@ -89,9 +89,9 @@ def read_traffic(text: str) -> dict[str, int]:
 
 
 def _walk(computations, name: str, times: int) -> Iterator[tuple]:
-  """(channel or place, kind, times, bytes) of what a computation sends."""
+  """(what it is known by, kind, times, bytes) of all that is sent there."""
   ops = computations[name]
-  for number, (shape, opcode, rest) in enumerate(ops.values()):
+  for shape, opcode, rest in ops.values():
     if sends := _SENDS.match(opcode):
       kind, starts = sends.groups()
       operands = _NAME.findall(rest.partition(")")[0])
@@ -99,8 +99,7 @@ def _walk(computations, name: str, times: int) -> Iterator[tuple]:
       if kind == "all-gather":  # what starts one has (operands, results)
         nbytes = _nbytes(shape) - (nbytes if starts else 0)
       channel = re.search(r"\bchannel_id=(\d+)", rest)
-      where = channel[1] if channel else (name, number)
-      yield where, kind, times, nbytes
+      yield channel[1] if channel else object(), kind, times, nbytes
     elif opcode not in ("async-update", "async-done"):  # what async-start calls
       called = _NAME.findall(" ".join(_CALLED.findall(rest)))
       turns = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', rest)

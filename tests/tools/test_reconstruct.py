@@ -97,7 +97,7 @@ def test_one_objective(ssast_run, clips, tmp_path):
   ("change", "words"),
   [
     ("--num_mask=4", "cannot hide 4 of 4 patches"),
-    ("--num_mask=-3", "num_mask=-3"),
+    ("--num_mask=-3", "cannot hide -3 of 4 patches"),
     ("nowhere.wav", "nowhere.wav"),
     ("--out=/proc/nowhere/x.png", "/proc/nowhere/x.png"),
     ("--model=nowhere", "nowhere"),
