@@ -263,7 +263,7 @@ def _clip_each(limit: float) -> optax.GradientTransformation:
 
   def clip(updates, params):
     leaves, treedef = jax.tree_util.tree_flatten_with_path(updates)
-    squares: dict[str, Any] = {}
+    squares = {}
     for path, leaf in leaves:
       square = jnp.sum(jnp.square(leaf))
       squares[tensor(path)] = squares.get(tensor(path), 0.0) + square

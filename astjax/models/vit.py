@@ -279,10 +279,10 @@ def attention_maps(
     patches=patches,
     capture_intermediates=lambda module, _: module.name == "qkv",
   )
-  block = recorded["intermediates"]["encoder"][
-    f"block_{backbone.encoder.depth - 1}"
-  ]
-  (qkv,) = block["attn"]["qkv"]["__call__"]
+  last = f"block_{backbone.encoder.depth - 1}"
+  found = recorded["intermediates"]["encoder"][last]["attn"]["qkv"]
+  # `Dense` calls the method that it overrides: the outer call is recorded last.
+  qkv = found["__call__"][-1]
   qkv = qkv.reshape(*qkv.shape[:2], 3, backbone.encoder.num_heads, -1)
   count = len(backbone.prefix)
   queries, keys = qkv[:, :count, 0], qkv[:, :, 1]
