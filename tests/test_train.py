@@ -566,7 +566,7 @@ def test_what_cannot_be_of_the_best(change, tmp_path):
   test = {**tiny_config().evals.val, "of_best": True}
   if change.pop("every", 0):
     test["every_steps"] = 1
-  with pytest.raises(errors.UserError, match=r"of_best|no metric of an eval"):
+  with pytest.raises(errors.UserError, match=r"of_best|no metric"):
     run(tmp_path, tiny_config(evals={"test": test}, **change))
 
 

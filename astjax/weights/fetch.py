@@ -119,7 +119,10 @@ def download(url: str, path: pathlib.Path, *, sha256: str = "") -> None:
         raise Outage(f"{url} broke off after {file.tell():,} bytes")
     digest = files.sha256(part)
     if not digest.startswith(sha256):
-      raise UserError(f"{url} gave another file: SHA-256 {digest[:16]}...")
+      raise UserError(
+        f"{url} gave another file: SHA-256 {digest[:16]}..., expected "
+        f"{sha256[:16]}..."
+      )
 
 
 def _read(source, url: str) -> bytes:
@@ -140,8 +143,10 @@ def _from_hub(name: str) -> pathlib.Path:
     import huggingface_hub
     from huggingface_hub import errors as hub
   except ImportError:
-    text = f"{name!r} of Hugging Face needs pip install 'astjax[hub]'"
-    raise UserError(text) from None
+    raise UserError(
+      f"{name!r} is no existing path; to fetch it from Hugging Face: "
+      "pip install 'astjax[hub]'"
+    ) from None
   repository, _, revision = name.partition("@")
 
   def get(*patterns):
@@ -162,4 +167,5 @@ def _from_hub(name: str) -> pathlib.Path:
   except Exception as e:  # also those of the HTTP library below it
     # Such as GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError.
     kind, reason = UserError, f"{type(e).__name__}: {_reason(e)}"
-  raise kind(f"cannot get {name!r} from Hugging Face: {reason}")
+  what = f"{name!r} (no existing path) from Hugging Face"
+  raise kind(f"cannot get {what}: {reason}")

@@ -76,7 +76,7 @@ def test_the_original_counts_padding_and_masks(project, capsys):
   [
     (["--config=no.py"], "the config file 'no.py' does not exist"),
     (["--config={}:nonsense"], "get_config"),
-    (["--config={}", "--data_dir=nowhere"], "does not exist"),
+    (["--config={}", "--data_dir=nowhere"], "no data directory"),
   ],
 )
 def test_mistakes(args, told, project, mistake):

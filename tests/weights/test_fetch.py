@@ -188,7 +188,8 @@ def test_a_download_that_fails(fault, kind, told, site, cache, monkeypatch):
   before = vars(site).copy()
   fault(site)
   said = error(fetch.fetch, "tiny", kind=kind)
-  assert said.startswith(f"cannot fetch 'tiny': {site.url} ")
+  assert said.startswith("cannot fetch 'tiny' (it can be put by hand at ")
+  assert f"): {site.url} " in said
   assert re.search(told, said)
   assert files(cache) <= {"tiny.pth.lock"}
   site.statuses.clear()

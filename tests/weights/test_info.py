@@ -235,7 +235,7 @@ def replaced(**changes):
       replaced(
         recipe=FrontEnd(16_000, 36, 36, None, padding="waveform").recipe()
       ),
-      "recipe pads the waveform",
+      "not the waveform",
     ),
     (replaced(class_names=("a", "b", "a")), "two classes of one name"),
     (

@@ -219,7 +219,7 @@ def test_classes_have_to_be_the_same(tmp_path):
       options=options(fresh=()),
     )
   other = dataclasses.replace(INFO.head, pooling="tokens")
-  with pytest.raises(UserError, match="trained on pooling='prefix'"):
+  with pytest.raises(UserError, match="has pooling='prefix'"):
     load.start(
       loaded, PARAMS, backbone=backbone, head=other, options=options(fresh=())
     )

@@ -426,7 +426,9 @@ def test_fine_tuning_starts(tmp_path):
     grid=(3, 6),
     folder=tmp_path / "corrected",
   )
-  assert report.changed[convert.GRID] == ("positions, 3 x 4 -> 3 x 6 (ssast)")
+  assert report.changed[convert.GRID] == (
+    "positions, 3 x 4 -> 3 x 6 (bilinear)"
+  )
 
 
 def test_what_the_original_cannot_do_is_told(tmp_path):
