@@ -174,7 +174,9 @@ class DropPath(nn.Module):
     keep = 1.0 - self.rate
     shape = (x.shape[0],) + (1,) * (x.ndim - 1)
     mask = jax.random.bernoulli(self.make_rng("drop_path"), keep, shape)
-    return jnp.where(mask, x / keep, jnp.zeros_like(x))
+    # A rate that is an array (`scan`) must not make float32 of bfloat16.
+    kept = (x / keep).astype(x.dtype)
+    return jnp.where(mask, kept, jnp.zeros_like(x))
 
 
 class Block(nn.Module):
