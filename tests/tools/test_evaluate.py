@@ -116,7 +116,7 @@ def test_a_model_without_names(sounds_run, saved, tmp_path, capsys):
     (("b/", "bee/"), [], "the data's class 'bee' is none of the model's 2."),
     (None, ["--label_list={}/l.txt"], "they differ at number 1"),
     (None, ["--manifest=nowhere.csv"], "nowhere.csv' does not exist"),
-    (None, ["--data_dir=nowhere"], "'nowhere' does not exist"),
+    (None, ["--data_dir=nowhere"], "no data directory 'nowhere'"),
     (None, ["--split=val"], "no recording of split 'val'"),
     (None, ["--folds=1,2"], "no recording of fold '1'"),
     (None, ["--pattern=("], "is not a regular expression"),

@@ -173,7 +173,7 @@ def test_literal_patches(model, tmp_path):
       {"source_kw": {"splits": SOURCE["splits"]}},
       "the source 'filenames' has no labels",
     ),
-    ({"data_dir": "nowhere"}, "'nowhere' does not exist"),
+    ({"data_dir": "nowhere"}, "no data directory 'nowhere'"),
     ({"model": "nowhere"}, "nowhere"),
   ],
 )
