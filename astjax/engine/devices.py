@@ -32,19 +32,17 @@ class Chip(NamedTuple):
     name: of a TPU as in a topology, such as "v5e:4x4".
     memory: bytes; 0 where it is sold with several sizes.
     flops: peak FLOP/s in bfloat16.
-    link: bytes/s in and out together, to all neighbouring chips; 0 is unknown.
   """
 
   name: str
   memory: int
   flops: float
-  link: float = 0.0
   cores: int = 1
 
 
-_V5E = Chip("v5e", 16 * GIB, 197e12, 400e9)
-_V5P = Chip("v5p", 95 * GIB, 459e12, 1200e9, cores=2)
-_V6E = Chip("v6e", 32 * GIB, 918e12, 800e9)
+_V5E = Chip("v5e", 16 * GIB, 197e12)
+_V5P = Chip("v5p", 95 * GIB, 459e12, cores=2)
+_V6E = Chip("v6e", 32 * GIB, 918e12)
 # By the beginning of `jax.Device.device_kind`, of which some have two forms.
 CHIPS = {
   "TPU v2": Chip("v2", 16 * GIB, 46e12, cores=2),
@@ -87,7 +85,6 @@ def chip_of(device: jax.Device) -> Chip | None:
   return chip._replace(
     memory=chip.memory * cores // chip.cores,
     flops=chip.flops * cores / chip.cores,
-    link=chip.link * cores / chip.cores,
     cores=cores,
   )
 

@@ -123,7 +123,12 @@ def load(
   info, given = loaded.info, tuple(class_names)
   own = info.class_names
   if given and own and given != own:
-    raise UserError("the model has other class names: leave them out")
+    other = [pair for pair in zip(given, own, strict=False) if len({*pair}) > 1]
+    what = "{!r} for {!r}".format(*other[0]) if other else f"{len(given)} names"
+    raise UserError(
+      f"the model has {len(own)} class names of its own, and was given {what}: "
+      "leave them out"
+    )
   info = dataclasses.replace(
     info, recipe=recipe or info.recipe, class_names=given or own
   )

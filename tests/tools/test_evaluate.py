@@ -114,7 +114,7 @@ def test_a_model_without_names(sounds_run, saved, tmp_path, capsys):
   ("change", "args", "told"),
   [
     (("b/", "bee/"), [], "the data's class 'bee' is none of the model's 2."),
-    (None, ["--label_list={}/l.txt"], "they differ at number 1"),
+    (None, ["--label_list={}/l.txt"], "class names of its own"),
     (None, ["--manifest=nowhere.csv"], "nowhere.csv' does not exist"),
     (None, ["--data_dir=nowhere"], "no data directory 'nowhere'"),
     (None, ["--split=val"], "no recording of split 'val'"),
