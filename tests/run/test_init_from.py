@@ -147,7 +147,7 @@ def test_four_devices_start_alike(first):
       {"init_from": "{first}", "model": {"width": 32}},
       "has width 16, the model",
     ),
-    ({"init_from": "{first}/config.json"}, "is not a known file of weights"),
+    ({"init_from": "{first}/config.json"}, "is none of the known"),
     ({"init_from": 3}, "init_from=3 is int, expected str"),
     ({"init_kw": {"row": "time"}}, "unknown argument 'row' in config.init_kw"),
     ({"init_kw": {"rows": "up"}}, "expected one of 'frequency', 'time'"),
@@ -208,7 +208,7 @@ def test_where_the_weights_come_from_is_kept(first, tmp_path):
 
 
 def test_another_pooling_is_refused(first, tmp_path):
-  with pytest.raises(errors.UserError, match="trained on pooling='prefix'"):
+  with pytest.raises(errors.UserError, match="has pooling='prefix'"):
     run(
       tmp_path,
       init_from=str(first),
