@@ -87,8 +87,8 @@ class EvalConfig:
     """The complete input of what the probe learns from."""
     # Recipes, batch size and the rest are those of what is rated.
     rated = self.input(training)
-    given = {**vars(rated), **self.train}
-    given.pop("draw")
+    given = {k: v for k, v in vars(rated).items() if k != "draw"}
+    given |= self.train  # of which a `draw` is refused, not dropped
     found = errors.call(InputConfig, f"{where}.train", given, draw=rated.draw)
     if found.batch_per_device:
       raise UserError(f"{where}.train.batch_per_device: give batch_size here")

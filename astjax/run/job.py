@@ -245,10 +245,11 @@ def _outputs(job, stream, params):
   if type(job.task).features is Task.features:
     name = job.config.task
     raise UserError(f"a probe needs features, and the task {name!r} has none")
-  return [
-    job.task.features(params, state, part.one_row())
-    for part in (stream, stream.known)
-  ]
+  for part in (stream, stream.known):
+    shape = job.task.features(params, state, part.one_row()).shape
+    if len(shape) != 2:
+      raise UserError(f"features of shape {shape}; a probe needs [B, D]")
+  return None
 
 
 def _check_record(job):

@@ -346,6 +346,7 @@ def test_averaged_weights_are_probed_and_ensembles_left_alone(tmp_path):
       "probe_kw: k=-1 must be at least 1",
     ),
     ({"train": {"spilt": "a"}}, "'spilt' in config.evals.knn.train"),
+    ({"train": {"draw": "balanced"}}, "'draw' in config.evals.knn.train"),
     ({"train": {"split": 3}}, "config.evals.knn.train: split=3 is int"),
     (
       {"train": {"split": "val", "batch_size": 4}},
@@ -405,13 +406,27 @@ class Featureless(supervised.Supervised):
   features = Task.features
 
 
-def test_tasks_without_features(monkeypatch):
+class Tokens(supervised.Supervised):
+  """Its features have a shape of their own."""
+
+  def features(self, params, task_state, batch):
+    return batch["fbank"]
+
+
+@pytest.mark.parametrize(
+  ("kind", "told"),
+  [
+    (Featureless, "the task 'supervised' has none"),
+    (Tokens, r"of shape \(1, 20, 16\); a probe needs \[B, D\]"),
+  ],
+)
+def test_tasks_without_features(kind, told, monkeypatch):
   def make(*, backbone: Any, num_classes: int, **own: Any):
     head = Head(num_classes=num_classes)
-    return Featureless(backbone=backbone, head=head, loss_name="bce")
+    return kind(backbone=backbone, head=head, loss_name="bce")
 
   monkeypatch.setitem(tasks.TASKS, "supervised", make)
   config = tiny_config(evals={"knn": probed()})
   config.task_kw = {}
-  with pytest.raises(UserError, match="the task 'supervised' has none"):
+  with pytest.raises(UserError, match=told):
     job.build(config, mesh=sharding.make_mesh(jax.devices()[:1]))
