@@ -249,7 +249,6 @@ def _outputs(job, stream, params):
     shape = job.task.features(params, state, part.one_row()).shape
     if len(shape) != 2:
       raise UserError(f"features of shape {shape}; a probe needs [B, D]")
-  return None
 
 
 def _check_record(job):
