@@ -11,7 +11,7 @@ import json
 import os
 import pathlib
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -59,6 +59,11 @@ class Job:
     key = step.train_key(self.config.seed)
     return self.task.init_params(key, self.train.one_row())
 
+  @cached_property
+  def param_shapes(self) -> Any:
+    """The parameters as shapes: a large model takes seconds to trace."""
+    return jax.eval_shape(self.fresh_params)
+
   def schedule(self) -> optim.Schedule:
     """Learning rate by step."""
     return call(
@@ -89,8 +94,7 @@ class Job:
     # traced program, so that each task is.
     plain = dataclasses.replace(self.task, backbone=self.task.backbone.plain())
     loss = partial(_loss, dataclasses.replace(self, task=plain))
-    params = jax.eval_shape(self.fresh_params)
-    return count_flops(jax.value_and_grad(loss), params)
+    return count_flops(jax.value_and_grad(loss), self.param_shapes)
 
   def share_of_peak(self) -> float | None:
     """What one example per second takes of the devices; None if not known."""
@@ -115,19 +119,18 @@ class Job:
   def facts(self, first_step: int) -> dict[str, str]:
     """What runs, in lines for people."""
     run, streams = self.config, {"train": self.train, **self.evals}
-    kind = self.mesh.devices.flat[0].device_kind
-    params = jax.eval_shape(self.fresh_params)
+    kind, hosts = self.mesh.devices.flat[0].device_kind, jax.process_count()
+    count = sum(x.size for x in jax.tree.leaves(self.param_shapes))
     data = (f"{n} {len(s.reader.source):,}" for n, s in streams.items())
     parts = f"in {run.accumulate} parts " if run.accumulate > 1 else ""
     start = f"resumed at step {first_step}" if first_step else run.init_from
     epochs = self.total_steps / self.steps_per_epoch
     dtype, classes = run.model.get("dtype"), len(self.train.class_names)
-    count = jax.process_count()
     return {
-      "devices": f"{self.mesh.size} x {kind}, {count} process(es)",
+      "devices": f"{self.mesh.size} x {kind}, {hosts} process(es)",
       "mesh": ", ".join(f"{k}={v}" for k, v in self.mesh.shape.items()),
       "precision": f"{dtype or 'float32'} compute, float32 parameters",
-      "parameters": f"{sum(x.size for x in jax.tree.leaves(params)):,}",
+      "parameters": f"{count:,}",
       "data": f"{', '.join(data)} recordings, {classes} classes",
       "steps": f"{self.total_steps:,} of {run.input.batch_size} examples "
       f"{parts}({epochs:.4g} epochs)",
@@ -223,7 +226,7 @@ def _check_labels_and_classes(job):
 def _check_shapes(job):
   """Traces one row of everything, to see that data and model fit together."""
   with located("config.input"):
-    params = jax.eval_shape(job.fresh_params)
+    params = job.param_shapes
     jax.eval_shape(partial(_loss, job), params)
   job.optimizer(params)
   for name, stream in job.evals.items():
@@ -270,7 +273,7 @@ def _check_record(job):
       f"set config.evals.{name}.every_epochs or every_steps"
     )
   average = record.start(run, job.steps_per_epoch).average
-  teacher = jax.eval_shape(lambda: job.task.init_state(job.fresh_params()))
+  teacher = jax.eval_shape(job.task.init_state, job.param_shapes)
   if average and jax.tree.leaves(teacher):
     # It would rate the teacher of the last step under the name of averaged
     # weights, and save the student.
@@ -321,15 +324,19 @@ def fresh_state(
   job: Job, params: Params | None = None
 ) -> tuple[optax.GradientTransformation, TrainState]:
   """Optimiser and state before the first step, on the mesh."""
-  tx = job.optimizer(jax.eval_shape(job.fresh_params))
+  tx = job.optimizer(job.param_shapes)
 
   def init(params):
-    params = job.fresh_params() if params is None else params
     return step.init_state(job.task, params, tx)
 
-  shardings = sharding.of_state(jax.eval_shape(init, params), job.mesh)
+  shapes = jax.eval_shape(init, job.param_shapes)
+  shardings = sharding.of_state(shapes, job.mesh)
   # In one jit, so that no buffer is held twice.
-  return tx, jax.jit(init, out_shardings=shardings)(params)
+  start = jax.jit(
+    lambda params: init(job.fresh_params() if params is None else params),
+    out_shardings=shardings,
+  )
+  return tx, start(params)
 
 
 def warm_params(job: Job) -> tuple[Params, ModelInfo, list[str]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -36,6 +35,7 @@ class Stream:
   device_ops: tuple[recipe.NamedOp, ...]
   # {name: (shape, type)} of one row, before the device ops
   row_shapes: Mapping[str, tuple[tuple[int, ...], Any]]
+  row: Mapping[str, jax.ShapeDtypeStruct]  # a batch of one, after them
   weights: np.ndarray | None = None  # of the draws, if they are not even
   every: int = 0  # steps between two evaluations; 0 is at the end only
   of_best: bool = False
@@ -79,14 +79,7 @@ class Stream:
 
   def one_row(self) -> dict[str, Any]:
     """Zeros, shaped like a batch of one row after the device ops."""
-    batch = {
-      name: jax.ShapeDtypeStruct((1, *shape), dtype)
-      for name, (shape, dtype) in self.row_shapes.items()
-    }
-    keys = jax.eval_shape(lambda: recipe.row_keys(step.train_key(0), 1))
-    run = partial(recipe.apply_rows, self.device_ops)
-    shapes = jax.eval_shape(run, batch, keys)
-    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return {k: jnp.zeros(x.shape, x.dtype) for k, x in self.row.items()}
 
 
 def build(
@@ -123,11 +116,23 @@ def build(
   with located(f"{where}.on_host"):
     shapes = pipeline.row_shapes(reader, on_host)
   weights = order.draw_weights(source, config.draw, where)
-  stream = Stream(name, config, reader, on_host, on_device, shapes, weights)
-  # Its device ops are traced, so that a recipe that does not fit fails here.
   with located(f"{where}.on_device"):
-    stream.one_row()
-  return stream
+    row = _after(on_device, shapes)
+  return Stream(name, config, reader, on_host, on_device, shapes, row, weights)
+
+
+def _after(device_ops, row_shapes):
+  """Traces the ops on one row, so that a recipe that does not fit fails."""
+
+  def run(row):
+    keys = recipe.row_keys(step.train_key(0), 1)
+    return recipe.apply_rows(device_ops, row, keys)
+
+  row = {
+    name: jax.ShapeDtypeStruct((1, *shape), dtype)
+    for name, (shape, dtype) in row_shapes.items()
+  }
+  return jax.eval_shape(run, row)
 
 
 def with_probe(

@@ -1,5 +1,7 @@
 """ASiT's module: sizes of the two releases, heads, beginnings."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,9 +24,15 @@ def small(preset="r2", **kw):
   return asit.make(ast.make_backbone(**SMALL), preset=preset, **given)
 
 
-def init(model, grid=(2, 4), seed=0):
-  patches = noise((1, *grid, 256))
-  return jax.jit(model.init)(jax.random.key(seed), patches)["params"]
+@functools.cache
+def made(model):
+  patches = noise((1, 2, 4, 256))
+  return jax.jit(model.init)(jax.random.key(0), patches)["params"]
+
+
+def init(model):
+  """Parameters, in dicts that may be changed."""
+  return jax.tree.map(lambda x: x, made(model))
 
 
 @pytest.mark.parametrize(
@@ -50,7 +58,7 @@ def test_sizes_of_the_original(preset, projection, reconstruction, total):
 
 @pytest.mark.slow
 def test_names():
-  names = set(convert.flatten(init(small("r1"))))
+  names = set(convert.flatten(made(small("r1"))))
   layers = [
     f"{n}/{k}" for n in ("fc1", "fc2", "fc3") for k in ("kernel", "bias")
   ]
@@ -63,7 +71,7 @@ def test_names():
     "reconstruction/kernel",
     "reconstruction/bias",
   }
-  names = set(convert.flatten(init(small())))
+  names = set(convert.flatten(made(small())))
   assert {n for n in names if n.startswith("projection/last")} == {
     "projection/last/weight_g",
     "projection/last/weight_v",
@@ -96,7 +104,7 @@ def test_outputs_are_cosines(preset):
   model = small(preset)
   params = init(model)
   patches = noise((3, 2, 4, 256), 1)
-  out = model.apply({"params": params}, patches)
+  out = jax.jit(model.apply)({"params": params}, patches)
   assert out["cls"].shape == (3, 10) and out["patch"].shape == (3, 8, 10)
   assert out["reconstruction"].shape == patches.shape
   for name in ("cls", "patch"):
@@ -149,7 +157,7 @@ def test_heads_in_bfloat16():
   model = asit.make(backbone, hidden=20, bottleneck=10, outputs=(12,))
   params = init(model)
   assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(params))
-  out = model.apply({"params": params}, noise((2, 2, 4, 256)))
+  out = jax.jit(model.apply)({"params": params}, noise((2, 2, 4, 256)))
   kernels = model.apply({"params": params}, method="kernels")
   for value in (*out.values(), *kernels.values()):
     assert value.dtype == jnp.float32

@@ -10,6 +10,9 @@ import pytest
 from astjax.errors import UserError
 from astjax.ops import gmml
 
+# Compiled for speed: a draw takes longer than compiling it does.
+pytestmark = pytest.mark.usefixtures("compiled_as_in_a_run")
+
 SHAPE = (592, 128)
 SMALL = (148, 40)
 DRAWS = {SHAPE: 100, SMALL: 400, (40, 24): 400}

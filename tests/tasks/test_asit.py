@@ -1,5 +1,7 @@
 """ASiT's task: who sees what, what is remembered, what is refused."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,11 +32,23 @@ def make(preset="r2", model=None, **kw):
   return asit.Asit(backbone=ast.make_backbone(**model), preset=preset, **given)
 
 
-def prepare(task, rows=4, seed=0):
+@functools.cache
+def method(task, name):
+  """A method of any equal task, compiled once."""
+  return jax.jit(getattr(task, name))
+
+
+@functools.cache
+def prepared(task, rows):
   batch = make_views(rows)
-  params = jax.jit(task.init_params)(jax.random.key(seed), batch)
-  batch = jax.jit(task.corrupt)(batch, jax.random.key(1), 0)
+  params = method(task, "init_params")(jax.random.key(0), batch)
+  batch = method(task, "corrupt")(batch, jax.random.key(1), 0)
   return params, task.init_state(params), batch
+
+
+def prepare(task, rows=4):
+  """(parameters, state, corrupted batch), in dicts that may be changed."""
+  return jax.tree.map(lambda x: x, prepared(task, rows))
 
 
 def changed(params, seed=5, scale=0.3):
@@ -109,7 +123,7 @@ def test_the_losses_by_hand(preset):
     "center_cls": center,
     "center_patch": center[: sizes[-1]],
   }
-  loss, out = jax.jit(task.loss)(params, state, batch, jax.random.key(2), 12)
+  loss, out = method(task, "loss")(params, state, batch, jax.random.key(2), 12)
 
   def see(params, fbank):
     out = task.model.apply(
@@ -193,11 +207,11 @@ def test_a_collapsed_teacher_shows():
       "kernel"
     ]
   state["teacher"]["projection"]["fc3"]["bias"] = jnp.ones(8)
-  _, out = jax.jit(task.loss)(params, state, batch, jax.random.key(2), 0)
+  _, out = method(task, "loss")(params, state, batch, jax.random.key(2), 0)
   assert out.metrics["spread"] < 1e-6
   one = make_views(1)
-  one = jax.jit(task.corrupt)(one, jax.random.key(1), 0)
-  _, alone = jax.jit(task.loss)(params, state, one, jax.random.key(2), 0)
+  one = method(task, "corrupt")(one, jax.random.key(1), 0)
+  _, alone = method(task, "loss")(params, state, one, jax.random.key(2), 0)
   # All clips say the same, so the mean is no more even than each of them.
   np.testing.assert_allclose(
     out.metrics["cls_entropy"], alone.metrics["cls_entropy"], rtol=1e-5
@@ -220,7 +234,7 @@ def test_the_corruption_is_of_the_global_views_alone():
 def test_nothing_corrupted_nothing_to_draw():
   task = make(drop_perc=0.0, drop_replace=0.0)
   params, state, batch = prepare(task)
-  _, out = jax.jit(task.loss)(params, state, batch, jax.random.key(2), 0)
+  _, out = method(task, "loss")(params, state, batch, jax.random.key(2), 0)
   assert out.metrics["recon"] == 0 and np.isfinite(out.metrics["loss"])
 
 
@@ -229,7 +243,7 @@ def test_only_the_student_drops_paths():
   task = make(model={"drop_path": 0.5})
   params, state, batch = prepare(task)
   params = changed(params)
-  loss = jax.jit(task.loss)
+  loss = method(task, "loss")
   found = [
     loss(params, state, batch, jax.random.key(s), 0)[1] for s in range(4)
   ]
@@ -243,8 +257,8 @@ def test_only_the_student_drops_paths():
   # Without it evaluation is the same as that of a model that has none.
   plain = make()
   for a, b in zip(
-    jax.tree.leaves(jax.jit(task.evaluate)(params, state, batch, 0)),
-    jax.tree.leaves(jax.jit(plain.evaluate)(params, state, batch, 0)),
+    jax.tree.leaves(method(task, "evaluate")(params, state, batch, 0)),
+    jax.tree.leaves(method(plain, "evaluate")(params, state, batch, 0)),
     strict=True,
   ):
     np.testing.assert_array_equal(a, b)
@@ -262,7 +276,7 @@ def test_local_views_teach_the_positions():
     of = params | {"backbone": params["backbone"] | {"pos_embed": positions}}
     return jnp.sum(task._see_local(of, batch, None)[..., 0])
 
-  grad = jax.grad(tokens)(params["backbone"]["pos_embed"]["grid"])
+  grad = jax.jit(jax.grad(tokens))(params["backbone"]["pos_embed"]["grid"])
   # Two columns from six lie on the second and the fifth.
   assert grad.shape == (2, 6, 16)
   met = np.abs(grad).max((0, 2)) > 0
@@ -274,7 +288,7 @@ def test_the_teacher_follows():
   params, state, _ = prepare(task)
   state["teacher"] = changed(params)
   for step in (0, 40, 100):
-    new = jax.jit(task.after_update)(params, state, step)
+    new = method(task, "after_update")(params, state, step)
     m = 1 - 0.004 * (1 + np.cos(np.pi * step / 100)) / 2
     for t, s, n in zip(
       *map(jax.tree.leaves, (state["teacher"], params, new["teacher"])),
@@ -282,7 +296,7 @@ def test_the_teacher_follows():
     ):
       np.testing.assert_allclose(n, m * t + (1 - m) * s, atol=2e-7)
     np.testing.assert_array_equal(new["center_cls"], state["center_cls"])
-  still = jax.jit(task.after_update)(params, state, 100)
+  still = method(task, "after_update")(params, state, 100)
   jax.tree.map(
     np.testing.assert_array_equal, still["teacher"], state["teacher"]
   )
@@ -291,7 +305,7 @@ def test_the_teacher_follows():
 def test_no_buffer_is_held_twice():
   task = make()
   batch = make_views()
-  params = jax.jit(task.init_params)(jax.random.key(0), batch)
+  params = method(task, "init_params")(jax.random.key(0), batch)
   tx = optax.sgd(0.1)
   state = jax.jit(lambda p: init_state(task, p, tx))(params)
   places = [
@@ -309,10 +323,10 @@ def test_evaluation_is_filled_alone():
   """Also a task that only replaces: a row must not depend on others."""
   task = make(drop_perc=0.5, drop_replace=0.9)
   params, state, _ = prepare(task)
-  out = jax.jit(task.evaluate)(params, state, make_views(), 0)
+  out = method(task, "evaluate")(params, state, make_views(), 0)
   other = make_views()
   other["fbank"][1:] += 3.0
-  other = jax.jit(task.evaluate)(params, state, other, 0)
+  other = method(task, "evaluate")(params, state, other, 0)
   for name, value in out.items():
     np.testing.assert_allclose(value[0], other[name][0], rtol=1e-5, atol=1e-6)
   assert out["teacher"].shape == (4, 2, 8)
@@ -330,13 +344,14 @@ def test_features_of_any_length(frames):
   state["teacher"] = changed(params)
   fbank = np.random.default_rng(0).standard_normal((3, frames, 16))
   fbank = fbank.astype(np.float32)
-  out = task.features(params, state, {"fbank": fbank})
+  features = method(task, "features")
+  out = features(params, state, {"fbank": fbank})
   teacher = asit._with_grid(state["teacher"], (2, frames // 4))
   expected = task.backbone.apply({"params": teacher["backbone"]}, fbank)
   np.testing.assert_allclose(out, expected["prefix"][:, 0], atol=1e-5)
   views = np.stack([fbank, fbank[:, ::-1]], axis=1)
-  other = task.features(params, state, {"fbank": fbank[:, ::-1]})
-  both = task.features(params, state, {"fbank": views})
+  other = features(params, state, {"fbank": fbank[:, ::-1]})
+  both = features(params, state, {"fbank": views})
   np.testing.assert_allclose(both, (out + other) / 2, atol=1e-5)
 
 
@@ -348,7 +363,7 @@ def step_of(task, tx, size, rows, **kw):
   """One step on so many devices: (state, metrics, compiled text)."""
   mesh = sharding.make_mesh(jax.devices()[:size])
   step = make_train_step(task, tx, (), mesh, **kw)
-  params = jax.jit(task.init_params)(jax.random.key(0), rows)
+  params = method(task, "init_params")(jax.random.key(0), rows)
   state = jax.jit(lambda p: init_state(task, p, tx))(params)
   state = jax.device_put(state, sharding.replicated(mesh))
   rows = {k: v for k, v in rows.items() if k != "label"}

@@ -1,5 +1,7 @@
 """SSAST's task: which masks meet which objective, and what is refused."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,7 @@ from astjax.ops import losses, patches
 from astjax.run import job
 from astjax.tasks import ssast
 from astjax.tasks.base import cut
+from tests.tasks.test_asit import method
 from tests.tasks.test_contract import MODEL, make_batch
 from tests.tiny import tiny_ssast
 
@@ -26,10 +29,11 @@ def make(model=MODEL, **kw):
   return ssast.Ssast(backbone=backbone, **PLAIN | {"num_mask": 5} | kw)
 
 
-def prepare(task, seed=0):
+@functools.cache
+def prepare(task):
   batch = make_batch()
-  params = jax.jit(task.init_params)(jax.random.key(seed), batch)
-  return params, task.corrupt(batch, jax.random.key(1), 0)
+  params = method(task, "init_params")(jax.random.key(0), batch)
+  return params, method(task, "corrupt")(batch, jax.random.key(1), 0)
 
 
 def test_masks_of_the_passes_are_different():
@@ -46,7 +50,7 @@ def test_joint_is_the_sum_of_its_parts(passes):
   """Each objective by hand, with its own pass of the backbone."""
   task = make(passes=passes)
   params, batch = prepare(task)
-  loss, out = task.loss(params, {}, batch, jax.random.key(2), 0)
+  loss, out = method(task, "loss")(params, {}, batch, jax.random.key(2), 0)
   index = np.asarray(batch["mask_index"])
   flat = patches.patchify(
     batch["fbank"], patch_size=(8, 4), stride=(8, 4)
@@ -87,7 +91,7 @@ def test_one_objective(objective, heads, names):
   params, batch = prepare(task)
   assert set(params) == {"backbone", "mask_token", *heads}
   assert batch["mask_index"].shape == (4, 1, 5)
-  loss, out = task.loss(params, {}, batch, jax.random.key(2), 0)
+  loss, out = method(task, "loss")(params, {}, batch, jax.random.key(2), 0)
   assert task.saved_objective["heads"] == tuple(heads)
   assert task.metric_names == names
   assert set(out.metrics) == set(names)  # sorted by jax.tree
@@ -117,10 +121,10 @@ def test_masks_of_an_evaluation_are_of_the_ids():
   params, batch = prepare(task)
   clip = np.asarray(batch["fbank"])[:1]
   same = batch | {"fbank": np.repeat(clip, 4, axis=0)}
-  out = task.evaluate(params, {}, same, 0)
+  out = method(task, "evaluate")(params, {}, same, 0)
   assert len({float(x) for x in out["mse"]}) == 4
   turned = same | {"id": np.asarray(same["id"])[::-1]}
-  again = task.evaluate(params, {}, turned, 0)
+  again = method(task, "evaluate")(params, {}, turned, 0)
   np.testing.assert_allclose(again["mse"], out["mse"][::-1], rtol=1e-5)
 
 
@@ -133,9 +137,9 @@ def test_evaluation_has_its_own_number_of_masks():
   zeros = jax.tree.map(jnp.zeros_like, params["discriminative"])
   zeros["fc2"]["bias"] = jnp.ones(32)
   params["discriminative"] = zeros
-  out = task.evaluate(params, {}, batch, 0)
+  out = method(task, "evaluate")(params, {}, batch, 0)
   np.testing.assert_allclose(out["accuracy"], 1 / 8)
-  _, trained = task.loss(params, {}, batch, jax.random.key(0), 0)
+  _, trained = method(task, "loss")(params, {}, batch, jax.random.key(0), 0)
   np.testing.assert_allclose(trained.metrics["accuracy"], 1 / 5)
 
 

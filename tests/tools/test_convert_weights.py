@@ -162,10 +162,10 @@ def test_a_front_end_by_hand(tmp_path):
     (["{tmp}/no.pth", "{tmp}/out"], "is no existing path"),
     (["nothing", "{tmp}/out"], "no published checkpoint"),
     (["{image}", "{tmp}/out"], "does not tell the number of heads"),
-    (["{image}", "{tmp}/out", "--num_heads=2"], "give --input=128x1024"),
+    (["{image}", "{tmp}/out", "--num_heads=2"], "needs --input=128x1024"),
     (
       ["{model}", "{tmp}/out", "--variant=tiny224"],
-      "has width 32, tiny224 has 192",
+      "the source has width 32, not 192",
     ),
     (["{model}", "{tmp}/out", "--input=8x8"], "patch"),
     (["{model}", "{tmp}/out", "--mean=3"], "--mean and --std belong together"),
@@ -178,7 +178,10 @@ def test_a_front_end_by_hand(tmp_path):
     (["{model}", "{tmp}/out", "--num_classes=-1"], "must be at least 1"),
     (["{model}", "{tmp}/out", "--num_classes=0"], "must be at least 1"),
     (["{model}", "{tmp}/out", "--prefix="], "needs prefix tokens"),
-    (["{model}", "{tmp}/out", "--rows=time"], "for checkpoints of images"),
+    (
+      ["{model}", "{tmp}/out", "--rows=time"],
+      "for images, this one is of spectrograms",
+    ),
     (["{model}", "{tmp}/out", "--labels=no.txt"], "no.txt"),
     (["{model}", "{tmp}/out", "--prefix=cls,dst"], "prefix"),
     (["{model}", "{tmp}/out", "--format=official"], "named .safetensors"),
@@ -191,7 +194,7 @@ def test_a_front_end_by_hand(tmp_path):
         "--num_heads=2",
         "--input=64x64",
       ],
-      "has a classifier, this model has none",
+      "has a classifier; give --num_classes",
     ),
     (
       ["{image}", "{tmp}/out", "--format=hf", "--num_heads=2", "--input=64x64"],
