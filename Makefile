@@ -8,7 +8,7 @@ PY := $(VENV)/bin/python
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 STAMP := $(VENV)/installed-$(VERSION)
 
-.PHONY: setup demo test quick fault-test test-torch test-tpu lint clean
+.PHONY: setup demo test quick rare-test fault-test test-torch test-tpu lint clean
 
 setup: $(STAMP)
 
@@ -32,7 +32,7 @@ demo: setup
 # is compared with the originals is compiled as a run is. (The jaxlib of Python
 # 3.12 and 3.13 does not know that flag, and would end.)
 PYTEST := $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
-QUICK := "not slow and not torch and not fault"
+QUICK := "not slow and not torch and not fault and not rare"
 SOONER := $(if $(filter 3.11,$(VERSION)),XLA_FLAGS="$(XLA_FLAGS) \
 	--xla_cpu_use_fusion_emitters=false")
 
@@ -45,6 +45,10 @@ test: setup lint
 quick: setup
 	$(SOONER) $(PYTEST) --ignore tests/parity -m $(QUICK)
 	$(PYTEST) tests/parity -m $(QUICK)
+
+# At full size what `test` shows in small: for half an hour.
+rare-test: setup
+	$(SOONER) $(PYTEST) -m rare
 
 # Kills, damage, full disks and other faults; as root also those that mount.
 fault-test: setup

@@ -155,7 +155,14 @@ def flip_a_bit(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", ["flip", "truncate", "no_meta"])
+@pytest.mark.parametrize(
+  "damage",
+  [
+    "flip",
+    pytest.param("truncate", marks=pytest.mark.rare),
+    pytest.param("no_meta", marks=pytest.mark.rare),
+  ],
+)
 def test_damaged_checkpoint_is_passed_over(damage, twenty, tmp_path, capsys):
   config = tiny_config(steps=20, checkpoint={"every_steps": 5, "keep": 5})
   run(tmp_path, config, stop_at=12)

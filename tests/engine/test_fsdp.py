@@ -31,6 +31,10 @@ from tests.tiny import tiny_asit, tiny_config, tiny_ssast
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 TASKS = ("supervised", "ssast", "asit")
+SOME = [
+  pytest.param(task, marks=[pytest.mark.rare] * (task != "supervised"))
+  for task in TASKS
+]
 # Wide enough that the larger arrays are above `sharding.MIN_SIZE`.
 WIDTH = 128
 
@@ -151,7 +155,7 @@ def test_a_number_that_does_not_divide_the_devices(fsdp):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", SOME)
 def test_memory_of_a_device(task):
   """By the compiler: its part of the large arrays, and the small ones."""
   bytes_of = {}
@@ -188,7 +192,9 @@ def test_moments_and_teacher_lie_as_their_parameters(task):
   assert mine > 3 and is_split == copies * mine
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize(
+  "accumulate", [1, pytest.param(2, marks=pytest.mark.rare)]
+)
 @pytest.mark.parametrize("task", TASKS)
 def test_what_moves_between_devices(task, accumulate):
   """Parameters come and gradients go, rows of the batch stay."""
@@ -215,12 +221,12 @@ def test_what_moves_between_devices(task, accumulate):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", SOME)
 def test_remat(task):
   """The same step; what it saves is tested with the model."""
   metrics = {}
   for remat in (False, True):
-    built, _, _, program = compiled(task, 1, devices=1, depth=6, remat=remat)
+    built, _, _, program = compiled(task, 1, devices=1, depth=2, remat=remat)
     _, state = job.fresh_state(built)
     rng = np.random.default_rng(0)
     batch = {
@@ -267,6 +273,7 @@ def test_a_run_goes_on_elsewhere(whole, tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.rare
 def test_a_checkpoint_keeps_its_bits_anywhere(tmp_path):
   """Written in parts; read in parts, in others, whole, and by the tools."""
   run(tmp_path, remembering(fsdp=4), devices=4)
@@ -315,11 +322,13 @@ for task in ("supervised", "ssast", "asit"):
 
 
 @pytest.mark.slow
+@pytest.mark.rare
 def test_eight_devices_train_as_one_would():
   """All tasks, 20 steps: data parallel, 4 x 2 and 1 x 8 devices."""
+  devices = "--xla_force_host_platform_device_count=8"
   env = dict(
     os.environ,
-    XLA_FLAGS="--xla_force_host_platform_device_count=8",
+    XLA_FLAGS=f"{os.environ['XLA_FLAGS']} {devices}",
     PYTHONPATH=str(ROOT),
   )
   out = subprocess.run(
@@ -417,6 +426,7 @@ for stop in (4, None):
 
 
 @pytest.mark.slow
+@pytest.mark.rare
 def test_two_processes_hold_half_of_it_each(whole, tmp_path):
   """Saved, digested, averaged and restored where nobody has all of it."""
   address = f"127.0.0.1:{free_port()}"

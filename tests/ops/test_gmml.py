@@ -162,6 +162,7 @@ def test_published_statistics(row):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("drop", "expected"), [(0.7, 0.465), (0.5, 0.412)])
+@pytest.mark.rare
 def test_what_is_corrupted_of_all(drop, expected):
   """Half of the views filled, half from another clip, 592 x 128."""
   x = np.zeros((100, 2, *SHAPE), np.float32)

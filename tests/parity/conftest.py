@@ -86,3 +86,9 @@ def assert_close(actual, expected, tolerance):
   assert actual.shape == expected.shape
   error = np.abs(actual - expected) / np.maximum(1.0, np.abs(expected))
   assert error.max() <= tolerance, f"worst relative error {error.max():.3g}"
+
+
+def zeros_of(model, spec):
+  """Its parameters, of which all that matter come from a file."""
+  shapes = jax.eval_shape(model.init, jax.random.key(0), spec)["params"]
+  return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)

@@ -19,12 +19,13 @@ from tests.weights.common import converted
 LOSSES = {"bce": "bce", "ce": "softmax_xent"}
 
 
-def build(meta, *, num_classes, loss="bce"):
+def build(meta, *, num_classes, loss="bce", scan=False):
   task = supervised.make(
     backbone=ast.make_backbone(
       meta["model_size"],
       num_heads=meta["num_heads"],
       stride=(meta["fstride"], meta["tstride"]),
+      scan=scan,
     ),
     num_classes=num_classes,
     loss=loss,
@@ -63,7 +64,7 @@ def labels(fixture, step):
 def test_train(fixture):
   meta = fixture.meta
   task, expected = build(
-    meta, num_classes=meta["label_dim"], loss=LOSSES[meta["loss"]]
+    meta, num_classes=meta["label_dim"], loss=LOSSES[meta["loss"]], scan=True
   )
   params = converted(fixture.state_dict(), tables.AST_PTH, expected)
   assert meta["optimizer"] == "Adam"

@@ -17,7 +17,7 @@ from tests.parity.conftest import assert_close
 from tests.weights.common import converted
 
 
-def build(meta, **kw):
+def build(meta, *, scan=False, **kw):
   """The task, and the shapes of its parameters."""
   patch = (meta["fshape"], meta["tshape"])
   backbone = ast.make_backbone(
@@ -25,6 +25,7 @@ def build(meta, **kw):
     num_heads=meta["num_heads"],
     patch_size=patch,
     stride=patch,
+    scan=scan,
   )
   task = ssast.Ssast(backbone=backbone, num_mask=meta["num_mask"], **kw)
   batch = {"fbank": np.zeros((1, *size(meta)[1:]), np.float32)}
@@ -62,7 +63,7 @@ def test_objectives(fixture):
 def test_train(fixture, monkeypatch):
   meta = fixture.meta
   how = meta["train"]
-  task, expected = build(meta, mse_weight=float(how["lam"]))
+  task, expected = build(meta, mse_weight=float(how["lam"]), scan=True)
   params = official(fixture, expected)
   tx = optim.make_optimizer(
     params,

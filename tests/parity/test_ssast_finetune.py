@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from astjax.models import ast, heads
 from astjax.weights import convert, info, load, tables
-from tests.parity.conftest import assert_close
+from tests.parity.conftest import assert_close, zeros_of
 
 POOLING = {"logits_avgtok": "tokens", "logits_cls": "prefix"}
 
@@ -62,8 +62,8 @@ def test_fine_tuning(fixture, says_its_size, tmp_path):
     model = ast.AST(
       backbone, heads.ClassifierHead(head.num_classes), head.pooling
     )
-    init = jax.jit(lambda m=model: m.init(jax.random.key(0), spec)["params"])
-    params, report = load.start(loaded, init(), backbone=backbone, head=head)
+    fresh = zeros_of(model, spec)
+    params, report = load.start(loaded, fresh, backbone=backbone, head=head)
     assert all(path.startswith("head/") for path in report.fresh)
     assert "of the pre-training" in report.dropped.values()
     params["head"] = classifier(fixture)

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from astjax.models import ast, heads
 from astjax.weights import convert, load, tables
-from tests.parity.conftest import assert_close
+from tests.parity.conftest import assert_close, zeros_of
 
 
 def stored(fixture, name, value):
@@ -37,8 +37,8 @@ def adapted(fixture, tmp_path, options):
   stride = (meta["fstride"], meta["tstride"])
   backbone = ast.make_backbone(**{**loaded.info.model, "stride": stride})
   spec = np.zeros((1, meta["input_tdim"], meta["input_fdim"]), np.float32)
-  init = jax.jit(lambda: backbone.init(jax.random.key(0), spec)["params"])
-  params, report = load.start(loaded, {"backbone": init()}, backbone=backbone)
+  fresh = zeros_of(backbone, spec)
+  params, report = load.start(loaded, {"backbone": fresh}, backbone=backbone)
   assert not report.fresh  # the whole backbone comes from the file
   logits = jax.eval_shape(backbone.apply, {"params": params["backbone"]}, spec)
   assert logits["tokens"].shape[0] == 1

@@ -28,7 +28,6 @@ from tests.test_train import assert_same_bits, final_state, flip_a_bit, run
 from tests.tiny import tiny_config
 
 NAN, INF = math.nan, math.inf
-SLOW = pytest.mark.slow
 
 
 def scales(values, **config):
@@ -318,7 +317,6 @@ def test_logged_rate_is_the_plateau_s(whole):
 
 
 @pytest.mark.slow
-@SLOW
 def test_scale_multiplies_the_rate_and_compiles_once():
   """Half of it is the step at half the rate, through the whole chain."""
   states = {}
@@ -372,7 +370,7 @@ def test_resumed_is_uninterrupted(whole, tmp_path):
 
 
 @pytest.mark.slow
-@SLOW
+@pytest.mark.rare
 def test_resumed_from_the_checkpoint_before(whole, tmp_path):
   """A kill after evaluations and ends of epochs that are not saved."""
   config = remembering(checkpoint={"every_steps": 1000, "keep": 20}, best="")
@@ -435,7 +433,7 @@ def test_the_best_survives_a_resume(tmp_path):
 
 
 @pytest.mark.slow
-@SLOW
+@pytest.mark.rare
 def test_an_owed_evaluation_can_be_the_best(tmp_path, monkeypatch):
   config = tiny_config(
     steps=6,
@@ -464,6 +462,7 @@ def test_an_owed_evaluation_can_be_the_best(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.rare
 def test_four_devices_remember_the_same(whole, tmp_path):
   run(tmp_path, remembering(), devices=4)
   for a, b in zip(log(whole), log(tmp_path), strict=True):
@@ -487,7 +486,7 @@ def test_finished_run_repairs_its_average(whole, tmp_path):
 
 
 @pytest.mark.slow
-@SLOW
+@pytest.mark.rare
 def test_longer_run_averages_more(whole, tmp_path):
   config = remembering(steps=10)
   run(tmp_path, config)
@@ -518,7 +517,7 @@ def test_average_is_never_of_fewer_epochs(whole, tmp_path):
 
 
 @pytest.mark.slow
-@SLOW
+@pytest.mark.rare
 def test_damaged_arrays_are_passed_over(whole, tmp_path, capsys):
   run(tmp_path, remembering(), stop_at=9)
   folder = tmp_path / "checkpoints" / "9"

@@ -258,6 +258,7 @@ ON_VIEWS = (
 
 
 @pytest.mark.slow
+@pytest.mark.rare
 def test_a_model_of_views_hears_one_clip(config, tmp_path, monkeypatch):
   """Trained and evaluated on views, probed and used on clips."""
   monkeypatch.setitem(tasks.TASKS, "mean", make_of_views)

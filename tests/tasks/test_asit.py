@@ -373,14 +373,19 @@ def step_of(task, tx, size, rows, **kw):
   return state, {k: float(v) for k, v in metrics.items()}
 
 
+@functools.cache
+def stepped(preset, size, accumulate=1):
+  task = make(preset, drop_only=False)
+  return step_of(task, SGD, size, make_views(8), accumulate=accumulate)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["r1", "r2"])
+@pytest.mark.parametrize(
+  "preset", [pytest.param("r1", marks=pytest.mark.rare), "r2"]
+)
 def test_four_devices_are_as_one(preset):
   """The same blocks and donors, one center, one mean over masked cells."""
-  task, tx = make(preset), SGD
-  (one, metrics), (four, others) = (
-    step_of(task, tx, size, make_views(8)) for size in (1, 4)
-  )
+  (one, metrics), (four, others) = stepped(preset, 1), stepped(preset, 4)
   for name, value in metrics.items():
     assert others[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
   jax.tree.map(
@@ -393,10 +398,9 @@ def test_four_devices_are_as_one(preset):
 @pytest.mark.slow
 def test_micro_batches():
   """Centers are those of the whole batch; the teacher moves once."""
-  task, tx = make(drop_only=False), SGD
-  whole, metrics = step_of(task, tx, 1, make_views(8))
+  whole, metrics = stepped("r2", 1)
   for size in (1, 4):
-    parts, others = step_of(task, tx, size, make_views(8), accumulate=2)
+    parts, others = stepped("r2", size, accumulate=2)
     for name in ("loss", "cls", "patch", "recon", "grad_norm"):
       assert others[name] == pytest.approx(metrics[name], rel=1e-4), name
     jax.tree.map(
@@ -407,6 +411,7 @@ def test_micro_batches():
 
 
 @pytest.mark.slow
+@pytest.mark.rare
 def test_a_student_learns():
   """A few steps on one batch: all three losses fall."""
   task = make(momentum=1.0, total_steps=100)

@@ -427,6 +427,7 @@ STATE_DICTS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STATE_DICTS)
+@pytest.mark.rare
 def test_the_released_sizes_come_back_bit_by_bit(name, tmp_path):
   """Official, ours, official; without any flag."""
   weights = Fixture.seeded.seeded_state_dict(STATE_DICTS[name], 0)
