@@ -46,8 +46,12 @@ def _kept(make: Callable, key_of: Callable[..., Hashable]) -> Callable:
 def _of_optimizer(self, params):
   shapes = jax.tree.map(lambda x: (x.shape, str(x.dtype)), params)
   run = self.config
-  parts = run.optim, run.schedule, run.input.batch_size, shapes
-  return repr((*parts, self.steps_per_epoch, self.total_steps))
+  parts = [run.optim, run.schedule, run.input.batch_size, shapes]
+  usual = {"decay": "constant", "warmup": "none"} | dict(run.schedule)
+  timed = {"final_weight_decay", "freeze_epochs"} & {*run.optim}
+  if timed or (usual["decay"], usual["warmup"]) != ("constant", "none"):
+    parts += [self.steps_per_epoch, self.total_steps]
+  return repr(parts)
 
 
 def _of_train_step(task, tx, ops, mesh, *, shardings=None, **how):

@@ -84,10 +84,8 @@ def draw_weights(source: Source, draw: str, where: str) -> np.ndarray | None:
   """[n] weights of the examples, None for a permutation.
 
   A source made of several with shares (`Several`) keeps them under any draw:
-  its parts' weights are scaled to their shares.
-
-  Raises:
-    UserError: an unknown draw, or examples that would never be drawn.
+  its parts' weights are scaled to their shares. Examples that would never be
+  drawn are a UserError.
   """
   weights = lookup(DRAWS, draw, f"{where}.draw")(source)
   parts: Sequence[tuple[range, float]] = getattr(source, "shares", ())

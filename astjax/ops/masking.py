@@ -19,11 +19,7 @@ _DRAWS = 64  # clusters drawn at once: 400 of 512 patches take 50 to 110
 
 
 def random_mask(key: Array, *, num_patches: int, count: int) -> Array:
-  """M of N patches, uniform without replacement: int32 [M].
-
-  Raises:
-    UserError: less than one, or not less than all.
-  """
+  """M of N patches, uniform without replacement: int32 [M], 0 < M < N."""
   _check_count(count, num_patches, most=num_patches - 1)
   return jnp.sort(jax.random.permutation(key, num_patches)[:count])
 

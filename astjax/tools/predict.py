@@ -220,11 +220,7 @@ def _rows(record: dict[str, Any]) -> Iterator[list]:
 
 
 def _resume(path: pathlib.Path, kind: Kind) -> set[str]:
-  """The recordings that a file of JSON lines has; cuts off a torn last line.
-
-  Raises:
-    UserError: it is of something else.
-  """
+  """The recordings that a file of JSON lines has; cuts off a torn last line."""
   text = path.read_bytes() if path.exists() else b""
   end = text.rfind(b"\n") + 1
   done = set()

@@ -190,10 +190,8 @@ def check(
 def revert(params: Params, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
   """Parameters under the foreign names: the table read backwards.
 
-  Beside the parameters there may be an `INPUT_SIZE`.
-
-  Raises:
-    UserError: a parameter that the foreign format has no name for.
+  Beside the parameters there may be an `INPUT_SIZE`. A parameter that the
+  foreign format has no name for is a UserError.
   """
   flat = {k: np.asarray(v) for k, v in flatten(params).items()}
   if GRID in flat:
