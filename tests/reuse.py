@@ -17,13 +17,16 @@ import jax
 from astjax.engine import step
 from astjax.run import job
 
-_METHODS = ("corrupt", "evaluate", "features", "loss", "after_update")
+_METHODS = ("init_params", "init_state", "corrupt", "evaluate", "features")
+_METHODS += ("loss", "after_update")
 _KEPT = 64  # of each kind, so that a worker does not grow without end
 
 
 def install() -> None:
   """For this process, before anything has imported the functions by name."""
   job.Job.optimizer = _kept(job.Job.optimizer, _of_optimizer)
+  job.Job.param_shapes = property(_kept(job.Job.param_shapes.func, _of_job))
+  job._make_start = _kept(job._make_start, lambda job, tx: (*_of_job(job), tx))
   step.make_train_step = _kept(step.make_train_step, _of_train_step)
   step.make_eval_step = _kept(step.make_eval_step, _of_eval_step)
 
@@ -52,6 +55,11 @@ def _of_optimizer(self, params):
   if timed or (usual["decay"], usual["warmup"]) != ("constant", "none"):
     parts += [self.steps_per_epoch, self.total_steps]
   return repr(parts)
+
+
+def _of_job(self):
+  row = tuple((k, x.shape, str(x.dtype)) for k, x in self.train.row.items())
+  return *_of(self.task), self.config.seed, self.mesh, row
 
 
 def _of_train_step(task, tx, ops, mesh, *, shardings=None, **how):

@@ -325,18 +325,17 @@ def fresh_state(
 ) -> tuple[optax.GradientTransformation, TrainState]:
   """Optimiser and state before the first step, on the mesh."""
   tx = job.optimizer(job.param_shapes)
+  return tx, _make_start(job, tx)(params)
 
-  def init(params):
-    return step.init_state(job.task, params, tx)
 
+def _make_start(job, tx):
+  init = partial(step.init_state, job.task, tx=tx)
   shapes = jax.eval_shape(init, job.param_shapes)
-  shardings = sharding.of_state(shapes, job.mesh)
   # In one jit, so that no buffer is held twice.
-  start = jax.jit(
+  return jax.jit(
     lambda params: init(job.fresh_params() if params is None else params),
-    out_shardings=shardings,
+    out_shardings=sharding.of_state(shapes, job.mesh),
   )
-  return tx, start(params)
 
 
 def warm_params(job: Job) -> tuple[Params, ModelInfo, list[str]]:

@@ -60,6 +60,7 @@ def labels(fixture, step):
   return np.eye(meta["label_dim"], dtype=np.float32)[z.argmax(-1)]
 
 
+@pytest.mark.slow
 @pytest.mark.fixtures("ast_train_*")
 def test_train(fixture):
   meta = fixture.meta

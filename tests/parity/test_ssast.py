@@ -59,6 +59,7 @@ def test_objectives(fixture):
   assert_close(out.metrics["accuracy"], fixture["acc"], 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.fixtures("ssast_pretrain_*")
 def test_train(fixture, monkeypatch):
   meta = fixture.meta
