@@ -167,6 +167,7 @@ def test_recordings_without_labels_then_with(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.rare
 def test_views_without_labels_then_with(tmp_path, capsys):
   """What `asit_digits.py` says: pre-train beside a probe, look, fine-tune."""
   data = tmp_path / "data"

@@ -1,13 +1,12 @@
-"""Trains all three tasks, each in a few steps, as one process of a group.
+"""Trains a task in a few steps, as one process of a group.
 
-`python -m tests.together FOLDER SIZE INDEX PORT`; one alone needs no port.
-Prints the rows that this process has read, {task: [[id, ...], ...]}.
+`python -m tests.together TASK FOLDER SIZE INDEX PORT` prints the rows that this
+process has read, [[id, ...], ...] by step.
 """
 
 from __future__ import annotations
 
 import json
-import pathlib
 import sys
 
 from tests.tiny import tiny_asit, tiny_config, tiny_ssast
@@ -17,18 +16,8 @@ CLIPS = {"num_examples": 20}
 TASKS = {"supervised": tiny_config, "ssast": tiny_ssast, "asit": tiny_asit}
 
 
-def main(folder: str, size: str, index: str, port: str) -> None:
-  """Joins the others, then trains one task after the other."""
-  from astjax.run import processes
-
-  group = processes.find(
-    {},
-    coordinator=f"127.0.0.1:{port}" if int(size) > 1 else "",
-    num_processes=int(size),
-    process_id=int(index) if int(size) > 1 else None,
-  )
-  if group:
-    processes.join(group)
+def train(task: str, folder) -> list[list[int]]:
+  """Trains; returns the ids of this process's rows, step by step."""
   from astjax import train
   from astjax.engine import sharding
 
@@ -38,16 +27,28 @@ def main(folder: str, size: str, index: str, port: str) -> None:
     ids.append(batch["id"].tolist())
     return real(batch, mesh)
 
+  config = TASKS[task](steps=STEPS, input={"source_kw": CLIPS})
   sharding.to_global = note
-  rows = {}
-  for name, config in TASKS.items():
-    ids.clear()
-    train.train_and_evaluate(
-      config(steps=STEPS, input={"source_kw": CLIPS}),
-      pathlib.Path(folder) / name,
-    )
-    rows[name] = ids[:STEPS]
-  print("ROWS " + json.dumps(rows), flush=True)
+  try:
+    train.train_and_evaluate(config, folder)
+  finally:
+    sharding.to_global = real
+  return ids[:STEPS]
+
+
+def main(task: str, folder: str, size: str, index: str, port: str) -> None:
+  """Joins the others, then trains."""
+  from astjax.run import processes
+
+  address = f"127.0.0.1:{port}"
+  group = processes.find(
+    {},
+    coordinator=address,
+    num_processes=int(size),
+    process_id=int(index),
+  )
+  processes.join(group)
+  print("ROWS " + json.dumps(train(task, folder)), flush=True)
 
 
 if __name__ == "__main__":

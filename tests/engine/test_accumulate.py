@@ -34,7 +34,7 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("parts", "devices"), [(2, 1), (8, 1), (2, 4)])
+@pytest.mark.parametrize(("parts", "devices"), [(8, 1), (2, 4)])
 def test_as_the_whole_batch(parts, devices, whole, tmp_path):
   folder, history = whole
   config = tiny_config(steps=10, accumulate=parts)
@@ -67,6 +67,7 @@ def test_masks_are_those_of_the_whole_batch(tmp_path):
   assert len(compared) == 4
 
 
+@pytest.mark.rare
 @pytest.mark.slow
 def test_resumed(tmp_path):
   config = tiny_config(steps=6, accumulate=4, model={"drop_path": 0.5})

@@ -10,9 +10,8 @@ import pytest
 from astjax.errors import UserError
 from astjax.ops import gmml
 
-# Compiled for speed: a draw takes longer than compiling it does.
-pytestmark = pytest.mark.usefixtures("compiled_as_in_a_run")
-
+# Such a draw takes longer than compiling it well does.
+full_size = pytest.mark.usefixtures("compiled_as_in_a_run")
 SHAPE = (592, 128)
 SMALL = (148, 40)
 DRAWS = {SHAPE: 100, SMALL: 400, (40, 24): 400}
@@ -114,6 +113,7 @@ def assert_same_mean(a, b, sigmas=4.5):
   assert (difference <= sigmas * error + 1e-9).all()
 
 
+@full_size
 @pytest.mark.slow
 @pytest.mark.parametrize(
   ("perc", "align", "shape"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
@@ -143,6 +143,7 @@ TABLE = [  # coverage, its deviation, blocks (mean, min, max), kinds of patches
 ]
 
 
+@full_size
 @pytest.mark.slow
 @pytest.mark.parametrize("row", TABLE, ids=lambda r: f"{r[0]}_{r[1]}")
 def test_published_statistics(row):
@@ -162,6 +163,7 @@ def test_published_statistics(row):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("drop", "expected"), [(0.7, 0.465), (0.5, 0.412)])
+@full_size
 @pytest.mark.rare
 def test_what_is_corrupted_of_all(drop, expected):
   """Half of the views filled, half from another clip, 592 x 128."""
@@ -174,6 +176,7 @@ def test_what_is_corrupted_of_all(drop, expected):
   assert parts.mean() == pytest.approx(expected, abs=4 * error)
 
 
+@full_size
 @pytest.mark.slow
 def test_the_first_frame_and_the_lowest_bin_are_hardly_covered():
   masks, _ = drawn(0.7, 1, SHAPE)
@@ -199,6 +202,9 @@ def test_nothing_is_drawn_for_nothing():
   assert not mask.any() and count == 0
 
 
+corrupt = jax.jit(gmml.corrupt, static_argnums=2)
+
+
 def keys_of(batch, views=2, seed=0):
   return jax.random.split(jax.random.key(seed), (batch, views))
 
@@ -212,9 +218,7 @@ def test_either_dropped_or_replaced():
   """One half of the views each, independently, never both."""
   x = batch_of(300)
   how = gmml.Gmml(drop=0.6, replace=0.3)
-  out, mask = map(
-    np.asarray, jax.jit(gmml.corrupt, static_argnums=2)(keys_of(300), x, how)
-  )
+  out, mask = map(np.asarray, corrupt(keys_of(300), x, how))
   np.testing.assert_array_equal(out[~mask], x[~mask])  # the rest is clean
   zeroed = (np.where(mask, out, 0.0) == 0).all((2, 3))  # [B, V]
   assert abs(zeroed.mean() - 0.5) < 4.5 * 0.5 / np.sqrt(600)
@@ -239,7 +243,6 @@ def test_the_only_clip_stays_as_it_is():
   """A clip may be its own donor; its blocks are masked all the same."""
   x = batch_of(1)
   how = gmml.Gmml(drop=0.0, replace=0.3)
-  corrupt = jax.jit(gmml.corrupt, static_argnums=2)
   for seed in range(6):
     out, mask = corrupt(keys_of(1, seed=seed), x, how)
     np.testing.assert_array_equal(out, x)
@@ -251,7 +254,7 @@ def test_the_only_clip_stays_as_it_is():
 def test_fills(fill):
   x = batch_of(6)
   how = gmml.Gmml(drop=0.5, replace=0.0, fill=fill)
-  out, mask = map(np.asarray, gmml.corrupt(keys_of(6), x, how))
+  out, mask = map(np.asarray, corrupt(keys_of(6), x, how))
   changed = out != x
   expected = {
     "time": np.broadcast_to(mask.any(3, keepdims=True), mask.shape),
@@ -270,8 +273,8 @@ def test_each_view_is_a_function_of_its_key():
   """Whatever stands beside it in the batch, but for its donor."""
   x, how = batch_of(4), gmml.Gmml(drop=0.5, replace=0.0)
   keys = keys_of(4)
-  out, mask = gmml.corrupt(keys, x, how)
-  part, part_mask = gmml.corrupt(keys[1:3], x[1:3], how)
+  out, mask = corrupt(keys, x, how)
+  part, part_mask = corrupt(keys[1:3], x[1:3], how)
   np.testing.assert_array_equal(out[1:3], part)
   np.testing.assert_array_equal(mask[1:3], part_mask)
   assert len({m.tobytes() for m in np.asarray(mask).reshape(8, -1)}) == 8

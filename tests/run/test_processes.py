@@ -18,7 +18,8 @@ import pytest
 from astjax.weights import info
 from tests import together
 from tests.run.test_record import assert_same_run, log
-from tests.test_train import assert_same_bits, final_state, losses
+from tests.test_train import assert_same_bits, final_state, losses, run
+from tests.tiny import tiny_config
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 pytestmark = pytest.mark.slow
@@ -29,11 +30,11 @@ from tests.tiny import on_device, tiny_config
 def get_config():
   return tiny_config(
     steps=24, checkpoint={"every_steps": 1, "keep": 2},
-    model={"width": 64, "depth": 2},
-    evals={"knn": {"probe": "knn", "split": "val", "on_device": on_device(),
-                   "train": {"split": "train"}}},
+    evals={},
   )
 """
+KNN = """{"knn": {"probe": "knn", "split": "val", "on_device": on_device(),
+                 "train": {"split": "train"}}}"""
 
 
 # The teacher, its centers and two counts of Adam's steps must survive as well.
@@ -144,22 +145,33 @@ def straight(tmp_path_factory):
   return folder / "run"
 
 
-def test_kill_9_between_and_during_saves(straight, config_file, tmp_path):
-  workdir = tmp_path / "run"
-  for step, during_a_save in ((4, False), (14, True)):
-    process = start(config_file, workdir)
-    wait_for_step(workdir, process, step)
+ENDLESS = "--config.steps=1000000"  # whoever interrupts it may be late
+
+
+def saved_steps(workdir):
+  """Of all that is complete."""
+  names = (p.name for p in (workdir / "checkpoints").iterdir())
+  return sorted(int(name) for name in names if name.isdigit())
+
+
+def test_kill_9_between_and_during_saves(config_file, tmp_path):
+  workdir, step = tmp_path / "run", 2
+  for during_a_save in (False, True):
+    process = start(config_file, workdir, ENDLESS)
+    wait_for_step(workdir, process, step + 2)
     if during_a_save:
       wait_for_save(workdir, process)
     process.kill()
     finish(process)
     assert process.returncode == -signal.SIGKILL
-  process = start(config_file, workdir)
+    step = saved_steps(workdir)[-1]
+  process = start(config_file, workdir, f"--config.steps={step + 3}")
   out = finish(process)
   assert process.returncode == 0, out
-  assert "resumed at step" in out
-  assert_same_bits(final_state(workdir), final_state(straight))
-  assert read(workdir) == read(straight)
+  assert f"resumed at step {step}" in out
+  history = run(tmp_path / "straight", tiny_config(steps=step + 3))
+  assert_same_bits(final_state(workdir), final_state(tmp_path / "straight"))
+  assert read(workdir) == losses(history)
 
 
 @pytest.mark.fault
@@ -187,21 +199,20 @@ def test_kill_9_of_a_student_and_its_teacher(tmp_path):
   "signum",
   [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.fault)],
 )
-def test_signal_saves_and_exits(signum, straight, config_file, tmp_path):
-  workdir = tmp_path / "run"
-  process = start(config_file, workdir, "--config.checkpoint.every_steps=1000")
+def test_signal_saves_and_exits(signum, config_file, tmp_path):
+  workdir, seldom = tmp_path / "run", "--config.checkpoint.every_steps=1000000"
+  process = start(config_file, workdir, seldom, ENDLESS)
   wait_for_step(workdir, process, 7)
   process.send_signal(signum)
   out = finish(process)
   assert process.returncode == 128 + signum, out
   assert "saved at step" in out and "Traceback" not in out
-  saved = [int(p.name) for p in (workdir / "checkpoints").iterdir()]
-  assert len(saved) == 1 and 7 <= saved[0] < 24
-  process = start(config_file, workdir)
+  (step,) = saved_steps(workdir)
+  assert step >= 7
+  process = start(config_file, workdir, f"--config.steps={step + 1}")
   out = finish(process)
   assert process.returncode == 0, out
-  assert f"resumed at step {saved[0]}" in out
-  assert_same_bits(final_state(workdir), final_state(straight))
+  assert f"resumed at step {step}" in out
 
 
 def free_port():
@@ -262,9 +273,13 @@ def test_two_processes_start_from_weights(straight, config_file, tmp_path):
 
 
 @pytest.mark.fault
-def test_two_processes_train_as_one(straight, config_file, tmp_path):
-  workdir = tmp_path / "run"
+def test_two_processes_train_as_one(tmp_path):
+  """Also what a probe finds in the features of both."""
+  config_file = tmp_path / "config.py"
+  config_file.write_text(CONFIG.replace("evals={}", f"evals={KNN}"))
+  workdir, straight = tmp_path / "run", tmp_path / "straight"
   out = train_together(config_file, workdir)
+  assert "resumed" not in finish(start(config_file, straight))
   assert "2 process(es)" in out[0] and "step" not in out[1]
   one, two = read(straight), read(workdir)
   assert one.keys() == two.keys() and len(one) == 24
@@ -279,14 +294,16 @@ def test_two_processes_train_as_one(straight, config_file, tmp_path):
   assert abs(lines[0]["knn/mAP"] - lines[1]["knn/mAP"]) <= 1e-2
 
 
-REMEMBERING = CONFIG.replace(
-  "evals={", 'evals={"val": {"every_steps": 7}, '
-).replace(
-  "  return tiny_config(",
-  """  return tiny_config(
+REMEMBERING = (
+  CONFIG.replace("steps=24", "steps=60")
+  .replace("evals={}", 'evals={"val": {"every_steps": 7}}')
+  .replace(
+    "  return tiny_config(",
+    """  return tiny_config(
     plateau={"metric": "val/mAP", "patience": 0},
     average={"first_epoch": 5, "last_epoch": 19}, ensemble_predictions=True,
     best="", schedule={"lr": 0.01},""",
+  )
 )
 
 
@@ -348,12 +365,12 @@ def test_two_processes_remember_as_one(remembered, tmp_path):
       np.testing.assert_allclose(a[name], b[name], rtol=0, atol=1e-4)
 
 
-def train_all_tasks(folder, count):
-  """Four devices, shared by so many processes; {task: ids [steps, 8]}."""
+def train_in_several(task, folder, count):
+  """Four devices, shared by so many processes: the ids, [steps, 8]."""
   port = str(free_port())
   group = [
     start_python(
-      *("-m", "tests.together", str(folder), str(count), str(i), port),
+      *("-m", "tests.together", task, str(folder), str(count), str(i), port),
       devices=4 // count,
     )
     for i in range(count)
@@ -361,41 +378,42 @@ def train_all_tasks(folder, count):
   out = [finish(p) for p in group]
   assert [p.returncode for p in group] == [0] * count, out
   rows = [json.loads(text.split("ROWS ")[1].splitlines()[0]) for text in out]
-  return {
-    task: np.concatenate([np.asarray(r[task]) for r in rows], axis=1)
-    for task in together.TASKS
-  }
+  return np.concatenate(rows, axis=1)
 
 
-@pytest.fixture(scope="module")
-def all_tasks(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("all_tasks")
-  return folder, train_all_tasks(folder, 1)
+RARE = pytest.mark.rare
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.rare)])
-def test_several_processes_train_all_tasks(count, all_tasks, tmp_path):
+@pytest.mark.parametrize(
+  ("task", "count"),
+  [
+    ("asit", 2),
+    pytest.param("asit", 4, marks=RARE),
+    pytest.param("ssast", 2, marks=RARE),
+    pytest.param("supervised", 2, marks=RARE),
+  ],
+)
+def test_several_processes_train_a_task(task, count, tmp_path):
   """Losses, parameters, teacher, centers as of one; and the rows."""
-  expected, ids = all_tasks
-  many = train_all_tasks(tmp_path, count)
-  for task in together.TASKS:
-    np.testing.assert_array_equal(many[task], ids[task])
-    for epoch in many[task].reshape(2, 20):
-      assert sorted(epoch.tolist()) == list(range(20))
-    a, b = log(expected / task), log(tmp_path / task)
-    assert len(a) == len(b) and "train/loss" in a[0]
-    for x, y in zip(a, b, strict=True):
-      assert x.keys() == y.keys()
-      for key in x:
-        if key.startswith(("train/", "val/")):
-          close = 1e-5 * max(1.0, abs(x[key]))
-          assert abs(x[key] - y[key]) <= close, (task, x["step"], key)
-    a, b = final_state(expected / task), final_state(tmp_path / task)
-    assert a.keys() == b.keys()
-    for name in a:
-      if ".params" in name or "task_state" in name:
-        x, y = with_a_gradient(name, a[name]), with_a_gradient(name, b[name])
-        np.testing.assert_allclose(x, y, rtol=0, atol=1e-5, err_msg=name)
+  one, many = tmp_path / "one", tmp_path / "many"
+  ids = train_in_several(task, many, count)
+  np.testing.assert_array_equal(ids, together.train(task, one))
+  for epoch in ids.reshape(2, 20):
+    assert sorted(epoch.tolist()) == list(range(20))
+  a, b = log(one), log(many)
+  assert len(a) == len(b) and "train/loss" in a[0]
+  for x, y in zip(a, b, strict=True):
+    assert x.keys() == y.keys()
+    for key in x:
+      if key.startswith(("train/", "val/")):
+        close = 1e-5 * max(1.0, abs(x[key]))
+        assert abs(x[key] - y[key]) <= close, (x["step"], key)
+  a, b = final_state(one), final_state(many)
+  assert a.keys() == b.keys()
+  for name in a:
+    if ".params" in name or "task_state" in name:
+      x, y = with_a_gradient(name, a[name]), with_a_gradient(name, b[name])
+      np.testing.assert_allclose(x, y, rtol=0, atol=1e-5, err_msg=name)
 
 
 def with_a_gradient(name, x):

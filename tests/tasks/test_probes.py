@@ -266,12 +266,17 @@ def test_probes_are_evaluations(both):
 def features(loaded, state, split):
   """[n, D] and labels, clip by clip, without a mesh."""
   found, labels = [], []
+  keys = row_keys(jax.random.key(0, impl="threefry2x32"), 1)
+
+  @jax.jit
+  def hear(batch):
+    ready = apply_rows(split.device_ops, batch, keys)
+    return loaded.task.features(state.params, {}, ready)[0]
+
   for batch in pipeline.eval_batches(
     split.reader, split.host_ops, batch_size=1
   ):
-    keys = row_keys(jax.random.key(0, impl="threefry2x32"), 1)
-    ready = apply_rows(split.device_ops, batch, keys)
-    found.append(loaded.task.features(state.params, {}, ready)[0])
+    found.append(hear(batch))
     labels.append(batch["label"][0])
   return np.stack(found), np.stack(labels)
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from astjax import train
 from astjax.tools import reconstruct
 from astjax.weights import convert, load
 from astjax.weights import info as model_info
 from tests.tiny import tiny_config
+from tests.tools.conftest import trained
 
 RATE = 8_000
 
@@ -158,8 +158,7 @@ def asit_config(**task_kw):
 def asit_run(tmp_path_factory):
   folder = tmp_path_factory.mktemp("runs") / "asit"
   config = asit_config(drop_perc=0.4, drop_replace=0.2)
-  train.train_and_evaluate(config, folder)
-  return folder
+  return trained(folder, config)
 
 
 def test_what_an_asit_sees(asit_run, clips):
