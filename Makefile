@@ -46,7 +46,7 @@ quick: setup
 	$(SOONER) $(PYTEST) --ignore tests/parity -m $(QUICK)
 	$(PYTEST) tests/parity -m $(QUICK)
 
-# At full size what `test` shows in small: for half an hour.
+# At full size what `test` shows in small.
 rare-test: setup
 	$(SOONER) $(PYTEST) -m rare
 

@@ -119,7 +119,7 @@ class Job:
   def facts(self, first_step: int) -> dict[str, str]:
     """What runs, in lines for people."""
     run, streams = self.config, {"train": self.train, **self.evals}
-    kind, hosts = self.mesh.devices.flat[0].device_kind, jax.process_count()
+    kind, processes = self.mesh.devices.flat[0].device_kind, jax.process_count()
     count = sum(x.size for x in jax.tree.leaves(self.param_shapes))
     data = (f"{n} {len(s.reader.source):,}" for n, s in streams.items())
     parts = f"in {run.accumulate} parts " if run.accumulate > 1 else ""
@@ -127,7 +127,7 @@ class Job:
     epochs = self.total_steps / self.steps_per_epoch
     dtype, classes = run.model.get("dtype"), len(self.train.class_names)
     return {
-      "devices": f"{self.mesh.size} x {kind}, {hosts} process(es)",
+      "devices": f"{self.mesh.size} x {kind}, {processes} process(es)",
       "mesh": ", ".join(f"{k}={v}" for k, v in self.mesh.shape.items()),
       "precision": f"{dtype or 'float32'} compute, float32 parameters",
       "parameters": f"{count:,}",

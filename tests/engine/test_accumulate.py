@@ -34,7 +34,10 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("parts", "devices"), [(8, 1), (2, 4)])
+@pytest.mark.parametrize(
+  ("parts", "devices"),
+  [pytest.param(2, 1, marks=pytest.mark.rare), (8, 1), (2, 4)],
+)
 def test_as_the_whole_batch(parts, devices, whole, tmp_path):
   folder, history = whole
   config = tiny_config(steps=10, accumulate=parts)

@@ -31,6 +31,7 @@ from tests.tiny import tiny_asit, tiny_config, tiny_ssast
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 TASKS = ("supervised", "ssast", "asit")
+# Where one of them shows it in small.
 SOME = [
   pytest.param(task, marks=[pytest.mark.rare] * (task != "supervised"))
   for task in TASKS

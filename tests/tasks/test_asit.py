@@ -398,10 +398,11 @@ def test_four_devices_are_as_one(preset):
 
 
 @pytest.mark.slow
-def test_micro_batches():
+@pytest.mark.parametrize("size", [pytest.param(1, marks=pytest.mark.rare), 4])
+def test_micro_batches(size):
   """Centers are those of the whole batch; the teacher moves once."""
   whole, metrics = stepped("r2", 1)
-  parts, others = stepped("r2", 4, accumulate=2)
+  parts, others = stepped("r2", size, accumulate=2)
   for name in ("loss", "cls", "patch", "recon", "grad_norm"):
     assert others[name] == pytest.approx(metrics[name], rel=1e-4), name
   jax.tree.map(
