@@ -59,6 +59,17 @@ def add_run_flags(parser: Parser) -> None:
   add("--profile", default="", metavar="START:COUNT", help=what)
 
 
+def listed(text: str) -> tuple[str, ...]:
+  """A flag's "1,2" as its parts."""
+  return tuple(x.strip() for x in text.split(",") if x.strip())
+
+
+def check_folder(flag: str, path: str | None) -> None:
+  """A UserError before long work, if what comes of it has no place."""
+  if path and not pathlib.Path(path).expanduser().absolute().parent.is_dir():
+    raise UserError(f"{flag}={path}: there is no such folder")
+
+
 def run(
   work: Callable[[argparse.Namespace], int | None],
   parser: Parser,

@@ -38,6 +38,13 @@ _OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE}
 _OF_THE_MACHINE |= {errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN}
 
 
+# Where a user who misses labels has to look.
+LABELS_COME_FROM = (
+  "a pattern needs a group (?P<label>...), a table a column 'labels', a "
+  "manifest a label_list"
+)
+
+
 def warn(text: str) -> None:
   """One line on standard error."""
   print(f"warning: {text}", file=sys.stderr, flush=True)
@@ -57,6 +64,7 @@ NotNegative = Annotated[
 ]
 BelowOne = Annotated[float, Within(lambda x: 0 <= x < 1, "in [0, 1)")]
 Fraction = Annotated[float, Within(lambda x: 0 <= x <= 1, "in [0, 1]")]
+Finite = Annotated[float, Within(math.isfinite, "finite")]
 Count = Annotated[int, Within(lambda n: n >= 1, "at least 1")]
 CountOrZero = Annotated[int, Within(lambda n: n >= 0, "at least 0")]
 

@@ -11,6 +11,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from astjax import cli
 from astjax.errors import Outage, Stopped, UserError
@@ -37,6 +38,19 @@ def _train(args: argparse.Namespace) -> None:
   if group is not None:
     processes.join(group)
   try:
+    train = _import_train()
+    profile = train.parse_window(args.profile) if args.profile else None
+    train.train_and_evaluate(args.config, args.workdir, profile=profile)
+  except (Stopped, UserError) as e:
+    # All of them stop, or have met the same mistake: whoever left first would
+    # be missed by the others, and end them with another exit code.
+    if not isinstance(e, Outage):
+      processes.leave()
+    raise
+
+
+def _import_train() -> Any:
+  try:
     from astjax import train
   except ModuleNotFoundError as e:
     if e.name != "tensorflow":
@@ -45,15 +59,7 @@ def _train(args: argparse.Namespace) -> None:
       "training from files needs TensorFlow: pip install 'astjax[data]' (or "
       "'astjax[data-cpu]' on a machine without a GPU)"
     ) from None
-  profile = train.parse_window(args.profile) if args.profile else None
-  try:
-    train.train_and_evaluate(args.config, args.workdir, profile=profile)
-  except (Stopped, UserError) as e:
-    # All of them stop, or have met the same mistake: whoever left first would
-    # be missed by the others, and end them with another exit code.
-    if not isinstance(e, Outage):
-      processes.leave()
-    raise
+  return train
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@
 # SPOT      1: on spot nodes
 # RESTARTS  of all pods, after crashes and preemptions (20)
 set -euo pipefail
-: "${NAME:?}" "${IMAGE:?}" "${CLAIM:?}" "${TPU:?}" "${TOPOLOGY:?}" \
-  "${CHIPS:=4}" "${SLICES:=1}" "${RESTARTS:=20}"
+(: "${NAME:?}" "${IMAGE:?}" "${CLAIM:?}" "${TPU:?}" "${TOPOLOGY:?}") || exit 2
+: "${CHIPS:=4}" "${SLICES:=1}" "${RESTARTS:=20}"
 all=$((${TOPOLOGY//x/*})) hosts=$((all / CHIPS))
 if ((all != hosts * CHIPS)); then
   echo "TOPOLOGY=$TOPOLOGY has $all chips, which CHIPS=$CHIPS does not divide" >&2

@@ -12,7 +12,7 @@
 # (129, 130, 138, 143). These signals are passed on to the command, and this
 # script waits for it. The exit code is the command's.
 set -uo pipefail
-: "${1:?expected a command}"
+(: "${1:?expected a command}") || exit 2
 
 child='' told='' signals=0
 tell() { # SIGNAL

@@ -18,15 +18,16 @@
 # README.md, also for the folder that all hosts have to share.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
-: "${1:?expected --config=FILE.py --workdir=FOLDER}"
-: "${NAME:?}" "${ZONE:?}" "${TYPE:?}" "${RESTARTS:=3}" "${POLL:=30}"
+(: "${1:?expected --config=FILE.py --workdir=FOLDER}") || exit 2
+(: "${NAME:?}" "${ZONE:?}" "${TYPE:?}") || exit 2
+: "${RESTARTS:=3}" "${POLL:=30}"
 case $TYPE in
   v5litepod-*) : "${VERSION:=v2-alpha-tpuv5-lite}" ;;
   v5p-*) : "${VERSION:=v2-alpha-tpuv5}" ;;
   v6e-*) : "${VERSION:=v2-alpha-tpuv6e}" ;;
   v[234]-*) : "${VERSION:=tpu-ubuntu2204-base}" ;;
 esac
-: "${VERSION:?}"
+(: "${VERSION:?}") || exit 2
 
 tpus=(gcloud compute tpus)
 where=("--zone=$ZONE" --quiet)

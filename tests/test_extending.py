@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+import astjax
 from astjax import models, tasks
 from astjax.data import sources
 from astjax.ops import frontend, host_ops, recipe, xp
@@ -92,30 +93,40 @@ def test_an_objective_from_outside_resumes(whole, tmp_path):
   assert described == {"name": "mae", "width": 8, "task_kw": {"num_mask": 2}}
 
 
+def run_of(folder):
+  """The last line of a run's metrics."""
+  return json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+
+
 def start(config):
   built = job.build(config, mesh=one_device())
   params, _, report = job.warm_params(built)
   return params, report
 
 
-def test_a_classifier_starts_from_it(whole):
-  config = tiny_config(init_from=str(whole), task_kw={"pooling": "tokens"})
+def test_a_classifier_starts_from_it(whole, tmp_path):
+  config = tiny_config(
+    steps=1, init_from=str(whole), task_kw={"pooling": "tokens"}
+  )
   params, report = start(config)
   known = load.load(whole).params
   kernel = params["backbone"]["patch_embed"]["kernel"]
   np.testing.assert_array_equal(kernel, known["backbone/patch_embed/kernel"])
   text = "\n".join(report)
   assert "decoder" in text and "of the pre-training" in text
+  assert np.isfinite(run(tmp_path, config)[-1]["train/loss"])
 
 
-def test_it_goes_on_from_itself(whole):
-  params, _ = start(mae(init_from=str(whole)))
+def test_it_goes_on_from_itself(whole, tmp_path):
+  config = mae(init_from=str(whole))
+  params, _ = start(config)
   known = load.load(whole).params
   for name in ("mask_token", "draw/kernel"):
     value = params
     for part in name.split("/"):
       value = value[part]
     np.testing.assert_array_equal(value, known[name])
+  assert run(tmp_path, config)[-1]["val/loss"] != run_of(whole)["val/loss"]
 
 
 def test_its_backbone_is_there_for_those_who_do_not_know_it(whole, monkeypatch):
@@ -126,7 +137,8 @@ def test_its_backbone_is_there_for_those_who_do_not_know_it(whole, monkeypatch):
 
 
 def test_a_backbone_and_a_source(tmp_path):
-  block("BACKBONES"), block("SOURCES")
+  block("BACKBONES")
+  Tones = block("SOURCES")["Tones"]
   config = tiny_config(steps=2, task_kw={"pooling": "tokens"})
   config.model = {"name": "bag", "width": 16, "patch_size": (8, 10)}
   config.model.stride = (8, 10)
@@ -137,7 +149,8 @@ def test_a_backbone_and_a_source(tmp_path):
   finally:
     del sources.SOURCES["tones"]
   assert "val/mAP" in history[-1]
-  assert load.load(tmp_path).info.model["name"] == "bag"
+  found = astjax.load(tmp_path).predict(Tones(data_dir="", split="", folds=()).read(0)[0], 8000)
+  assert found.class_names == ("low", "high")
   del models.BACKBONES["bag"]
 
 

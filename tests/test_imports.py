@@ -24,7 +24,6 @@ ROWS = {
   "tasks": ("engine", "models", "ops"),
   "weights": ("models", "ops"),
   "run": ("data", "engine", "models", "tasks", "weights", "ops"),
-  # Of data only what reads sound.
   "serving": ("weights", "models", "data", "ops"),
   "train": ("run", "engine"),
   "tools": (
@@ -123,19 +122,36 @@ def test_there_is_no_circle_of_files():
     assert name not in reach(name, set()), f"{name} reaches itself"
 
 
-def test_only_the_pipeline_imports_tensorflow_and_nobody_torch():
+# Libraries that few files may import.
+LIBRARIES = {
+  "torch": (),
+  "tensorflow": ("data.pipeline",),
+  "ml_collections": ("cli",),
+  "orbax": ("run.checkpoint", "weights.orbax_params"),
+}
+
+
+def test_heavy_libraries_have_one_home():
   for path in modules():
-    tree = ast.parse((PACKAGE / path).read_text())
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse((PACKAGE / path).read_text())):
       names = []
       if isinstance(node, ast.Import):
         names = [alias.name for alias in node.names]
       elif isinstance(node, ast.ImportFrom):
         names = [node.module or ""]
-      tops = {name.split(".")[0] for name in names}
-      assert "torch" not in tops, path
-      is_pipeline = path == pathlib.Path("data/pipeline.py")
-      assert "tensorflow" not in tops or is_pipeline, path
+      for library in map(top, names):
+        assert name_of(path) in LIBRARIES.get(library, NAMES), path
+
+
+def test_no_file_or_function_is_long():
+  for path in modules():
+    text = (PACKAGE / path).read_text()
+    assert text.count("\n") <= 450, path
+    for node in ast.walk(ast.parse(text)):
+      if isinstance(node, ast.FunctionDef):
+        has_doc = ast.get_docstring(node) is not None
+        first = node.body[min(has_doc, len(node.body) - 1)].lineno
+        assert node.end_lineno - first < 60, f"{path}: {node.name}"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")))

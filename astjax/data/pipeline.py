@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 import numpy as np
 import tensorflow as tf
@@ -23,6 +23,8 @@ from astjax.types import Example
 
 # {name: (shape, type)} of one row.
 Shapes = dict[str, tuple[tuple[int, ...], np.dtype]]
+
+Batches = Generator[dict[str, np.ndarray], None, None]  # to be closed
 
 # What the host needs on the way and the device does not.
 _HOST_ONLY = ("index", "replace", "sample_rate", "partner", "share")
@@ -49,7 +51,7 @@ def train_batches(
   weights: np.ndarray | None = None,
   process_index: int = 0,
   process_count: int = 1,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Batches:
   """Rows of one process, of the steps first_step ... last_step - 1.
 
   `ops` are made with the same reader, `batch_size` is that of all processes
@@ -76,7 +78,7 @@ def eval_batches(
   batch_size: int,
   process_index: int = 0,
   process_count: int = 1,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Batches:
   """Rows of one process, of one pass over the source in its order."""
   num_examples = len(reader.source)
   key = random_key(0)
@@ -145,7 +147,7 @@ def _batches(
   batch_size: int,
   rows: range,
   shapes: Shapes,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Batches:
   """These rows of each step; `example` is called from any thread."""
   failed: list[Exception] = []
 

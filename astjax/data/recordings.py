@@ -16,9 +16,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from astjax import errors
 from astjax.data import audio, tables
-from astjax.data.source import LABELS_COME_FROM, Source
-from astjax.errors import BelowOne, UserError, lookup, nearest
+from astjax.data.source import Source
+from astjax.errors import UserError
 
 
 class Row(NamedTuple):
@@ -40,7 +41,7 @@ class Recordings(Source):
   data_dir: str
   split: str = ""  # to keep; empty keeps all
   folds: tuple[str, ...] = ()
-  holdout: BelowOne = 0.0  # share of the split "val", the others are "train"
+  holdout: errors.BelowOne = 0.0  # share of "val"; the others are "train"
   label_list: str = ""  # else the labels that occur in all splits together
   label_map: Mapping[str, str] | None = None  # label -> class, "*" the others
 
@@ -59,7 +60,7 @@ class Recordings(Source):
       if not found:
         raise UserError(
           f"source_kw.label_list={self.label_list!r}, but the recordings have "
-          f"no labels: {LABELS_COME_FROM}"
+          f"no labels: {errors.LABELS_COME_FROM}"
         )
       names, number = tables.read_label_list(str(self.root / self.label_list))
     self.class_names = tuple(names)
@@ -177,7 +178,7 @@ class Csv(Recordings):
     """The lines of the table."""
     column = {k: k for k in ("path", "labels", "split", "fold")}
     for key in self.columns or {}:
-      lookup(column, key, "key of source_kw.columns")
+      errors.lookup(column, key, "key of source_kw.columns")
     column |= self.columns or {}
     table = self.root / self.csv
     rows = []
@@ -228,7 +229,7 @@ def _numbers(row: Row, number: Mapping[str, int]) -> tuple[int, ...]:
     if name not in number:
       raise UserError(
         f"label {name!r} of {row.path} is not in the label list."
-        f"{nearest(name, number)[:300]}"
+        f"{errors.nearest(name, number)[:300]}"
       )
   return tuple(sorted({number[name] for name in row.labels}))
 
@@ -240,7 +241,7 @@ def rename(rows: Sequence[Row], label_map: Mapping[str, str]) -> list[Row]:
     if label not in ("*", name, *found):
       raise UserError(
         f"source_kw.label_map: no recording has the label {label!r}."
-        f"{nearest(label, found)[:300]}"
+        f"{errors.nearest(label, found)[:300]}"
       )
   new = {k: label_map.get(k, label_map.get("*", k)) for k in found}
   return [

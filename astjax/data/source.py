@@ -7,13 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from astjax.errors import UserError
-
-# Where a user who misses labels has to look.
-LABELS_COME_FROM = (
-  "a pattern needs a group (?P<label>...), a table a column 'labels', a "
-  "manifest a label_list"
-)
+from astjax.errors import LABELS_COME_FROM, UserError
 
 
 class Source:

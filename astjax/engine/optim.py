@@ -23,7 +23,8 @@ from astjax import errors
 from astjax.types import Params
 
 Schedule = Callable[[Any], Any]
-# As `flatten_dict` has it, of trees in which optax has cut out leaves too.
+# The names of `flatten_dict`; that one cannot take trees in which optax has
+# put something else in the place of leaves.
 _name_of = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
 
 

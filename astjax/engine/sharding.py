@@ -99,7 +99,7 @@ def gathered(tree: Any, mesh: Mesh) -> Any:
 
   def scatter(_, gradient):
     # Summed up, then cut: one reduce-scatter where the device has it. Without
-    # the first word the cut would spread into the loops of the backward pass,
+    # `whole` the cut would spread into the loops of the backward pass,
     # and there the rows would be gathered.
     return (split(whole(gradient), mesh),)
 

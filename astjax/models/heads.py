@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
+import scipy.special
 
 from astjax import errors
 from astjax.errors import Count, CountOrZero, Within
@@ -31,6 +33,12 @@ class Head:
   layer_norm_eps: Epsilon = 1e-5
   scores: Literal["sigmoid", "softmax"] = "sigmoid"
   projection: CountOrZero = 0
+
+  def probabilities(self, logits: np.ndarray) -> np.ndarray:
+    """Logits [..., C] as scores in [0, 1]."""
+    if self.scores == "softmax":
+      return scipy.special.softmax(logits, axis=-1)
+    return scipy.special.expit(logits)
 
 
 # What is averaged: AST's prefix tokens, SSAST's patch tokens, or both (SUPERB).

@@ -12,26 +12,17 @@ are written as 0.0 before standardising.
 from __future__ import annotations
 
 import math
-from typing import Annotated
 
 import numpy as np
 
-from astjax.errors import (
-  Count,
-  CountOrZero,
-  NotNegative,
-  Positive,
-  UserError,
-  Within,
-)
+from astjax import errors
+from astjax.errors import UserError
 from astjax.ops import fbank as fbank_ops
 from astjax.ops import patches
 from astjax.ops.recipe import Op, Random
 from astjax.types import Array, Example
 
 INT16_SCALE = 32_768.0
-
-Finite = Annotated[float, Within(math.isfinite, "finite")]
 
 
 def to_float(audio: str = "audio") -> Op:
@@ -78,11 +69,11 @@ def center(audio: str = "audio", num_samples: str = "num_samples") -> Op:
 
 
 def fbank(
-  sample_rate: Count = 16_000,
-  num_mel_bins: Count = 128,
-  frame_length_ms: Positive = 25.0,
-  frame_shift_ms: Positive = 10.0,
-  low_freq: NotNegative = 20.0,
+  sample_rate: errors.Count = 16_000,
+  num_mel_bins: errors.Count = 128,
+  frame_length_ms: errors.Positive = 25.0,
+  frame_shift_ms: errors.Positive = 10.0,
+  low_freq: errors.NotNegative = 20.0,
   high_freq: float = 0.0,
   preemphasis: float = 0.97,
   audio: str = "audio",
@@ -104,9 +95,9 @@ def fbank(
 
 
 def pad_frames(
-  sample_rate: Count = 16_000,
-  frame_length_ms: Positive = 25.0,
-  frame_shift_ms: Positive = 10.0,
+  sample_rate: errors.Count = 16_000,
+  frame_length_ms: errors.Positive = 25.0,
+  frame_shift_ms: errors.Positive = 10.0,
   fbank: str = "fbank",
   num_samples: str = "num_samples",
 ) -> Op:
@@ -126,7 +117,7 @@ def pad_frames(
   return op
 
 
-def cut_frames(num_frames: Count, fbank: str = "fbank") -> Op:
+def cut_frames(num_frames: errors.Count, fbank: str = "fbank") -> Op:
   """The first `num_frames` frames; where there are fewer, 0.0 for the others.
 
   ASiT cuts the 598 frames of six seconds to 592, which its patches cover.
@@ -141,12 +132,12 @@ def cut_frames(num_frames: Count, fbank: str = "fbank") -> Op:
   return op
 
 
-def freq_mask(max_width: CountOrZero, fbank: str = "fbank") -> Op:
+def freq_mask(max_width: errors.CountOrZero, fbank: str = "fbank") -> Op:
   """Zeroes one run of 0 ... max_width - 1 mel bins (SpecAugment)."""
   return _mask(max_width, fbank, -1)
 
 
-def time_mask(max_width: CountOrZero, fbank: str = "fbank") -> Op:
+def time_mask(max_width: errors.CountOrZero, fbank: str = "fbank") -> Op:
   """Zeroes one run of 0 ... max_width - 1 frames (SpecAugment)."""
   return _mask(max_width, fbank, -2)
 
@@ -169,7 +160,9 @@ def _mask(width: int, name: str, axis: int) -> Op:
   return op
 
 
-def standardize(mean: Finite, std: Positive, fbank: str = "fbank") -> Op:
+def standardize(
+  mean: errors.Finite, std: errors.Positive, fbank: str = "fbank"
+) -> Op:
   """(x - mean) / (2 * std): mean 0 and standard deviation 0.5 on the corpus."""
 
   def op(example, key, xp):
@@ -178,7 +171,7 @@ def standardize(mean: Finite, std: Positive, fbank: str = "fbank") -> Op:
   return op
 
 
-def noise(max_scale: Positive = 0.1, fbank: str = "fbank") -> Op:
+def noise(max_scale: errors.Positive = 0.1, fbank: str = "fbank") -> Op:
   """Adds uniform noise in [0, r), r uniform in [0, max_scale) once a clip.
 
   The original's, after standardising; never negative.
@@ -194,7 +187,7 @@ def noise(max_scale: Positive = 0.1, fbank: str = "fbank") -> Op:
   return op
 
 
-def roll(max_shift: Count = 10, fbank: str = "fbank") -> Op:
+def roll(max_shift: errors.Count = 10, fbank: str = "fbank") -> Op:
   """Rolls the frames by -max_shift ... max_shift - 1, positive towards later.
 
   Frames that leave at one end come in at the other, padding too, as in the
@@ -214,8 +207,8 @@ def roll(max_shift: Count = 10, fbank: str = "fbank") -> Op:
 
 
 def patchify(
-  patch_size: tuple[Count, Count] = (16, 16),
-  stride: tuple[Count, Count] = (10, 10),
+  patch_size: tuple[errors.Count, errors.Count] = (16, 16),
+  stride: tuple[errors.Count, errors.Count] = (10, 10),
   fbank: str = "fbank",
   out: str = "patches",
 ) -> Op:

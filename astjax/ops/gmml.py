@@ -30,8 +30,8 @@ class Gmml:
   # The part of a spectrogram that is filled; above 0.5 it is drawn from
   # [0.5, drop), as is `replace`.
   drop: float
-  # The part that comes from another clip; 0 never does so, else half of all
-  # views have it, and nothing filled.
+  # The part that another clip's cells replace. If it is above 0, half of all
+  # views are corrupted in this way, and the other half by filling.
   replace: float = 0.3
   align: int = 1  # blocks begin and end at multiples of so many cells
   # Zero is the mean of standardised log-mels; "time" and "freq" zero all of the
@@ -161,5 +161,6 @@ def check(shape: tuple[int, int], how: Gmml) -> None:
   if asked > most:
     raise UserError(
       f"blocks cannot cover {asked} of {shape[0]} frames x {shape[1]} mel bins "
-      f"with drop_align={how.align}: at most {most:.3g}"
+      f"with drop_align={how.align}: at most {most:.3g}; lower drop_perc and "
+      "drop_replace"
     )

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from astjax.errors import Count, CountOrZero, Fraction, Positive, UserError
+from astjax import errors
+from astjax.errors import UserError
 from astjax.ops import frontend, waveform
 from astjax.ops.fbank import FbankSpec
 from astjax.ops.frontend import float_waveform
@@ -52,7 +53,7 @@ def _waveform(audio: np.ndarray) -> Example:
   return {"audio": audio, "num_samples": np.int32(len(audio))}
 
 
-def resample(sample_rate: Count) -> Op:
+def resample(sample_rate: errors.Count) -> Op:
   """To this rate in Hz, whatever the recording's (soxr, high quality)."""
 
   def op(example, key, xp):
@@ -77,7 +78,7 @@ def _check_rate(example: Example, op: str, sample_rate: int) -> None:
     )
 
 
-def random_crop(num_samples: Count) -> Op:
+def random_crop(num_samples: errors.Count) -> Op:
   """So many samples from a place drawn evenly, before `fit`, which pads."""
 
   @Random
@@ -99,7 +100,7 @@ def _place(u: Array, count: int) -> np.ndarray:
   return np.floor(np.asarray(u, np.float64) * count).astype(np.int32)
 
 
-def roll_waveform(rate: Fraction = 0.5) -> Op:
+def roll_waveform(rate: errors.Fraction = 0.5) -> Op:
   """With probability `rate`, rolls the waveform around by 0 ... S samples.
 
   How far is drawn evenly. Before any op that pads. (ASiT, first release.)
@@ -116,11 +117,11 @@ def roll_waveform(rate: Fraction = 0.5) -> Op:
 
 
 def views(
-  count: Count = 2,
-  seconds: Positive = 6.0,
-  local_count: CountOrZero = 0,
-  local_seconds: Positive = 2.0,
-  sample_rate: Count = 16_000,
+  count: errors.Count = 2,
+  seconds: errors.Positive = 6.0,
+  local_count: errors.CountOrZero = 0,
+  local_seconds: errors.Positive = 2.0,
+  sample_rate: errors.Count = 16_000,
   random: bool = True,
 ) -> Op:
   """Crops of one recording: `audio` [V, S], and maybe `audio_local` [V', S'].
@@ -158,10 +159,10 @@ def views(
 
 
 def fit(
-  num_frames: Count,
-  sample_rate: Count = 16_000,
-  frame_length_ms: Positive = 25.0,
-  frame_shift_ms: Positive = 10.0,
+  num_frames: errors.Count,
+  sample_rate: errors.Count = 16_000,
+  frame_length_ms: errors.Positive = 25.0,
+  frame_shift_ms: errors.Positive = 10.0,
 ) -> Op:
   """Cuts or zero-pads the waveform to the samples of `num_frames` frames.
 
@@ -195,8 +196,8 @@ def quantise(audio: str = "audio") -> Op:
 
 
 def mix(
-  rate: Fraction = 0.5,
-  alpha: Positive = 10.0,
+  rate: errors.Fraction = 0.5,
+  alpha: errors.Positive = 10.0,
   channel: Channel = "mean",
   *,
   reader: Reader,
@@ -239,7 +240,7 @@ def mix(
   return op
 
 
-def multi_hot(num_classes: CountOrZero = 0, *, reader: Reader) -> Op:
+def multi_hot(num_classes: errors.CountOrZero = 0, *, reader: Reader) -> Op:
   """Adds `label`, float32 [C], of the recording that was read.
 
   `num_classes` is only a check; 0 takes the number of the source. After `mix`,
@@ -248,7 +249,8 @@ def multi_hot(num_classes: CountOrZero = 0, *, reader: Reader) -> Op:
   source = reader.source
   size = len(source.class_names)
   if not size:
-    raise UserError("multi_hot needs labels, the source has none")
+    told = errors.LABELS_COME_FROM
+    raise UserError(f"multi_hot needs labels, the source has none: {told}")
   if num_classes not in (0, size):
     raise UserError(f"multi_hot({num_classes}): the source has {size} classes")
 

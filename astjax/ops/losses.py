@@ -168,7 +168,7 @@ def distill_tokens(
   if not chunk:
     (loss, shown), _ = part(zeros, (student, teacher, real[0]))
     return loss / count, shown / (batch * count)
-  # In a loop nothing can be merged with what is computed once more.
+  # prevent_cse is for code outside of loops; here it would only cost time.
   part = jax.checkpoint(part, prevent_cse=False)
   (loss, shown), _ = jax.lax.scan(
     part, zeros, (cut(student), cut(teacher), real)

@@ -17,18 +17,11 @@ from flax import traverse_util
 
 from astjax import errors
 from astjax.engine.optim import first_step
-from astjax.errors import (
-  BelowOne,
-  Count,
-  CountOrZero,
-  NotNegative,
-  UserError,
-  Within,
-)
+from astjax.errors import UserError
 
 Section = Mapping[str, Any]
-Seed = Annotated[int, Within(lambda n: 0 <= n < 2**32, "in 0 ... 2^32 - 1")]
-Shrinking = Annotated[float, Within(lambda x: 0 < x < 1, "in (0, 1)")]
+Seed = Annotated[int, errors.Within(lambda n: 0 <= n < 2**32, "below 2^32")]
+Shrinking = Annotated[float, errors.Within(lambda x: 0 < x < 1, "in (0, 1)")]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,8 +31,8 @@ class InputConfig:
   source: str  # a name in `data.sources.SOURCES`
   on_host: str  # recipe of `ops.host_ops`
   on_device: str  # recipe of `ops.frontend`
-  batch_size: CountOrZero = 0  # B, over all devices and processes
-  batch_per_device: CountOrZero = 0  # `parse` makes it a batch_size
+  batch_size: errors.CountOrZero = 0  # B, over all devices and processes
+  batch_per_device: errors.CountOrZero = 0  # `parse` makes it a batch_size
   source_kw: Section = dataclasses.field(default_factory=dict)
   data_dir: str = ""  # folder of the recordings
   split: str = ""  # a part of the data; empty takes all
@@ -59,11 +52,11 @@ class EvalConfig:
   data_dir: str | None = None
   split: str | None = None
   folds: tuple[str | int, ...] | None = None
-  batch_size: CountOrZero | None = None
-  batch_per_device: CountOrZero | None = None
+  batch_size: errors.CountOrZero | None = None
+  batch_per_device: errors.CountOrZero | None = None
   on_host: str | None = None
-  every_epochs: NotNegative = 0.0  # 0, and every_steps 0, is at the end only
-  every_steps: CountOrZero = 0
+  every_epochs: errors.NotNegative = 0.0  # this and every_steps 0: at the end
+  every_steps: errors.CountOrZero = 0
   # Once, at the end, on the best checkpoint instead of the last: for a test set
   # that must not be looked at before.
   of_best: bool = False
@@ -88,7 +81,7 @@ class EvalConfig:
     # Recipes, batch size and the rest are those of what is rated.
     rated = self.input(training)
     given = {k: v for k, v in vars(rated).items() if k != "draw"}
-    given |= self.train  # of which a `draw` is refused, not dropped
+    given |= self.train  # a `draw` in it is refused by `call`
     found = errors.call(InputConfig, f"{where}.train", given, draw=rated.draw)
     if found.batch_per_device:
       raise UserError(f"{where}.train.batch_per_device: give batch_size here")
@@ -105,7 +98,7 @@ class EvalConfig:
 class LogConfig:
   """`config.log`: a line every so many steps; TensorBoard events or not."""
 
-  every_steps: Count = 50
+  every_steps: errors.Count = 50
   tensorboard: bool = True
 
 
@@ -113,9 +106,9 @@ class LogConfig:
 class CheckpointConfig:
   """`config.checkpoint`: how often, and how many of the newest to keep."""
 
-  every_epochs: NotNegative = 1.0
-  every_steps: CountOrZero = 0
-  keep: Count = 3
+  every_epochs: errors.NotNegative = 1.0
+  every_steps: errors.CountOrZero = 0
+  keep: errors.Count = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,16 +124,16 @@ class PlateauConfig:
   metric: str = ""
   mode: Literal["max", "min"] = "max"
   factor: Shrinking = 0.5
-  patience: CountOrZero = 2
-  threshold: BelowOne = 1e-4
+  patience: errors.CountOrZero = 2
+  threshold: errors.BelowOne = 1e-4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AverageConfig:
   """`config.average`: weights to average, by epoch, from 1; 0 and 0 is off."""
 
-  first_epoch: CountOrZero = 0
-  last_epoch: CountOrZero = 0
+  first_epoch: errors.CountOrZero = 0
+  last_epoch: errors.CountOrZero = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -152,12 +145,12 @@ class RunConfig:
   input: InputConfig
   schedule: Section  # `engine.optim.make_schedule`
   seed: Seed = 0  # of initialisation, order and every draw
-  accumulate: Count = 1  # micro-batches in which a batch is computed
+  accumulate: errors.Count = 1  # micro-batches in which a batch is computed
   # Devices over which parameters, moments and a teacher are split; 1 keeps them
   # whole on each device.
   fsdp: int = 1
-  epochs: NotNegative = 0.0  # length of the run, as one of these two
-  steps: CountOrZero = 0
+  epochs: errors.NotNegative = 0.0  # length of the run, as one of these two
+  steps: errors.CountOrZero = 0
   task_kw: Section = dataclasses.field(default_factory=dict)
   init_from: str = ""  # a path, a published checkpoint or a Hugging Face name
   init_kw: Section = dataclasses.field(default_factory=dict)  # `load.Options`

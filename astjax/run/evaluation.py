@@ -258,7 +258,8 @@ class Evaluations:
       if line["step"] == step:
         logged |= {k: v for k, v in line.items() if k.split("/")[0] in evals}
     self.results |= sharding.from_process_0(logged)
-    # Averages and ensembles alone are not the evaluation.
+    # Only an evaluation itself writes num_examples; averages and ensembles of
+    # the same name do not.
     names = [
       k.split("/")[0] for k in self.results if k.endswith("/num_examples")
     ]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -25,14 +24,14 @@ from astjax.engine import optim, sharding, step
 from astjax.engine.devices import chip_of, count_flops
 from astjax.engine.step import TrainState
 from astjax.engine.task import Task
-from astjax.errors import Outage, UserError, call, located, nearest
+from astjax.errors import Outage, UserError, call, located, lookup, nearest
 from astjax.run import config as run_config
 from astjax.run import record, streams
 from astjax.run.checkpoint import Checkpoints
 from astjax.run.config import RunConfig
 from astjax.run.streams import Stream
 from astjax.types import Metrics, Params
-from astjax.weights import load
+from astjax.weights import files, load
 from astjax.weights.front_end import inference_recipe
 from astjax.weights.info import ModelInfo
 
@@ -53,6 +52,12 @@ class Job:
   def own_evals(self) -> dict[str, Stream]:
     """Those by the task's own metrics: no probes."""
     return {k: v for k, v in self.evals.items() if not v.probe}
+
+  def own_eval(self, name: str = "") -> Stream:
+    """One of these, by default the first."""
+    if not (evals := self.own_evals):
+      raise UserError("the config of this run has no evaluation of its own")
+    return lookup(evals, name or next(iter(evals)), "evaluation")
 
   def fresh_params(self) -> Any:
     """Fresh parameters, a function of the seed (traceable)."""
@@ -302,7 +307,9 @@ def load_run(
   path = pathlib.Path(workdir).expanduser() / "config.json"
   if not path.is_file():
     raise UserError(f"{workdir} is not a work directory: it has no config.json")
-  config = json.loads(path.read_text(encoding="utf-8"))["config"]
+  config = files.read_json(path).get("config")
+  if not isinstance(config, dict) or "input" not in config:
+    raise UserError(f"{path} is not of a training run")
   # The tool may run on another machine, with fewer devices.
   config["fsdp"] = 1
   if data_dir is not None:

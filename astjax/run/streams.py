@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -54,13 +54,13 @@ class Stream:
     source = self.reader.source
     return {"fingerprint": fingerprint(source), "num_examples": len(source)}
 
-  def batches(self) -> Iterator[dict[str, np.ndarray]]:
+  def batches(self) -> pipeline.Batches:
     """One pass in the source's order: this process's rows of each batch."""
     return pipeline.eval_batches(self.reader, self.host_ops, **self._share())
 
   def train_batches(
     self, seed: int, first_step: int, last_step: int
-  ) -> Iterator[dict[str, np.ndarray]]:
+  ) -> pipeline.Batches:
     """Rows of this process, of the steps first_step ... last_step - 1."""
     return pipeline.train_batches(
       self.reader,

@@ -142,9 +142,8 @@ def write_config(
   workdir: pathlib.Path, config: RunConfig, data: Mapping[str, Any]
 ) -> None:
   """config.json: what this folder is the run of."""
-  text = json.dumps({"config": config.given, "data": data}, indent=2)
-  with files.written_whole(workdir / "config.json") as temporary:
-    temporary.write_text(text + "\n", encoding="utf-8")
+  value = {"config": config.given, "data": data}
+  files.write_json(workdir / "config.json", value)
 
 
 def write_versions(workdir: pathlib.Path) -> None:

@@ -20,7 +20,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.special
 
 from astjax import models
 from astjax.errors import UserError, located
@@ -243,14 +242,11 @@ class Bundle:
     if head is None:
       raise UserError(f"this model ({self.info.origin}) has no classifier")
     for heard in self._hear(found, ("logits",), whole, progress):
-      yield heard.error or self._prediction(heard, head.scores)
+      yield heard.error or self._prediction(heard, head)
 
-  def _prediction(self, heard: _Heard, kind: str) -> Prediction:
+  def _prediction(self, heard: _Heard, head: heads.Head) -> Prediction:
     logits = np.stack([out["logits"] for _, _, out in heard.parts])  # [W, C]
-    if kind == "softmax":
-      scores = scipy.special.softmax(logits, axis=-1)
-    else:
-      scores = scipy.special.expit(logits)
+    scores = head.probabilities(logits)
     times = [(start, start + count) for start, count, _ in heard.parts]
     return Prediction(
       class_names=self.class_names,
@@ -269,7 +265,7 @@ class Bundle:
     times: list[np.ndarray] = []
     for start, count, out in heard.parts:
       middles = start + np.arange(len(out["frames"])) * column + sight / 2
-      # What the window before has seen; what lies in the padding.
+      # Without columns that the window before had, or that lie in padding.
       new = middles > (times[-1][-1] if times else -1)
       new &= middles <= start + count
       new[0] |= not times

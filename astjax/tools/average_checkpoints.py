@@ -20,7 +20,6 @@ from astjax import cli
 from astjax.errors import UserError
 from astjax.run.log import Console
 from astjax.run.record import Mean
-from astjax.tools.predict import listed
 from astjax.weights import convert, orbax_params
 from astjax.weights.info import MODEL, read_info, save_model
 
@@ -30,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser = cli.Parser(__doc__)
   parser.add_argument("--workdir", required=True, help="of a training run")
   which = parser.add_mutually_exclusive_group()
-  which.add_argument("--steps", type=listed, help="such as 100,200; else all")
+  which.add_argument("--steps", type=cli.listed, help="100,200; else all")
   which.add_argument("--last", type=int, help="how many of the newest")
   parser.add_argument("out", metavar="OUT", help="a new folder")
   return cli.run(_average, parser, argv)
@@ -66,13 +65,15 @@ def _average(args: argparse.Namespace) -> None:
 
 
 def _chosen(known: list[int], args: argparse.Namespace) -> list[int]:
+  if not known:
+    raise UserError(f"{args.workdir} has no checkpoint yet")
   last = len(known) if args.last is None else args.last
   if not 1 <= last <= len(known):
     raise UserError(
       f"--last={last}, but the run has {len(known)} checkpoint(s), of "
       f"steps {', '.join(map(str, known))}"
     )
-  if not args.steps:
+  if args.steps is None:
     return known[-last:]
   try:
     return sorted({int(step) for step in args.steps})

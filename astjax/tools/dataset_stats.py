@@ -63,9 +63,12 @@ def _print_stats(args: argparse.Namespace) -> None:
   print(f"{count:,} recordings: standardize({mean:.7g}, {std:.7g})")
 
 
+_NOTHING = "no recording has a whole frame"
+
+
 def clean(run: RunConfig, reader: Reader) -> tuple[float, float, int]:
   """(mean, standard deviation, recordings) over the real cells alone."""
-  # Of what a recording is, not of what a training does to it.
+  # Statistics are of the recordings, so nothing is changed at random.
   ops = {k: v for k, v in _ops(run).items() if k not in _AUGMENTATIONS}
   total, squares, cells, count = 0.0, 0.0, 0, 0
   for fbank in _fbanks(run, reader, ops, size=64):
@@ -77,7 +80,7 @@ def clean(run: RunConfig, reader: Reader) -> tuple[float, float, int]:
     cells += real.size
     count += len(fbank)
   if not cells:
-    raise UserError("no recording has a whole frame")
+    raise UserError(_NOTHING)
   mean = total / cells
   return mean, math.sqrt(max(squares / cells - mean * mean, 0.0)), count
 
@@ -102,6 +105,8 @@ def original(run: RunConfig, reader: Reader) -> tuple[float, float, int]:
     mean = batch.mean(dtype=np.float64)
     found.append((mean, batch.std(ddof=1, dtype=np.float64)))
     count += len(held)
+  if not found:
+    raise UserError(_NOTHING)
   mean, std = np.mean(found, axis=0)
   return float(mean), float(std), count
 

@@ -24,12 +24,11 @@ from typing import Any
 import numpy as np
 
 from astjax import cli
-from astjax.errors import UserError, located, lookup
+from astjax.errors import UserError, located
 from astjax.ops import metrics
 from astjax.run import evaluation, job
 from astjax.run.log import Console
 from astjax.run.record import Mean
-from astjax.tools.predict import check_folder
 from astjax.weights import files
 
 
@@ -58,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _ensemble(args: argparse.Namespace) -> None:
-  check_folder("--json", args.json)
+  cli.check_folder("--json", args.json)
   result = rate(args.runs, args.split, args.data_dir, args.dump)
   if args.json:
     files.write_json(args.json, result)
@@ -120,9 +119,7 @@ def predict(
   with located(str(folder)):
     if loaded.task.head is None:
       raise UserError(f"the task {loaded.config.task!r} has no classifier")
-    # Without any, the error says so of the name that is not there.
-    evals = loaded.own_evals
-    chosen = lookup(evals, split or next(iter(evals), ""), "evaluation")
+    chosen = loaded.own_eval(split)
     out = evaluation.evaluate(loaded, state, chosen, console=Console())
   return Predictions(
     split=chosen.name,

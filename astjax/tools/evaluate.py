@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   add("--manifest", default="", help="table with the columns path, labels")
   add("--split", default="", help="of the data; all by default")
   what = "of the data, such as 1,2; all by default"
-  add("--folds", type=predict.listed, default=(), help=what)
+  add("--folds", type=cli.listed, default=(), help=what)
   add("--pattern", default="", help="of a folder's paths, see docs/data.md")
   add("--label_separator", default=",", help="between labels in the table")
   add("--output", default="", help="also write the numbers to a .json file")
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-  predict.check_folder("--output", args.output)
+  cli.check_folder("--output", args.output)
   data = _source(args)
   names = data.class_names if args.label_list else ()
   model = predict.load_model(args, names)

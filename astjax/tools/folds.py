@@ -23,7 +23,6 @@ import numpy as np
 from astjax import cli
 from astjax.errors import UserError, nearest
 from astjax.run import log
-from astjax.tools.predict import listed
 from astjax.weights import files
 
 
@@ -33,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   add = parser.add_argument
   add("--config", required=True, help="as of astjax.main")
   add("--workdir", required=True, help="gets a folder per fold")
-  add("--folds", type=listed, default="1,2,3,4,5", help="their names")
+  add("--folds", type=cli.listed, default="1,2,3,4,5", help="their names")
   add("--evaluation", default="test", help="that of the left-out fold")
   add("--metric", default="accuracy", help="of that evaluation")
   return cli.run(_cross_validate, parser, argv, pass_on=True)
@@ -92,7 +91,8 @@ def run(command: Sequence[str]) -> int:
     for signum in (signal.SIGINT, signal.SIGTERM)
   }
   try:
-    return process.wait()
+    status = process.wait()
+    return status if status >= 0 else 128 - status  # as a shell has it
   finally:
     for signum, handler in old.items():
       signal.signal(signum, handler)

@@ -66,15 +66,10 @@ def load_model(args: argparse.Namespace, class_names: Sequence[str]) -> Bundle:
   return bundle.load(args.model, class_names=class_names, **how)
 
 
-def listed(text: str) -> tuple[str, ...]:
-  """A flag's "1,2" as its parts."""
-  return tuple(x.strip() for x in text.split(",") if x.strip())
-
-
 def _predict(args: argparse.Namespace) -> int:
   if args.top < 0:
     raise UserError(f"--top={args.top} must be at least 0")
-  check_folder("--output", args.output)
+  cli.check_folder("--output", args.output)
   paths = find(args.paths)
   labels = args.label_list
   names = tables.read_label_list(labels)[0] if labels else ()
@@ -135,12 +130,6 @@ def _open(path: pathlib.Path, mode: str) -> IO[str]:
   return open(
     path, mode, encoding="utf-8", errors="surrogateescape", newline=""
   )
-
-
-def check_folder(flag: str, path: str | None) -> None:
-  """A UserError before long work, if what comes of it has no place."""
-  if path and not pathlib.Path(path).expanduser().absolute().parent.is_dir():
-    raise UserError(f"{flag}={path}: there is no such folder")
 
 
 def find(given: Sequence[str]) -> list[str]:

@@ -39,7 +39,7 @@ _BLOCK = 64  # recordings in memory at once
 def main(argv: Sequence[str] | None = None) -> int:
   """Command line; returns the exit status."""
   parser = cli.Parser(__doc__)
-  add, listed = parser.add_argument, predict.listed
+  add = parser.add_argument
   add("--data_dir", default="", help="where the recordings are")
   add("--source", default="folder", help="as config.input.source")
   what = "its arguments, as in a config: \"{'holdout': 0.2}\""
@@ -47,8 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   for name, what in (("train", "learn from"), ("test", "rate")):
     add(f"--{name}_split", default=name, help=f"to {what}")
     what = f"to {what}, such as 1,2; all by default"
-    add(f"--{name}_folds", type=listed, default=(), help=what)
-  add("--probes", type=listed, default=tuple(probes.PROBES), help="which ones")
+    add(f"--{name}_folds", type=cli.listed, default=(), help=what)
+  add(
+    "--probes", type=cli.listed, default=tuple(probes.PROBES), help="which ones"
+  )
   add("--k", type=int, default=20, help="neighbours of knn")
   predict.add_model(parser, labels=False)
   return cli.run(_probe, parser, argv)

@@ -30,13 +30,14 @@ from astjax.ops.recipe import apply_rows, row_keys
 from astjax.serving import recording
 from astjax.tasks import ssast
 from astjax.tasks.base import cut
-from astjax.tools.predict import check_folder
 from astjax.types import Batch
 from astjax.weights import convert, files, load
 from astjax.weights.info import Loaded, Options
 
 # Of the original SSAST, which hides 400 of 512 patches.
 _HIDDEN = 400 / 512
+
+_PICTURES = (".png", ".pdf", ".svg", ".jpg")
 
 
 class Reconstruction(NamedTuple):
@@ -72,7 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _reconstruct(args: argparse.Namespace) -> None:
-  check_folder("--out", args.out)
+  cli.check_folder("--out", args.out)
+  if (kind := pathlib.Path(args.out).suffix) not in _PICTURES:
+    known = ", ".join(_PICTURES)
+    raise UserError(f"--out={args.out} ends in {kind!r}, expected {known}")
   loaded = load.load(args.model, Options(network=args.network))
   how = {k: getattr(args, k) for k in ("num_mask", "seed", "recipe")}
   found = reconstruct(loaded, args.clips, **how)
@@ -278,7 +282,8 @@ def show(axis, picture: np.ndarray, **how) -> None:
 
 def save(figure, path: pathlib.Path) -> None:
   """Writes a picture."""
-  figure.savefig(path, dpi=90)
+  with files.written_whole(path) as whole:
+    figure.savefig(whole, dpi=90)
 
 
 if __name__ == "__main__":

@@ -17,12 +17,11 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-import scipy.special
 
 from astjax import cli
 from astjax.engine import sharding
 from astjax.engine.step import TrainState, make_eval_step, train_key
-from astjax.errors import UserError, lookup
+from astjax.errors import UserError
 from astjax.ops.recipe import apply_rows, row_keys
 from astjax.run import evaluation, job, log, streams
 from astjax.tools import reconstruct
@@ -84,8 +83,7 @@ def predictions(
   """
   if clips < 1:
     raise UserError(f"--clips={clips} must be at least 1")
-  evals = loaded.own_evals
-  chosen = lookup(evals, split or next(iter(evals), ""), "evaluation")
+  chosen = loaded.own_eval(split)
   # No more of the evaluation than is drawn.
   count = -(-clips // chosen.config.batch_size)
   with contextlib.closing(chosen.batches()) as batches:
@@ -93,11 +91,7 @@ def predictions(
   step = make_eval_step(loaded.task, chosen.device_ops, loaded.mesh)
   out = evaluation.outputs(step, state, head, loaded.mesh)
   spectrograms = np.concatenate([_fbank(chosen, loaded, b) for b in head])
-  logits = out["logits"][:clips]
-  if loaded.task.head.scores == "softmax":
-    scores = scipy.special.softmax(logits, axis=-1)
-  else:
-    scores = scipy.special.expit(logits)
+  scores = loaded.task.head.probabilities(out["logits"][:clips])
   figure = _draw(chosen, out, scores, spectrograms)
   reconstruct.save(figure, workdir / "predictions.png")
   return workdir / "predictions.png"

@@ -170,9 +170,6 @@ def fit(
       image channels [ph, pw, 3, D].
     model: the model's fresh parameters by path.
     source_prefix: names of the checkpoint's prefix tokens, in order.
-    model_prefix: those of the model.
-    rows: as in `info.Options`, as is `fresh`.
-    fresh: see there.
     resize: how positions change, a key of `RESIZES`.
 
   Raises:
@@ -257,7 +254,7 @@ def _fit_grid(source, model, report, resize):
   if convert.GRID not in source or convert.GRID not in model:
     return
   have, want = source[convert.GRID].shape, model[convert.GRID].shape
-  if have[2] != want[2]:  # the comparison of all shapes says so better
+  if have[2] != want[2]:  # another width, which `check` tells of all arrays
     return
   grid = RESIZES[resize](source[convert.GRID], want[:2])
   if not np.array_equal(grid, source[convert.GRID]):
@@ -281,7 +278,7 @@ def _fit_prefix(source, model, source_prefix, model_prefix, report):
   if convert.PREFIX in model and (old is not None or not source_prefix):
     rows = model[convert.PREFIX].copy()
     if old is not None and old.shape[1:] != rows.shape[1:]:
-      source[convert.PREFIX] = old  # of another width, as all else will be
+      source[convert.PREFIX] = old  # of another width: `check` tells
       return set()
     for row, name in enumerate(model_prefix):
       if name in source_prefix:

@@ -165,7 +165,12 @@ def _from_hub(name: str) -> pathlib.Path:
     kind: type[UserError] = Outage
     reason = "it is not in the cache and Hugging Face cannot be reached"
   except Exception as e:  # also those of the HTTP library below it
-    # Such as GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError.
-    kind, reason = UserError, f"{type(e).__name__}: {_reason(e)}"
+    # Such as RepositoryNotFoundError; without an answer, nobody refused it.
+    status = getattr(getattr(e, "response", None), "status_code", 0)
+    is_mistake = 400 <= status < 500 or isinstance(e, ValueError)
+    kind = UserError if is_mistake else Outage
+    reason = f"{type(e).__name__}: {_reason(e)}"
+    if isinstance(e, hub.GatedRepoError):
+      reason += "; accept its terms on its page, then: hf auth login"
   what = f"{name!r} (no existing path) from Hugging Face"
   raise kind(f"cannot get {what}: {reason}")

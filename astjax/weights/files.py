@@ -180,33 +180,35 @@ def written_whole(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
   So `path` is never half written: an error leaves what was there before. For a
   file, which may replace another one, or for a new folder.
+
+  Raises:
+    UserError: it cannot be written; an Outage where that may pass.
   """
+  path = pathlib.Path(path).expanduser()
   path = pathlib.Path(os.path.realpath(path))  # a link stays a link
-  # The same file system, since only there a rename is one step; a name of its
-  # own, since several processes may write the same file.
-  with tempfile.TemporaryDirectory(
-    prefix=f".{path.name}-", dir=path.parent
-  ) as folder:
-    temporary = pathlib.Path(folder) / path.name
-    yield temporary
-    os.replace(temporary, path)
+  try:
+    # The same file system, since only there a rename is one step; a name of its
+    # own, since several processes may write the same file.
+    with tempfile.TemporaryDirectory(
+      prefix=f".{path.name}-", dir=path.parent
+    ) as folder:
+      temporary = pathlib.Path(folder) / path.name
+      yield temporary
+      os.replace(temporary, path)
+  except OSError as e:
+    raise file_error(e, f"cannot write {path}: {e.strerror or e}") from None
 
 
 @contextlib.contextmanager
 def new_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-  """`written_whole` for what must not be there yet, but as an empty folder.
-
-  Raises:
-    UserError: `path` is there already, or something cannot be written.
-  """
+  """`written_whole` for what must not be there yet, but as an empty folder."""
   path = pathlib.Path(os.path.realpath(pathlib.Path(path).expanduser()))
   check_new(path)
-  try:
+  # What keeps the folder from being made is told by what cannot be written.
+  with contextlib.suppress(OSError):
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as temporary:
-      yield temporary
-  except OSError as e:
-    raise file_error(e, f"cannot write {path}: {e.strerror or e}") from None
+  with written_whole(path) as temporary:
+    yield temporary
 
 
 def check_new(path: pathlib.Path) -> None:

@@ -8,17 +8,13 @@ numbers (`FrontEnd`), and are refused where a recipe says more.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from astjax.errors import Count, Positive, UserError, Within, call
+from astjax.errors import Count, Finite, Positive, UserError, call
 from astjax.ops import host_ops
 from astjax.ops import recipe as recipes
 from astjax.ops.fbank import FbankSpec
-
-Finite = Annotated[float, Within(math.isfinite, "finite")]
-
 
 # Ops that a recipe may lack, since others do them all the same.
 _OPTIONAL = ("decode", "resample", "quantise", "to_float")
@@ -58,7 +54,7 @@ class FrontEnd:
       "channel": found.get("decode", {}).get("channel", "mean"),
     }
     front_end = call(cls, "the recipe", given)
-    # Whatever else the recipe says, these few numbers leave out.
+    # A recipe that says more than these few numbers can hold is refused.
     said = [
       (name, arguments)
       for name, arguments in _steps(front_end.recipe())
@@ -98,7 +94,8 @@ def _steps(recipe: str) -> list[tuple[str, Mapping[str, Any]]]:
   return [(op.name, op.arguments) for op in ops]
 
 
-# A fitted recording has the frames that `cut_frames` leaves.
+# Ops that only a training needs: a single recording is fitted to the length
+# that `cut_frames` leaves.
 _OF_TRAINING = ("multi_hot", "keep", "cut_frames")
 
 

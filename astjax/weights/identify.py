@@ -42,14 +42,8 @@ def identify(
 ) -> Loaded:
   """Finds the table of a state dict and checks it strictly.
 
-  Args:
-    names: the state dict.
-    options: what the user says of it.
-    digest: of its file.
-    file_name: where the original writes the stride of AudioSet models.
-    known: the published checkpoint that it is.
-    info: from JSON beside the arrays, as is the grid (F', T') of its positions.
-    grid: see there.
+  The original writes the stride of AudioSet models into `file_name`. `info` and
+  the `grid` (F', T') of the positions are from JSON beside the arrays.
   """
   found = tables.recognise(names, options.network)
   if found is None:
@@ -119,7 +113,9 @@ class _Bare:
     patch, count = self.model["patch_size"], self._num_patches
     bins, frames = self._input_size or (self.options.num_mel_bins, None)
     if frames is not None:  # SSAST's file says the size of its input
-      grid = given or patches.grid_shape(frames, bins, patch, stride)
+      grid = patches.grid_shape(frames, bins, patch, stride)
+      if given and tuple(given) != grid:
+        raise UserError(f"the file is of a grid of {by(grid)}, not {by(given)}")
     elif given:
       self.notes.append(f"source stride {by(stride)} ({why})")
       return given
@@ -265,7 +261,7 @@ def _objective(flat, pretrained_by, width) -> dict[str, Any]:
   for name, of in paths.items():
     sizes = tuple(flat[path].shape[-1] for path in of if path in flat)
     value = sizes if isinstance(usual[name], tuple) else sum(sizes)
-    # What is missing is told when all is compared.
+    # Missing arrays are told by `check`, which compares all of them.
     if len(sizes) == len(of) and value != usual[name]:
       found[name] = value
   return {"name": "asit", "preset": preset} | found

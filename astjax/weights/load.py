@@ -42,7 +42,6 @@ def load(source: str | os.PathLike, options: Options | None = None) -> Loaded:
     source: a path (`.safetensors`, `.npz`, `.pth`, a folder of Hugging Face, a
       model or a work directory of astjax), a key of `registry.CHECKPOINTS`, or
       a Hugging Face name.
-    options: what a bare file does not tell.
   """
   source, options = os.fspath(source), options or Options()
   path = fetch.fetch(source)
@@ -196,15 +195,9 @@ def start(
 ) -> tuple[Params, adapt.Report]:
   """Parameters of a model that starts from loaded weights.
 
-  Args:
-    loaded: from `load`.
-    fresh_params: the model's own, of its shapes.
-    backbone: the model's, to compare what shapes do not show.
-    head: the model's classifier. It and the class names are compared if the
-      weights' classifier is taken.
-    class_names: see there.
-    objective: the model's as in `ModelInfo`, if it is a pre-training.
-    options: what becomes of the weights.
+  Backbone, head and class names are the model's, to compare what shapes do not
+  show; the last two where the weights' classifier is taken. `objective` is that
+  of its `ModelInfo`, if it is a pre-training.
   """
   options = options or Options()
   have, want = dict(loaded.info.model), backbone.describe()

@@ -123,13 +123,8 @@ def read_params(
 ) -> tuple[int, dict[str, np.ndarray]]:
   """The parameters alone of a run's best checkpoint, else of its newest.
 
-  Args:
-    workdir: of the run.
-    part: where they are in its state: "params", or another network of the same
-      kind, such as "task_state/teacher".
-
-  Returns:
-    (step, {path: array}), on the host, checked against their digests.
+  `part` of its state is "params" or another network of that kind, such as
+  "task_state/teacher". Gives (step, {path: array}), checked by their digests.
   """
   with reader(workdir) as checkpoints:
     steps = checkpoints.steps()

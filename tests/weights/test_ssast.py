@@ -204,6 +204,7 @@ def drop(*starts):
       r"mask_token \(mask_embed\) is \(9,\) in the file, \(32,\) in the model",
     ),
     (None, {"stride": (10, 10)}, "the stride is 16 x 16, not 10 x 10"),
+    (None, {"grid": (4, 3)}, "of a grid of 3 x 4, not 4 x 3"),
   ],
 )
 def test_a_file_that_does_not_fit(change, given, told, tmp_path):
