@@ -16,6 +16,7 @@ from astjax.engine import sharding
 from astjax.engine.task import Task, keys_of_ids
 from astjax.engine.task import train_key as train_key
 from astjax.ops import recipe
+from astjax.ops.platform import platform
 from astjax.types import Array, Batch, Metrics, Params, TaskState
 
 # One key per use: the rows of the batch fold in 0 ... B - 1, these are apart.
@@ -89,23 +90,25 @@ def make_train_step(
       (loss, out), grads = _accumulated(grad_fn, state.params, parts, rng)
     else:
       (loss, out), grads = grad_fn(state.params, batch, rng)
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    if scaled:  # every chain of `optim` ends in a product with the rate
-      updates = optax.tree.scale(lr_scale, updates)
-    params = optax.apply_updates(state.params, updates)
-    new = TrainState(
-      step=state.step + 1,
-      params=params,
-      opt_state=opt_state,
-      task_state=task.after_update(params, out.task_state, step),
-    )
     grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+
+    def update():
+      updates, opt_state = tx.update(grads, state.opt_state, state.params)
+      if scaled:  # every chain of `optim` ends in a product with the rate
+        updates = optax.tree.scale(lr_scale, updates)
+      params = optax.apply_updates(state.params, updates)
+      return TrainState(
+        step=state.step + 1,
+        params=params,
+        opt_state=opt_state,
+        task_state=task.after_update(params, out.task_state, step),
+      )
+
     # A step that is not finite leaves the state as it was, its counter too, and
     # so does every step that does not follow the state: what is left is the
     # last good one, however late the host notices.
-    follows = finite & (state.step == step)
-    state = jax.tree.map(lambda n, o: jnp.where(follows, n, o), new, state)
+    state = _if(finite & (state.step == step), update, state)
     return state, out.metrics | {"grad_norm": grad_norm, "finite": finite}
 
   return jax.jit(
@@ -114,6 +117,16 @@ def make_train_step(
     out_shardings=(home, whole),
     donate_argnums=(0,),
   )
+
+
+def _if(holds, update, state):
+  """`update()` if it holds, else the state."""
+  # As a branch the update compiles in half the time. On a GPU the host would
+  # wait at the branch, and could not prepare the next step meanwhile; sizes on
+  # TPUs are known for a choice value by value.
+  if platform() == "cpu":
+    return jax.lax.cond(holds, update, lambda: state)
+  return jax.tree.map(lambda n, o: jnp.where(holds, n, o), update(), state)
 
 
 def _accumulated(grad_fn, params, parts, rng):
