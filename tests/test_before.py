@@ -11,12 +11,14 @@ import json
 import pathlib
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 import astjax
 from astjax import train
+from astjax.engine import sharding
 from astjax.tools import convert_weights, predict
 
 BEFORE = pathlib.Path(__file__).parent / "fixtures" / "before"
@@ -37,7 +39,8 @@ def resumed(run):
   log = pathlib.Path(run, "metrics.jsonl")
   old = log.read_bytes()
   saved = json.loads(pathlib.Path(run, "config.json").read_text())
-  train.train_and_evaluate(saved["config"], run)
+  mesh = sharding.make_mesh(jax.devices()[:1])
+  train.train_and_evaluate(saved["config"], run, mesh=mesh)
   new = log.read_bytes()
   assert new.startswith(old)
   found: dict[str, dict[str, float]] = {}

@@ -208,6 +208,11 @@ def test_builds_and_steps(name, arg, tmp_path):
     config.input.data_dir = str(tmp_path)
   config.model.depth = 1  # whose step is traced in a tenth of the time
   built = job.build(config, mesh=sharding.make_mesh(jax.devices()[:1]))
+  num_classes = len(built.train.class_names)
+  if name == "ssast_pretrain":
+    assert num_classes == 0 and len(built.train.reader.source) == 4
+  if arg != ARGUMENTS[name][0]:
+    return  # `build` has traced the loss; the update is that of its neighbour
 
   state = jax.eval_shape(lambda: job.fresh_state(built)[1])
   tx = built.optimizer(state.params)
@@ -229,11 +234,8 @@ def test_builds_and_steps(name, arg, tmp_path):
     lambda x: (x.shape, x.dtype), state
   )
   assert metrics["loss"].shape == ()
-  num_classes = len(built.train.class_names)
   if built.task.head:
     assert out.params["head"]["linear"]["bias"].shape == (num_classes,)
-  if name == "ssast_pretrain":
-    assert num_classes == 0 and len(built.train.reader.source) == 4
 
 
 def test_the_generative_objective_alone(tmp_path):

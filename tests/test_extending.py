@@ -71,7 +71,7 @@ def test_the_encoder_sees_what_is_visible():
   )
   rng = np.random.default_rng(0)
   batch = {"fbank": rng.standard_normal((3, 20, 16)), "id": np.arange(3)}
-  params = task.init_params(jax.random.key(0), batch)
+  params = jax.jit(task.init_params)(jax.random.key(0), batch)
   index = np.array([[0, 1], [2, 3], [0, 3]])
   patches = np.asarray(
     toy_mae.cut(batch, task.backbone), np.float32
@@ -79,7 +79,7 @@ def test_the_encoder_sees_what_is_visible():
   other = patches.reshape(3, 4, -1).copy()
   np.put_along_axis(other, index[..., None], 7.0, axis=1)
   other = other.reshape(patches.shape)
-  draw = lambda x: task.model.apply({"params": params}, x, index)
+  draw = jax.jit(lambda x: task.model.apply({"params": params}, x, index))
   np.testing.assert_array_equal(draw(patches), draw(other))
   assert np.abs(draw(patches) - draw(patches + 1)).max() > 1e-3
 
@@ -149,7 +149,8 @@ def test_a_backbone_and_a_source(tmp_path):
   finally:
     del sources.SOURCES["tones"]
   assert "val/mAP" in history[-1]
-  found = astjax.load(tmp_path).predict(Tones(data_dir="", split="", folds=()).read(0)[0], 8000)
+  heard = Tones(data_dir="", split="", folds=()).read(0)
+  found = astjax.load(tmp_path).predict(*heard)
   assert found.class_names == ("low", "high")
   del models.BACKBONES["bag"]
 

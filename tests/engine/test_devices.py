@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from astjax import errors, tasks, train
-from astjax.engine import devices
+from astjax.engine import devices, sharding
 from astjax.engine.devices import CHIPS, Chip, chip_named, count_flops
 from astjax.run import job, log
 from tests.engine.test_fsdp import TASKS, config_of
@@ -115,13 +115,17 @@ def test_a_chip_that_is_known(tmp_path, monkeypatch, capsys):
   """The share of the peak: of all devices, in all micro-batches."""
   monkeypatch.setitem(CHIPS, "cpu", Chip("cpu", 0, 1e8))
   monkeypatch.setattr(train, "peak_memory", lambda: 2.5)
-  config = tiny_config(steps=3, accumulate=2)
-  history = run(tmp_path, config, devices=4)
+  config = tiny_config(steps=3)
   work = job.build(config, mesh=one_device()).flops_per_example()
+  parts = job.build(
+    tiny_config(accumulate=2), mesh=sharding.make_mesh(jax.devices()[:4])
+  )
+  assert parts.share_of_peak() == pytest.approx(work / 4e8)
+  history = run(tmp_path, config)
   lines = [line for line in history if "perf/mfu" in line]
   assert len(lines) == 3
   for line in lines:
-    use = line["perf/examples_per_s"] * work / 4e8
+    use = line["perf/examples_per_s"] * work / 1e8
     assert line["perf/mfu"] == pytest.approx(use)
     assert line["perf/memory_gib"] == 2.5
   out = capsys.readouterr().out

@@ -222,6 +222,7 @@ def test_what_moves_between_devices(task, accumulate):
 
 
 @pytest.mark.slow
+@pytest.mark.rare
 @pytest.mark.parametrize("task", SOME)
 def test_remat(task):
   """The same step; what it saves is tested with the model."""
@@ -258,12 +259,16 @@ def remembering(**kw):
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_elsewhere(whole, tmp_path, capsys):
-  """Split over four devices, then over two, then whole on one."""
+@pytest.mark.parametrize(
+  "between", [[], pytest.param([2], marks=pytest.mark.rare)]
+)
+def test_a_run_goes_on_elsewhere(between, whole, tmp_path, capsys):
+  """Split over four devices, maybe then over two, then whole on one."""
   folder, history = whole
   run(tmp_path, remembering(fsdp=4), devices=4, stop_at=3)
-  run(tmp_path, remembering(fsdp=2), devices=2, stop_at=5)
-  assert "config.fsdp was 4, is 2" in capsys.readouterr().out
+  for count in between:
+    run(tmp_path, remembering(fsdp=count), devices=count, stop_at=5)
+    assert "config.fsdp was 4, is 2" in capsys.readouterr().out
   close(history, run(tmp_path, remembering(), devices=1))
   assert_close(of_params(final_state(folder)), of_params(final_state(tmp_path)))
   (info, a), (_, b) = (

@@ -145,7 +145,12 @@ TABLE = [  # coverage, its deviation, blocks (mean, min, max), kinds of patches
 
 @full_size
 @pytest.mark.slow
-@pytest.mark.parametrize("row", TABLE, ids=lambda r: f"{r[0]}_{r[1]}")
+@pytest.mark.parametrize(
+  "row",
+  [pytest.param(r, marks=pytest.mark.rare) for r in TABLE[1:-1]]
+  + [TABLE[0], TABLE[-1]],
+  ids=lambda r: f"{r[0]}_{r[1]}",
+)
 def test_published_statistics(row):
   perc, align, coverage, deviation, (mean, low, high), kinds = row
   masks, counts = drawn(perc, align, SHAPE)

@@ -8,7 +8,6 @@ import numpy as np
 import optax
 import pytest
 
-from astjax import train
 from astjax.engine import sharding
 from astjax.engine.step import init_state, make_train_step, train_key
 from astjax.errors import UserError
@@ -19,6 +18,7 @@ from astjax.tasks import ssast
 from astjax.tasks.base import cut
 from tests.tasks.test_asit import method
 from tests.tasks.test_contract import MODEL, make_batch
+from tests.test_train import run
 from tests.tiny import tiny_ssast
 
 PLAIN = {"num_classes": 0, "steps_per_epoch": 1.0, "total_steps": 1}
@@ -59,7 +59,7 @@ def test_joint_is_the_sum_of_its_parts(passes):
   def predict(head, view):
     hidden = np.zeros((4, 12), bool)
     np.put_along_axis(hidden, index[:, view], True, axis=1)
-    tokens = task.backbone.apply(
+    tokens = jax.jit(task.backbone.apply)(
       {"params": params["backbone"]},
       batch["fbank"],
       mask=hidden,
@@ -108,7 +108,7 @@ def test_hidden_cells_do_not_reach_the_prediction():
   flat = literal.reshape(4, 12, 32)
   for row, hidden in zip(flat, index, strict=True):
     row[hidden] += 3.0
-  apply = lambda x: task.model.apply({"params": params}, x, index)
+  apply = jax.jit(lambda x: task.model.apply({"params": params}, x, index))
   original = apply(cut(batch, task.backbone))
   changed = apply(jnp.asarray(literal))
   for name, value in original.items():
@@ -151,10 +151,10 @@ def test_frames_are_hidden_one_by_one():
   assert np.asarray(batch["mask_index"]).shape == (4, 1, 9)
   keys = jax.random.split(jax.random.key(0), 300)
   task = make(model=model, num_mask=4, passes=1)
-  index = np.asarray(task._draw(keys, (1, 12), 4))
+  index = np.asarray(jax.jit(lambda k: task._draw(k, (1, 12), 4))(keys))
   assert (index == 0).any() and (index == 11).any()
   clusters = make(model=model, num_mask=4, passes=1, masking="clusters")
-  index = np.asarray(clusters._draw(keys, (1, 12), 4))
+  index = np.asarray(jax.jit(lambda k: clusters._draw(k, (1, 12), 4))(keys))
   assert not (index == 0).any()
 
 
@@ -177,10 +177,10 @@ def test_one_and_four_devices():
     step = make_train_step(task, tx, (), mesh)
     state = jax.jit(lambda p, tx=tx: init_state(task, p, tx))(params)
     state = jax.device_put(state, sharding.replicated(mesh))
-    text = step.lower(state, batch, 0, train_key(0)).compile()
+    program = step.lower(state, batch, 0, train_key(0)).compile()
     for name in ("all-gather", "all-to-all", "collective-permute"):
-      assert name not in text.as_text(), name
-    _, metrics = step(state, batch, 0, train_key(0))
+      assert name not in program.as_text(), name
+    _, metrics = program(state, batch, 0, train_key(0))
     found.append((np.asarray(masks), {k: float(v) for k, v in metrics.items()}))
   np.testing.assert_array_equal(found[0][0], found[1][0])
   for name, value in found[0][1].items():
@@ -188,15 +188,16 @@ def test_one_and_four_devices():
 
 
 @pytest.mark.slow
+@pytest.mark.rare
 def test_a_run_stops_and_goes_on(tmp_path):
   config = tiny_ssast(
     steps=8,
     evals={"val": {"every_steps": 4}},
     plateau={"metric": "val/accuracy"},
   )
-  whole = train.train_and_evaluate(config, tmp_path / "whole")
-  train.train_and_evaluate(config, tmp_path / "parts", stop_at=4)
-  parts = train.train_and_evaluate(config, tmp_path / "parts")
+  whole = run(tmp_path / "whole", config)
+  run(tmp_path / "parts", config, stop_at=4)
+  parts = run(tmp_path / "parts", config)
   for a, b in zip(whole, parts, strict=True):
     kept = lambda line: {
       k: v for k, v in line.items() if not k.startswith(("perf/", "time"))

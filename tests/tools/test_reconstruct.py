@@ -54,8 +54,6 @@ def test_what_an_ssast_sees(ssast_run, clips):
     assert one.numbers["identified"] == np.mean(one.identified[one.hidden] > 0)
     error = (one.drawn - one.fbank)[one.hidden]
     assert one.numbers["mse"] == pytest.approx(np.mean(error**2), rel=1e-4)
-  again = look(ssast_run, clips, num_mask=2)
-  np.testing.assert_array_equal(found[0].hidden, again[0].hidden)
 
 
 def test_the_command(ssast_run, clips, tmp_path, capsys):
@@ -72,11 +70,11 @@ def test_masks_are_those_of_the_training(ssast_run, clips, tmp_path):
   model = described(ssast_run, tmp_path / "model", task_kw=how)
   (one,) = look(model, clips[:1])
   assert one.hidden.sum() == 3 * 80
-  seen = [
-    look(model, clips[:1], num_mask=1, seed=seed)[0].hidden for seed in range(8)
-  ]
   # Clusters as in the original's code would never hide the first patch.
-  assert any(hidden[0, 0] for hidden in seen)
+  assert any(
+    look(model, clips[:1], num_mask=1, seed=seed)[0].hidden[0, 0]
+    for seed in range(8)
+  )
 
 
 def test_one_objective(ssast_run, clips, tmp_path):
@@ -114,8 +112,10 @@ def test_nonsense_in_one_line(
 
 
 def test_other_models_are_refused(tiny_run, clips, tmp_path, mistake):
-  args = [clips[0], f"--model={tiny_run}", f"--out={tmp_path / 'x'}"]
+  args = [clips[0], f"--model={tiny_run}", f"--out={tmp_path / 'x.png'}"]
   mistake(reconstruct.main(args), "no SSAST")
+  args[-1] = f"--out={tmp_path / 'x.foo'}"
+  mistake(reconstruct.main(args), "ends in '.foo', expected .png")
 
 
 # ASiT.
@@ -123,21 +123,15 @@ def test_other_models_are_refused(tiny_run, clips, tmp_path, mistake):
 
 def asit_config(**task_kw):
   """Views of the tiny config's clips; the first release has no local ones."""
-
-  def host(random):
-    return (
-      f"decode|views(2, 0.2, sample_rate={RATE}, random={random})|quantise"
-      "|keep('audio')"
-    )
-
+  views = f"decode|views(2, 0.2, sample_rate={RATE})"
   config = tiny_config(
-    steps=2,
+    steps=1,
     task="asit",
     best="",
-    model={"prefix": ("cls",), "depth": 2},
-    input={"on_host": host(True)},
-    evals={"val": {"on_host": host(False)}},
+    model={"prefix": ("cls",)},
+    input={"on_host": f"{views}|quantise|keep('audio')"},
   )
+  config.evals = {}
   config.task_kw = {
     "preset": "r1",
     "hidden": 12,
@@ -150,7 +144,7 @@ def asit_config(**task_kw):
     f"to_float|center(num_samples='')|fbank(sample_rate={RATE}, "
     "num_mel_bins=16)|cut_frames(10)|standardize(-3.559, 3.5)"
   )
-  config.input.on_device = config.evals.val.on_device = device
+  config.input.on_device = device
   return config
 
 
@@ -174,8 +168,6 @@ def test_what_an_asit_sees(asit_run, clips):
     cells = one.attention[:, ::8]
     assert (cells == cells[:1]).all() and (cells > 0).all()
     assert 0 < cells[0].sum() < 1
-  again = look(asit_run, clips)
-  np.testing.assert_array_equal(found[0].seen, again[0].seen)
   other = look(asit_run, clips, seed=1)
   assert (found[0].hidden != other[0].hidden).any()
   student = look(asit_run, clips, "student")
