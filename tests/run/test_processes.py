@@ -101,7 +101,7 @@ def start_command(*words, devices=1, stderr=subprocess.STDOUT, **env):
   return process
 
 
-SAFETY = 600  # seconds after which something hangs, however busy the machine
+SAFETY = 24 * 3600  # seconds: no machine is so busy
 
 
 def finish(process):
@@ -146,32 +146,60 @@ def straight(tmp_path_factory):
 
 
 ENDLESS = "--config.steps=1000000"  # whoever interrupts it may be late
+SELDOM = "--config.checkpoint.every_steps=1000000"
+
+
+def saves(workdir):
+  folder = workdir / "checkpoints"
+  return [p.name for p in folder.iterdir()] if folder.exists() else []
 
 
 def saved_steps(workdir):
   """Of all that is complete."""
-  names = (p.name for p in (workdir / "checkpoints").iterdir())
-  return sorted(int(name) for name in names if name.isdigit())
+  return sorted(int(name) for name in saves(workdir) if name.isdigit())
 
 
-def test_kill_9_between_and_during_saves(config_file, tmp_path):
+def parts_of_saves(workdir):
+  """Of those that are being written, orbax's temporary folders."""
+  return {name for name in saves(workdir) if "tmp" in name}
+
+
+def config_of(text, **overrides):
+  """What the config file gives."""
+  names: dict = {}
+  exec(text, names)
+  config = names["get_config"]()
+  config.update(overrides)
+  return config
+
+
+def test_kills_and_a_signal(config_file, tmp_path):
+  """Between saves, during one, and with a notice; then on, bit for bit."""
   workdir, step = tmp_path / "run", 2
   for during_a_save in (False, True):
+    # What a kill left of a save is not one that is being written.
+    old = parts_of_saves(workdir)
     process = start(config_file, workdir, ENDLESS)
-    wait_for_step(workdir, process, step + 2)
+    wait_until(process, lambda s=step: saved_steps(workdir)[-1:] > [s])
     if during_a_save:
-      wait_for_save(workdir, process)
+      wait_until(process, lambda o=old: parts_of_saves(workdir) - o)
     process.kill()
     finish(process)
     assert process.returncode == -signal.SIGKILL
     step = saved_steps(workdir)[-1]
-  process = start(config_file, workdir, f"--config.steps={step + 3}")
+  logged = log(workdir)[-1]["step"]
+  process = start(config_file, workdir, SELDOM, ENDLESS)
+  wait_for_step(workdir, process, logged + 1)
+  process.terminate()
   out = finish(process)
-  assert process.returncode == 0, out
-  assert f"resumed at step {step}" in out
-  history = run(tmp_path / "straight", tiny_config(steps=step + 3))
+  assert process.returncode == 128 + signal.SIGTERM, out
+  assert f"resumed at step {step}" in out and "Traceback" not in out
+  step = saved_steps(workdir)[-1]
+  assert f"saved at step {step}" in out and step > logged
+  history = run(workdir, config_of(CONFIG, steps=step + 3))
+  run(tmp_path / "straight", tiny_config(steps=step + 3))
   assert_same_bits(final_state(workdir), final_state(tmp_path / "straight"))
-  assert read(workdir) == losses(history)
+  assert losses(history) == read(tmp_path / "straight")
 
 
 @pytest.mark.fault
@@ -195,13 +223,11 @@ def test_kill_9_of_a_student_and_its_teacher(tmp_path):
   assert_same_bits(final_state(tmp_path / "run"), state)
 
 
-@pytest.mark.parametrize(
-  "signum",
-  [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.fault)],
-)
+@pytest.mark.fault
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_signal_saves_and_exits(signum, config_file, tmp_path):
-  workdir, seldom = tmp_path / "run", "--config.checkpoint.every_steps=1000000"
-  process = start(config_file, workdir, seldom, ENDLESS)
+  workdir = tmp_path / "run"
+  process = start(config_file, workdir, SELDOM, ENDLESS)
   wait_for_step(workdir, process, 7)
   process.send_signal(signum)
   out = finish(process)
@@ -259,7 +285,7 @@ def read(folder):
   return losses([json.loads(line) for line in text.splitlines()])
 
 
-@pytest.mark.fault
+@pytest.mark.rare
 def test_two_processes_start_from_weights(straight, config_file, tmp_path):
   flags = (f"--config.init_from={straight}", "--config.steps=3")
   out = train_together(config_file, tmp_path / "two", *flags)
@@ -272,7 +298,7 @@ def test_two_processes_start_from_weights(straight, config_file, tmp_path):
     assert abs(one[step] - two[step]) <= 1e-5 * max(1.0, abs(one[step]))
 
 
-@pytest.mark.fault
+@pytest.mark.rare
 def test_two_processes_train_as_one(tmp_path):
   """Also what a probe finds in the features of both."""
   config_file = tmp_path / "config.py"
@@ -338,7 +364,7 @@ def test_kill_9_forgets_nothing(remembered, tmp_path):
   assert_same_run(workdir, expected)
 
 
-@pytest.mark.fault
+@pytest.mark.rare
 def test_two_processes_remember_as_one(remembered, tmp_path):
   """Also when they were stopped in between: each restores the same record."""
   config, expected = remembered
@@ -387,10 +413,10 @@ RARE = pytest.mark.rare
 @pytest.mark.parametrize(
   ("task", "count"),
   [
-    ("asit", 2),
-    pytest.param("asit", 4, marks=RARE),
+    ("supervised", 2),
     pytest.param("ssast", 2, marks=RARE),
-    pytest.param("supervised", 2, marks=RARE),
+    pytest.param("asit", 2, marks=RARE),
+    pytest.param("asit", 4, marks=RARE),
   ],
 )
 def test_several_processes_train_a_task(task, count, tmp_path):
