@@ -40,3 +40,12 @@ def compiled_as_in_a_run():
   jax.config.update("jax_disable_most_optimizations", False)
   yield
   jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+  """Whatever takes all devices takes the first, as most tests do."""
+  import jax
+
+  first = jax.devices()[:1]
+  monkeypatch.setattr(jax, "devices", lambda *platform: first)

@@ -20,7 +20,7 @@ from astjax.engine.optim import first_step
 from astjax.errors import UserError
 
 Section = Mapping[str, Any]
-Seed = Annotated[int, errors.Within(lambda n: 0 <= n < 2**32, "below 2^32")]
+Seed = Annotated[int, errors.Within(lambda n: 0 <= n < 2**32, "0 to 2^32-1")]
 Shrinking = Annotated[float, errors.Within(lambda x: 0 < x < 1, "in (0, 1)")]
 
 

@@ -314,7 +314,7 @@ def test_missing_keys(path, where, one):
 NAN, INF = float("nan"), float("inf")
 
 VALUES = {
-  "negative seed": ({"seed": -1}, ["config: seed=-1", "2^32 - 1"]),
+  "negative seed": ({"seed": -1}, ["config: seed=-1", "0 to 2^32-1"]),
   "seed too large": ({"seed": 2**32}, ["config: seed=4294967296"]),
   "epochs and steps": ({"epochs": 1.0}, ["epochs=1.0", "steps=4", "once"]),
   "neither epochs nor steps": ({"steps": 0}, ["epochs=0.0", "steps=0"]),

@@ -22,6 +22,8 @@ from astjax.tools import dataset_stats, report
 from tests.test_train import run
 from tests.tiny import FRAMES, MELS, RATE, SAMPLES, on_device, tiny_config
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 
 @dataclasses.dataclass(frozen=True)
 class Mean:

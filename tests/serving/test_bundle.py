@@ -29,6 +29,8 @@ from tests.serving.sounds import noise
 from tests.tiny import RATE, SAMPLES
 from tests.weights.test_info import INFO, random_params
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 # A trained length of 36 frames and 3 columns: 6,000 samples at 16 kHz.
 LENGTH = 6_000
 HOP, COLUMN, PACE = 160, 10, 30  # samples; frames; frames

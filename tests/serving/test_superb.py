@@ -23,6 +23,8 @@ from tests.serving import sounds
 from tests.tiny import FRAMES, MELS, RATE, on_device
 from tests.weights.test_info import INFO, random_params
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 # No centring; standardised first, then padded with zeros.
 FRONT_END = "|".join(
   [

@@ -12,6 +12,8 @@ from astjax.weights import load, orbax_params
 from tests.test_train import run
 from tests.tiny import tiny_config
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 
 def average(workdir, *flags):
   return average_checkpoints.main([f"--workdir={workdir}", *map(str, flags)])

@@ -13,6 +13,8 @@ from astjax.tools import ensemble
 from tests.test_train import run
 from tests.tiny import tiny_config
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 KEYS = ("mAP", "mAUC", "d_prime", "accuracy")
 
 

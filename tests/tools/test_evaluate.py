@@ -16,6 +16,8 @@ from astjax.weights import convert, load, registry
 from astjax.weights import info as model_info
 from tests.serving import sounds
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 
 @pytest.fixture(scope="module")
 def saved(sounds_run, tmp_path_factory):

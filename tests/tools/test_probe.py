@@ -19,6 +19,8 @@ from astjax.tasks import probes
 from astjax.tools import probe
 from tests.serving import sounds
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 SOURCE = {
   "pattern": "^(?P<label>[ab])/",
   "splits": {"test": "stereo|exact|fast|long", "train": "."},

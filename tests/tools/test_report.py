@@ -10,6 +10,8 @@ import scipy.special
 from astjax.run import job
 from astjax.tools import reconstruct, report
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 
 def test_pictures(tiny_run, tmp_path, capsys):
   workdir = shutil.copytree(tiny_run, tmp_path / "run")

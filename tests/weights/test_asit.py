@@ -31,6 +31,8 @@ from astjax.weights.info import ModelInfo
 from tests.parity.conftest import HERE, Fixture
 from tests.weights.test_info import same
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 TABLES = {"r1": tables.ASIT_R1_PTH, "r2": tables.ASIT_R2_PTH}
 SIZES = {
   "r1": {"hidden": 20, "bottleneck": 10, "outputs": (12, 8)},

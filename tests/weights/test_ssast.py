@@ -31,6 +31,8 @@ from tests.parity.conftest import HERE, Fixture
 from tests.weights.common import converted
 from tests.weights.test_info import same
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 HEADS = ["discriminative", "generative"]
 GRIDS = {(16, 16): (3, 4), (128, 2): (1, 8)}
 NAMES = {
@@ -356,7 +358,7 @@ STATE_DICTS |= {
 @pytest.mark.parametrize(
   "name",
   [
-    pytest.param(name, marks=[pytest.mark.rare] * ("tiny" not in name))
+    pytest.param(name, marks=[pytest.mark.rare] * ("tiny_patch" not in name))
     for name in STATE_DICTS
   ],
 )
