@@ -11,7 +11,6 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from astjax import cli
 from astjax.errors import Outage, Stopped, UserError
@@ -38,7 +37,8 @@ def _train(args: argparse.Namespace) -> None:
   if group is not None:
     processes.join(group)
   try:
-    train = _import_train()
+    from astjax import train
+
     profile = train.parse_window(args.profile) if args.profile else None
     train.train_and_evaluate(args.config, args.workdir, profile=profile)
   except (Stopped, UserError) as e:
@@ -47,19 +47,6 @@ def _train(args: argparse.Namespace) -> None:
     if not isinstance(e, Outage):
       processes.leave()
     raise
-
-
-def _import_train() -> Any:
-  try:
-    from astjax import train
-  except ModuleNotFoundError as e:
-    if e.name != "tensorflow":
-      raise
-    raise UserError(
-      "training from files needs TensorFlow: pip install 'astjax[data]' (or "
-      "'astjax[data-cpu]' on a machine without a GPU)"
-    ) from None
-  return train
 
 
 if __name__ == "__main__":

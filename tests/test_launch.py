@@ -190,6 +190,17 @@ def test_what_slurm_does_again(code, state, requeued, fakes):
   assert out.splitlines() == words + ["requeue 17"] * requeued
 
 
+def test_a_crash_is_tried_again_in_the_same_job(fakes):
+  fakes.add("srun", f"{SAY}; exit 1")
+  fakes.add("squeue", "echo RUNNING")
+  again = {"RESTARTS": "1", "PAUSE": "0"}
+  got, out, _ = fakes.run(
+    "slurm.sh", *FLAGS, SLURM_JOB_ID="17", PYTHON="py", **again
+  )
+  words = ["--kill-on-bad-exit=0", "py", *MAIN]
+  assert got == 1 and out.splitlines() == 2 * words
+
+
 def test_slurm_reads_options_before_the_first_command():
   head, body = (LAUNCH / "slurm.sh").read_text().split("\nset -")
   assert {"#SBATCH --signal=USR1@120", "#SBATCH --requeue"} <= set(

@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Generator
 
 import numpy as np
-import tensorflow as tf
 
 from astjax.data import order
 from astjax.data.reader import Reader
@@ -20,6 +19,14 @@ from astjax.errors import UserError
 from astjax.ops import recipe
 from astjax.ops.xp import NUMPY, random_key
 from astjax.types import Example
+
+try:
+  import tensorflow as tf
+except ModuleNotFoundError:
+  raise UserError(
+    "training from files needs TensorFlow: pip install 'astjax[data]' (or "
+    "'astjax[data-cpu]' on a machine without a GPU)"
+  ) from None
 
 # {name: (shape, type)} of one row.
 Shapes = dict[str, tuple[tuple[int, ...], np.dtype]]

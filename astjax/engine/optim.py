@@ -23,8 +23,7 @@ from astjax import errors
 from astjax.types import Params
 
 Schedule = Callable[[Any], Any]
-# The names of `flatten_dict`; that one cannot take trees in which optax has
-# put something else in the place of leaves.
+# The names of `flatten_dict`, also of trees whose leaves optax has replaced.
 _name_of = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
 
 

@@ -30,8 +30,8 @@ class Gmml:
   # The part of a spectrogram that is filled; above 0.5 it is drawn from
   # [0.5, drop), as is `replace`.
   drop: float
-  # The part that another clip's cells replace. If it is above 0, half of all
-  # views are corrupted in this way, and the other half by filling.
+  # The part that another clip's cells replace, in half of all views; above 0
+  # the other half is filled.
   replace: float = 0.3
   align: int = 1  # blocks begin and end at multiples of so many cells
   # Zero is the mean of standardised log-mels; "time" and "freq" zero all of the

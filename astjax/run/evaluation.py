@@ -258,11 +258,9 @@ class Evaluations:
       if line["step"] == step:
         logged |= {k: v for k, v in line.items() if k.split("/")[0] in evals}
     self.results |= sharding.from_process_0(logged)
-    # Only an evaluation itself writes num_examples; averages and ensembles of
-    # the same name do not.
-    names = [
-      k.split("/")[0] for k in self.results if k.endswith("/num_examples")
-    ]
+    # Averages and ensembles of the same name do not write num_examples.
+    rated = [k for k in self.results if k.endswith("/num_examples")]
+    names = [k.split("/")[0] for k in rated]
     missing = {k: v for k, v in evals.items() if k not in names}
     of_last = {k: v for k, v in missing.items() if not v.of_best}
     if of_last:

@@ -63,9 +63,6 @@ def _print_stats(args: argparse.Namespace) -> None:
   print(f"{count:,} recordings: standardize({mean:.7g}, {std:.7g})")
 
 
-_NOTHING = "no recording has a whole frame"
-
-
 def clean(run: RunConfig, reader: Reader) -> tuple[float, float, int]:
   """(mean, standard deviation, recordings) over the real cells alone."""
   # Statistics are of the recordings, so nothing is changed at random.
@@ -80,7 +77,7 @@ def clean(run: RunConfig, reader: Reader) -> tuple[float, float, int]:
     cells += real.size
     count += len(fbank)
   if not cells:
-    raise UserError(_NOTHING)
+    raise UserError("no recording has a whole frame")
   mean = total / cells
   return mean, math.sqrt(max(squares / cells - mean * mean, 0.0)), count
 
@@ -106,7 +103,7 @@ def original(run: RunConfig, reader: Reader) -> tuple[float, float, int]:
     found.append((mean, batch.std(ddof=1, dtype=np.float64)))
     count += len(held)
   if not found:
-    raise UserError(_NOTHING)
+    raise UserError("no recording has a whole frame")
   mean, std = np.mean(found, axis=0)
   return float(mean), float(std), count
 

@@ -74,9 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _reconstruct(args: argparse.Namespace) -> None:
   cli.check_folder("--out", args.out)
-  if (kind := pathlib.Path(args.out).suffix) not in _PICTURES:
-    known = ", ".join(_PICTURES)
-    raise UserError(f"--out={args.out} ends in {kind!r}, expected {known}")
+  if not args.out.endswith(_PICTURES):
+    raise UserError(f"--out={args.out} must end in {' or '.join(_PICTURES)}")
   loaded = load.load(args.model, Options(network=args.network))
   how = {k: getattr(args, k) for k in ("num_mask", "seed", "recipe")}
   found = reconstruct(loaded, args.clips, **how)

@@ -94,8 +94,7 @@ def _steps(recipe: str) -> list[tuple[str, Mapping[str, Any]]]:
   return [(op.name, op.arguments) for op in ops]
 
 
-# Ops that only a training needs: a single recording is fitted to the length
-# that `cut_frames` leaves.
+# Ops that only a training needs; `fit` has the length that `cut_frames` leaves.
 _OF_TRAINING = ("multi_hot", "keep", "cut_frames")
 
 

@@ -5,7 +5,7 @@ from typing import Literal
 import pytest
 
 from astjax.errors import UserError
-from astjax.ops import xp
+from astjax.ops import frontend, host_ops, xp
 from astjax.ops.recipe import Random, apply, parse
 
 MADE = []
@@ -242,3 +242,20 @@ def test_an_error_stops_before_any_op_runs(table):
 def test_an_op_without_its_input(table):
   with pytest.raises(UserError, match=r"op add needs 'y'.*there are w, x$"):
     run("add|add(1, 'y')", table, {"x": 1, "w": 2})
+
+
+@pytest.mark.parametrize(
+  "recipe",
+  [
+    *("mix(1.5)", "mix(alpha=0)", "decode('left')", "random_crop(0)"),
+    *("resample(0)", "fit(0)", "views(0)", "views(2, 0.0)"),
+    *("roll_waveform(1.5)", "freq_mask(-1)", "cut_frames(0)", "noise(0)"),
+    *("roll(0)", "time_mask(1.5)", "standardize(0, 0)", "fbank(0)"),
+  ],
+)
+def test_ops_know_their_bounds(recipe):
+  """Signatures of our own ops: an annotation lost would let nonsense in."""
+  with pytest.raises(UserError, match=r"must be|expected"):
+    parse(recipe, host_ops.OPS, "here", reader=None)
+  name = recipe.split("(")[0]
+  assert frontend.OPS.get(name, host_ops.OPS[name]) is host_ops.OPS[name]

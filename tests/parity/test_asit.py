@@ -1,8 +1,8 @@
 """ASiT's outputs and training steps against the official implementations.
 
-Weights enter through the tables of `weights/maps.py`; the original's corrupted
-views are handed in, as a batch after `corrupt` has them. A small model that a
-formula describes comes after the fixtures.
+Weights enter through the tables of `weights/tables.py`; the original's own
+corrupted views are handed in, as a batch after `corrupt` has them. A small
+model that a formula describes comes after the fixtures.
 """
 
 import jax

@@ -1,6 +1,6 @@
 """AST logits and training steps against the official implementation.
 
-Weights enter through the table of `weights/maps.py`, losses through the
+Weights enter through the table of `weights/tables.py`, losses through the
 supervised task, updates through the optimiser and the train step of the loop.
 """
 

@@ -873,6 +873,13 @@ def test_the_length_may_change_unless_the_schedule_depends_on_it(tmp_path):
   _said(error, "config.steps was 4, is 9")
 
 
+def test_the_length_matters_where_the_task_says_so(tmp_path):
+  _saved(tmp_path)
+  now = parse(tiny_config(steps=9))
+  with pytest.raises(UserError, match=r"config\.steps was 4, is 9"):
+    workdir.check_config(tmp_path, now, DATA, length_matters=True)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"config": {}}', "\x00\xff"])
 def test_a_damaged_config_json(tmp_path, text):
   (tmp_path / "config.json").write_text(text, encoding="latin-1")

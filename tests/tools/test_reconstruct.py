@@ -115,7 +115,7 @@ def test_other_models_are_refused(tiny_run, clips, tmp_path, mistake):
   args = [clips[0], f"--model={tiny_run}", f"--out={tmp_path / 'x.png'}"]
   mistake(reconstruct.main(args), "no SSAST")
   args[-1] = f"--out={tmp_path / 'x.foo'}"
-  mistake(reconstruct.main(args), "ends in '.foo', expected .png")
+  mistake(reconstruct.main(args), "must end in .png or .pdf")
 
 
 # ASiT.
