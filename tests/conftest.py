@@ -1,5 +1,6 @@
 """Settings shared by all tests: four fake devices, warnings are errors."""
 
+import gc
 import os
 import pathlib
 
@@ -7,7 +8,10 @@ import pytest
 
 # Before JAX wakes up. Tests that want one device make a mesh of one.
 os.environ["XLA_FLAGS"] = (
-  os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+  os.environ.get("XLA_FLAGS", "")
+  + " --xla_force_host_platform_device_count=4"
+  # On a busy machine one of four may come late to where they meet.
+  + " --xla_cpu_collective_call_terminate_timeout_seconds=86400"
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Fake devices share XLA's threads, one for each core: one device that waits in
@@ -29,6 +33,12 @@ def pytest_collection(session):
     from tests import reuse
 
     reuse.install()
+
+
+def pytest_sessionfinish():
+  # At its end pytest collects garbage five times, to find warnings that nobody
+  # heard; with all that JAX has traced that takes half a minute.
+  gc.freeze()
 
 
 @pytest.fixture

@@ -59,6 +59,7 @@ def test_as_the_whole_batch(parts, devices, whole, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.rare
 def test_masks_are_those_of_the_whole_batch(tmp_path):
   """Self-supervised: the same patches are hidden, however it is divided."""
   config = tiny_ssast()

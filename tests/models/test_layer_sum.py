@@ -58,7 +58,7 @@ def test_by_hand_in_the_original_s_order(pooling):
 @pytest.mark.slow
 def test_the_start_is_the_plain_mean():
   model, x = make(), spectrogram()
-  tree = model.init(jax.random.key(0), x)["params"]
+  tree = jax.jit(model.init)(jax.random.key(0), x)["params"]
   assert not tree["head"]["layer_weights"].any()
   out = outputs(model, tree, x)
   expected = np.mean([np.asarray(h).mean(1) for h in out["hidden"]], axis=0)

@@ -73,6 +73,9 @@ CASES = [
 ]
 
 
+SELDOM = ("r1_aligned", "replace")
+
+
 @functools.cache
 def drawn(perc, align, shape):
   """(masks [draws, T, F], numbers of blocks [draws])."""
@@ -116,7 +119,11 @@ def assert_same_mean(a, b, sigmas=4.5):
 @full_size
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  ("perc", "align", "shape"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
+  ("perc", "align", "shape"),
+  [
+    pytest.param(*c, id=name, marks=[pytest.mark.rare] * (name in SELDOM))
+    for name, *c in CASES
+  ],
 )
 def test_like_the_original(perc, align, shape):
   (masks, counts), (other, other_counts) = (

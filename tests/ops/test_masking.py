@@ -79,7 +79,9 @@ def standard_error(hidden, axes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", ORIGINAL)
+@pytest.mark.parametrize(
+  "count", [400, *(pytest.param(n, marks=pytest.mark.rare) for n in (250, 100))]
+)
 def test_rates_by_row(count):
   hidden = clusters(count)
   error = standard_error(hidden, 2)
@@ -96,7 +98,14 @@ def neighbours(hidden):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  ("count", "quirks"), [(400, True), (100, True), (250, False)]
+  ("count", "quirks"),
+  [
+    (400, True),
+    (250, False),
+    pytest.param(100, True, marks=pytest.mark.rare),
+    pytest.param(250, True, marks=pytest.mark.rare),
+    pytest.param(400, False, marks=pytest.mark.rare),
+  ],
 )
 def test_as_the_rule_clip_by_clip(count, quirks):
   """Rows, columns, single patches and neighbours, each in as many draws."""

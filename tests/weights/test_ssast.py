@@ -357,10 +357,7 @@ STATE_DICTS |= {
 @pytest.mark.slow
 @pytest.mark.parametrize(
   "name",
-  [
-    pytest.param(name, marks=[pytest.mark.rare] * ("tiny_patch" not in name))
-    for name in STATE_DICTS
-  ],
+  [pytest.param(name, marks=pytest.mark.rare) for name in STATE_DICTS],
 )
 def test_every_size_comes_back_bit_by_bit(name, tmp_path):
   """Official, ours, official: all but ImageNet's unused classifiers."""
