@@ -28,7 +28,7 @@ from astjax.run import workdir
 from astjax.run.checkpoint import Checkpoints
 from astjax.run.config import interval
 from astjax.run.evaluation import Evaluations
-from astjax.run.job import build, fresh_state, warm_params
+from astjax.run.job import abstract_state, build, fresh_state, warm_params
 from astjax.run.log import Console, MetricLog, Window, progress_line
 from astjax.run.processes import Signals
 from astjax.run.streams import Stream, unreadable
@@ -94,14 +94,14 @@ def train_and_evaluate(
 
 def _start_or_resume(job, record, checkpoints, folder):
   """(optimiser, state, lines that say where the weights are from)."""
-  tx, state = fresh_state(job)
-  info, origin = None, []
-  if restored := checkpoints.restore(state):
+  tx = job.optimizer(job.param_shapes)
+  info, origin, params = None, [], None
+  if restored := checkpoints.restore(abstract_state(job, tx)):
     state, saved = restored
     record.restore(int(state.step), saved)
-  elif job.config.init_from:
-    del state  # or there would be two of them on the devices
-    params, info, origin = warm_params(job)
+  else:
+    if job.config.init_from:
+      params, info, origin = warm_params(job)
     tx, state = fresh_state(job, params)
   if jax.process_index() == 0:
     workdir.write_versions(folder)

@@ -26,7 +26,9 @@ def install() -> None:
   """For this process, before anything has imported the functions by name."""
   job.Job.optimizer = _kept(job.Job.optimizer, _of_optimizer)
   job.Job.param_shapes = property(_kept(job.Job.param_shapes.func, _of_job))
-  job._make_start = _kept(job._make_start, lambda job, tx: (*_of_job(job), tx))
+  keep = lambda job, tx: (*_of_job(job), tx)
+  job.abstract_state = _kept(job.abstract_state, keep)
+  job._make_start = _kept(job._make_start, keep)
   step.make_train_step = _kept(step.make_train_step, _of_train_step)
   step.make_eval_step = _kept(step.make_eval_step, _of_eval_step)
 

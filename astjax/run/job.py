@@ -315,7 +315,7 @@ def load_run(
   if data_dir is not None:
     config["input"]["data_dir"] = data_dir
   job = build(config)
-  _, state = fresh_state(job)
+  state = abstract_state(job, job.optimizer(job.param_shapes))
   with contextlib.closing(Checkpoints(path.parent, read_only=True)) as saved:
     found = saved.restore(state)
     if found is None:
@@ -325,6 +325,17 @@ def load_run(
       with contextlib.suppress(UserError):  # warned of; the newest is intact
         found = saved.restore_step(state, best)
   return job, found[0]
+
+
+def abstract_state(job: Job, tx: optax.GradientTransformation) -> TrainState:
+  """Shapes, types and places of the state, which restoring needs."""
+  init = partial(step.init_state, job.task, tx=tx)
+  shapes = jax.eval_shape(init, job.param_shapes)
+  return jax.tree.map(
+    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+    shapes,
+    sharding.of_state(shapes, job.mesh),
+  )
 
 
 def fresh_state(
@@ -337,11 +348,10 @@ def fresh_state(
 
 def _make_start(job, tx):
   init = partial(step.init_state, job.task, tx=tx)
-  shapes = jax.eval_shape(init, job.param_shapes)
   # In one jit, so that no buffer is held twice.
   return jax.jit(
     lambda params: init(job.fresh_params() if params is None else params),
-    out_shardings=sharding.of_state(shapes, job.mesh),
+    out_shardings=jax.tree.map(lambda x: x.sharding, abstract_state(job, tx)),
   )
 
 

@@ -154,14 +154,8 @@ def check(
 ) -> Params:
   """Parameters with exactly the leaves, shapes and types of `expected`.
 
-  Args:
-    flat: parameters by path.
-    expected: a tree of arrays or `ShapeDtypeStruct`s.
-    rules: the table they came through, to tell the names of the file.
-
-  Raises:
-    UserError: missing (-), unexpected (+), differently shaped or non-finite
-      leaves, all listed.
+  `rules` is the table they came through, to tell the names of the file. Missing
+  (-), unexpected (+), differently shaped and non-finite leaves are a UserError.
   """
   leaves = flatten(expected)
   named = lambda path: path + _foreign(path, rules)  # noqa: E731

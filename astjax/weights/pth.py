@@ -268,11 +268,7 @@ def _read_stream(path):
 
 
 class _Storages:
-  """The storages by their keys; tensors that share one read it once.
-
-  Args:
-    load: (key, type, number of elements) -> its numbers.
-  """
+  """The storages by their keys; tensors that share one `load` it once."""
 
   def __init__(self, load: Callable[[str, np.dtype, int], np.ndarray]):
     self._load = load

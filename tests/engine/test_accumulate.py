@@ -134,7 +134,8 @@ def test_the_step_gathers_nothing():
   """Micro-batches on four devices: no row leaves its device."""
   built = job.build(tiny_config(accumulate=2))
   assert built.mesh.size == 4
-  tx, state = job.fresh_state(built)
+  tx = built.optimizer(built.param_shapes)
+  state = job.abstract_state(built, tx)
   step = steps.make_train_step(
     built.task, tx, built.train.device_ops, built.mesh, accumulate=2
   )
