@@ -155,10 +155,10 @@ def load_config(where: str) -> Any:
 
 def _let_configs_be_imported() -> None:
   """`from configs import common` works, whatever the current folder is."""
-  # They are beside the package in a checkout, and inside it if installed.
-  here = pathlib.Path(__file__).resolve().parent
+  # Those of this checkout, else those of the current folder.
+  root = pathlib.Path(__file__).resolve().parent.parent
   package = types.ModuleType("configs")
-  folders = (here.parent / "configs", here / "configs", "configs")
+  folders = (root / "configs", "configs")
   package.__path__ = [os.path.abspath(folder) for folder in folders]
   sys.modules.setdefault("configs", package)
 
