@@ -157,6 +157,7 @@ def test_a_number_that_does_not_divide_the_devices(fsdp):
 
 
 @pytest.mark.slow
+@pytest.mark.rare
 @pytest.mark.parametrize("task", SOME)
 def test_memory_of_a_device(task):
   """By the compiler: its part of the large arrays, and the small ones."""

@@ -106,6 +106,7 @@ def test_embeddings_are_what_the_classifier_reads(run):
 
 
 @pytest.mark.slow
+@pytest.mark.rare
 def test_saved_and_loaded(run, tmp_path, capsys):
   assert convert_weights.main([str(run), str(tmp_path / "model")]) == 0
   old, new = astjax.load(run), astjax.load(tmp_path / "model")

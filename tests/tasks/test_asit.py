@@ -110,9 +110,8 @@ def test_epochs_of_a_fraction_of_a_step():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-  "preset", [pytest.param("r1", marks=pytest.mark.rare), "r2"]
-)
+@pytest.mark.rare
+@pytest.mark.parametrize("preset", ["r1", "r2"])
 def test_the_losses_by_hand(preset):
   """Who sees what: nothing of the task but its parts."""
   task = make(preset, chunk=1000)
@@ -242,6 +241,7 @@ def test_nothing_corrupted_nothing_to_draw():
 
 
 @pytest.mark.slow
+@pytest.mark.rare
 def test_only_the_student_drops_paths():
   task = make(model={"drop_path": 0.5, "depth": 2})
   params, state, batch = prepare(task)
@@ -585,7 +585,7 @@ def test_a_batch_without_views():
 
 
 def test_views_of_another_length_than_the_positions():
-  task = make("r1")
+  task = make()
   params, state, batch = prepare(task)
   for name in ("fbank", "corrupted", "mask"):
     batch[name] = np.pad(batch[name], [(0, 0), (0, 0), (0, 4), (0, 0)])
