@@ -46,7 +46,7 @@ quick: setup
 	$(SOONER) $(PYTEST) --ignore tests/parity -m $(QUICK)
 	$(PYTEST) tests/parity -m $(QUICK)
 
-# At full size what `test` shows in small, with the emitters of a run: splits over
+# Full sizes, and what is seldom touched, with the emitters of a run: splits over
 # processes are compared to 1e-5, which the older ones miss by a rounding.
 rare-test: setup
 	$(PYTEST) -m rare

@@ -37,7 +37,6 @@ class Stopped(Exception):
 _OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE}
 _OF_THE_MACHINE |= {errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN}
 
-
 # Where a user who misses labels has to look.
 LABELS_COME_FROM = (
   "a pattern needs a group (?P<label>...), a table a column 'labels', a "

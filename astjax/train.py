@@ -94,9 +94,9 @@ def train_and_evaluate(
 
 def _start_or_resume(job, record, checkpoints, folder):
   """(optimiser, state, lines that say where the weights are from)."""
-  tx = job.optimizer(job.param_shapes)
+  tx, shapes = abstract_state(job)
   info, origin, params = None, [], None
-  if restored := checkpoints.restore(abstract_state(job, tx)):
+  if restored := checkpoints.restore(shapes):
     state, saved = restored
     record.restore(int(state.step), saved)
   else:

@@ -26,9 +26,8 @@ def install() -> None:
   """For this process, before anything has imported the functions by name."""
   job.Job.optimizer = _kept(job.Job.optimizer, _of_optimizer)
   job.Job.param_shapes = property(_kept(job.Job.param_shapes.func, _of_job))
-  keep = lambda job, tx: (*_of_job(job), tx)
-  job.abstract_state = _kept(job.abstract_state, keep)
-  job._make_start = _kept(job._make_start, keep)
+  job.abstract_state = _kept(job.abstract_state, _of_start)
+  job._make_start = _kept(job._make_start, lambda job, *_: _of_start(job))
   step.make_train_step = _kept(step.make_train_step, _of_train_step)
   step.make_eval_step = _kept(step.make_eval_step, _of_eval_step)
 
@@ -62,6 +61,10 @@ def _of_optimizer(self, params):
 def _of_job(self):
   row = tuple((k, x.shape, str(x.dtype)) for k, x in self.train.row.items())
   return *_of(self.task), self.config.seed, self.mesh, row
+
+
+def _of_start(self):
+  return *_of_job(self), self.optimizer(self.param_shapes)
 
 
 def _of_train_step(task, tx, ops, mesh, *, shardings=None, **how):

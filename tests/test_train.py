@@ -30,17 +30,12 @@ def run(workdir, config=None, *, devices=1, **kwargs):
   return train.train_and_evaluate(config, workdir, mesh=mesh, **kwargs)
 
 
-def template_of(built):
-  """What a checkpoint of this job is restored by."""
-  return job.abstract_state(built, built.optimizer(built.param_shapes))
-
-
 def final_state(workdir, devices=1):
   """The newest checkpoint's arrays, flattened."""
   config = json.loads((pathlib.Path(workdir) / "config.json").read_text())
   mesh = sharding.make_mesh(jax.devices()[:devices])
   built = job.build(config["config"], mesh=mesh)
-  template = template_of(built)
+  _, template = job.abstract_state(built)
   store = checkpoint.Checkpoints(pathlib.Path(workdir))
   state, _ = store.restore(template)
   store.close()
@@ -195,7 +190,7 @@ def test_digest_catches_a_silent_flip(tmp_path, monkeypatch):
   """Even where the storage layer sees nothing wrong."""
   run(tmp_path, tiny_config(steps=2))
   built = job.build(tiny_config(steps=2), mesh=one_device())
-  template = template_of(built)
+  _, template = job.abstract_state(built)
   store = checkpoint.Checkpoints(tmp_path)
   honest = checkpoint.describe
 

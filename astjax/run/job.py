@@ -315,7 +315,7 @@ def load_run(
   if data_dir is not None:
     config["input"]["data_dir"] = data_dir
   job = build(config)
-  state = abstract_state(job, job.optimizer(job.param_shapes))
+  _, state = abstract_state(job)
   with contextlib.closing(Checkpoints(path.parent, read_only=True)) as saved:
     found = saved.restore(state)
     if found is None:
@@ -327,11 +327,12 @@ def load_run(
   return job, found[0]
 
 
-def abstract_state(job: Job, tx: optax.GradientTransformation) -> TrainState:
-  """Shapes, types and places of the state, which restoring needs."""
+def abstract_state(job: Job) -> tuple[optax.GradientTransformation, TrainState]:
+  """As `fresh_state`, but only shapes, types and places: for restoring."""
+  tx = job.optimizer(job.param_shapes)
   init = partial(step.init_state, job.task, tx=tx)
   shapes = jax.eval_shape(init, job.param_shapes)
-  return jax.tree.map(
+  return tx, jax.tree.map(
     lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
     shapes,
     sharding.of_state(shapes, job.mesh),
@@ -342,16 +343,16 @@ def fresh_state(
   job: Job, params: Params | None = None
 ) -> tuple[optax.GradientTransformation, TrainState]:
   """Optimiser and state before the first step, on the mesh."""
-  tx = job.optimizer(job.param_shapes)
-  return tx, _make_start(job, tx)(params)
+  tx, shapes = abstract_state(job)
+  return tx, _make_start(job, tx, shapes)(params)
 
 
-def _make_start(job, tx):
+def _make_start(job, tx, shapes):
   init = partial(step.init_state, job.task, tx=tx)
   # In one jit, so that no buffer is held twice.
   return jax.jit(
     lambda params: init(job.fresh_params() if params is None else params),
-    out_shardings=jax.tree.map(lambda x: x.sharding, abstract_state(job, tx)),
+    out_shardings=jax.tree.map(lambda x: x.sharding, shapes),
   )
 
 

@@ -170,6 +170,7 @@ def fit(
       image channels [ph, pw, 3, D].
     model: the model's fresh parameters by path.
     source_prefix: names of the checkpoint's prefix tokens, in order.
+    rows: as in `info.Options`, as is `fresh`.
     resize: how positions change, a key of `RESIZES`.
 
   Raises:

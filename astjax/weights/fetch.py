@@ -86,9 +86,8 @@ def download(url: str, path: pathlib.Path, *, sha256: str = "") -> None:
   `sha256` is the digest or its beginning; "" checks nothing.
 
   Raises:
-    UserError: no such file, or another file than expected.
-    Outage: no network, or a server that does not do its work now.
-    OSError: `path` cannot be written.
+    UserError: no such file, another than expected, or it cannot be written.
+    Outage: no network, a full disk, or a server that does not do its work now.
   """
   request = urllib.request.Request(url, headers={"User-Agent": "astjax"})
   try:

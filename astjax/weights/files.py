@@ -175,11 +175,13 @@ def sha256(path: str | os.PathLike) -> str:
 
 
 @contextlib.contextmanager
-def written_whole(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+def written_whole(
+  path: str | os.PathLike, *, parents: bool = False
+) -> Iterator[pathlib.Path]:
   """A free name beside `path`, renamed to it when the block ends well.
 
-  So `path` is never half written: an error leaves what was there before. For a
-  file, which may replace another one, or for a new folder.
+  An error leaves what was there before. For a file, which may replace another
+  one, or for a new folder; `parents` makes those above it.
 
   Raises:
     UserError: it cannot be written; an Outage where that may pass.
@@ -187,6 +189,8 @@ def written_whole(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   path = pathlib.Path(path).expanduser()
   path = pathlib.Path(os.path.realpath(path))  # a link stays a link
   try:
+    if parents:
+      path.parent.mkdir(parents=True, exist_ok=True)
     # The same file system, since only there a rename is one step; a name of its
     # own, since several processes may write the same file.
     with tempfile.TemporaryDirectory(
@@ -204,10 +208,7 @@ def new_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   """`written_whole` for what must not be there yet, but as an empty folder."""
   path = pathlib.Path(os.path.realpath(pathlib.Path(path).expanduser()))
   check_new(path)
-  # What keeps the folder from being made is told by what cannot be written.
-  with contextlib.suppress(OSError):
-    path.parent.mkdir(parents=True, exist_ok=True)
-  with written_whole(path) as temporary:
+  with written_whole(path, parents=True) as temporary:
     yield temporary
 
 

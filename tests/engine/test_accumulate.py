@@ -12,6 +12,7 @@ from astjax import errors
 from astjax.engine import sharding
 from astjax.engine import step as steps
 from astjax.engine.task import LossOut
+from astjax.ops import platform
 from astjax.run import job
 from tests.test_train import assert_same_bits, final_state, losses, run
 from tests.tiny import tiny_config, tiny_ssast
@@ -134,8 +135,7 @@ def test_the_step_gathers_nothing():
   """Micro-batches on four devices: no row leaves its device."""
   built = job.build(tiny_config(accumulate=2))
   assert built.mesh.size == 4
-  tx = built.optimizer(built.param_shapes)
-  state = job.abstract_state(built, tx)
+  tx, state = job.abstract_state(built)
   step = steps.make_train_step(
     built.task, tx, built.train.device_ops, built.mesh, accumulate=2
   )
@@ -221,3 +221,28 @@ def test_what_a_task_remembers_and_draws():
   np.testing.assert_allclose(of_one["drawn"], jax.random.uniform(rng))
   draws = [jax.random.uniform(jax.random.fold_in(rng, i)) for i in range(3)]
   np.testing.assert_allclose(of_three["drawn"], np.mean(draws), rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["cpu", "gpu"])
+def test_what_is_not_finite_changes_nothing_on_any_platform(kind):
+  """A branch on a CPU, a choice value by value elsewhere."""
+  task, tx = Remembering(), optax.sgd(0.1, momentum=0.9)
+  mesh = sharding.make_mesh(jax.devices()[:1])
+  step = steps.make_train_step(task, tx, (), mesh)
+  batch = {"x": jnp.linspace(0, 1, 12), "id": jnp.arange(12)}
+  key, weight = steps.train_key(0), np.float32(0.5)
+  state = steps.init_state(task, {"w": jnp.array(weight)}, tx)
+  with platform.compiling_for(kind):
+    bad = batch | {"x": batch["x"].at[3].set(np.nan)}
+    state, found = step(state, bad, 0, key)
+    assert not found["finite"] and state.params["w"] == weight
+    assert state.step == 0 and state.task_state["count"] == 0
+    state, found = step(state, batch, 1, key)  # it does not follow the state
+    assert found["finite"] and state.step == 0
+    state, found = step(state, batch, 0, key)
+  # d/dw of the mean of (x + 0.1 u - w)^2, one draw u for each number
+  rng = jax.random.fold_in(jax.random.fold_in(key, 0), steps._CORRUPT)
+  x = batch["x"] + 0.1 * jax.random.uniform(rng, (12,))
+  expected = weight + 0.2 * jnp.mean(x - weight)
+  np.testing.assert_allclose(state.params["w"], expected, rtol=1e-5)
+  assert state.step == 1 and state.task_state["count"] == 11

@@ -84,8 +84,7 @@ def compiled(task, fsdp, *, devices=4, depth=1, remat=False, accumulate=1):
   config.input.batch_size = 16
   mesh = sharding.make_mesh(jax.devices()[:devices])
   built = job.build(config, mesh=mesh)
-  tx = built.optimizer(built.param_shapes)
-  state = job.abstract_state(built, tx)
+  tx, state = job.abstract_state(built)
   shardings = sharding.of_state(state, built.mesh)
   step = built.train_step(tx, shardings)
   batch = {

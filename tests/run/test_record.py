@@ -24,13 +24,7 @@ from astjax.run.config import AverageConfig, PlateauConfig
 from astjax.run.record import Ensemble, Mean, Plateau, WeightAverage
 from astjax.weights import convert
 from astjax.weights import info as model_info
-from tests.test_train import (
-  assert_same_bits,
-  final_state,
-  flip_a_bit,
-  run,
-  template_of,
-)
+from tests.test_train import assert_same_bits, final_state, flip_a_bit, run
 from tests.tiny import tiny_config
 
 NAN, INF = math.nan, math.inf
@@ -211,7 +205,7 @@ def load(folder, step=None):
   config = json.loads((folder / "config.json").read_text())["config"]
   mesh = sharding.make_mesh(jax.devices()[:1])
   built = job.build(config, mesh=mesh)
-  template = template_of(built)
+  _, template = job.abstract_state(built)
   store = checkpoint.Checkpoints(folder, read_only=True)
   state, record = (
     store.restore_step(template, step) if step else store.restore(template)

@@ -355,10 +355,8 @@ STATE_DICTS |= {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-  "name",
-  [pytest.param(name, marks=pytest.mark.rare) for name in STATE_DICTS],
-)
+@pytest.mark.rare
+@pytest.mark.parametrize("name", STATE_DICTS)
 def test_every_size_comes_back_bit_by_bit(name, tmp_path):
   """Official, ours, official: all but ImageNet's unused classifiers."""
   shapes = STATE_DICTS[name]
